@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gc
 import os
+import shlex
 import sys
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -159,9 +160,14 @@ def tiny(tmp_path: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture
 def enlarger() -> Callable[..., None]:
-    """`main.py` in this process: `enlarger("fit", "--config", ...)`."""
+    """`main.py` in this process: `enlarger("fit --config tiny.yaml --ckpt_path", path)`."""
 
-    def run(*args: object) -> None:
-        main.main([str(arg) for arg in args])
+    def run(*typed: object) -> None:
+        main.main(words_of(*typed))
 
     return run
+
+
+def words_of(typed: object, *more: object) -> list[str]:
+    """The words of a command as it is typed, and further ones, such as paths, as they are."""
+    return [*shlex.split(str(typed)), *map(str, more)]

@@ -1,41 +1,45 @@
-"""Fixtures of the command-line tests."""
-
-from __future__ import annotations
+"""Fixtures of the command-line tests: what is typed, and what comes of it."""
 
 import functools
+import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from jsonargparse import Namespace
 
 import main
-from tests.conftest import REPO
+from tests.conftest import REPO, words_of
 
 BICUBIC = """\
 model: lightning_modules.Bicubic
 data: {class_path: datamodules.SRDataModule, init_args: {scale: 2, workers: 0}}
 trainer: {accelerator: cpu, logger: false, enable_progress_bar: false, callbacks: [callbacks.PSNR]}
 """
+RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 
 
 @pytest.fixture
-def bicubic(tiny: Path) -> str:
-    """Return the name of a file like `tiny.yaml` without what training needs; it is read sooner."""
+def bicubic(tiny):
+    """Name of a configuration that needs no training, whose run is called tiny, too."""
     (tiny / "bicubic").mkdir()
     (tiny / "bicubic" / "tiny.yaml").write_text(BICUBIC)
     return "bicubic/tiny.yaml"
 
 
 @pytest.fixture
-def refusal(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+def command(enlarger):
+    """The fixture `enlarger`, by another name where that is the module."""
+    return enlarger
+
+
+@pytest.fixture
+def refusal(capsys):
     """Run a command that must fail with status 2 and one sentence; return the sentence."""
 
-    def run(*args: object) -> str:
+    def run(*typed):
         capsys.readouterr()
         with pytest.raises(SystemExit) as stopped:
-            main.main([str(arg) for arg in args])
+            main.main(words_of(*typed))
         assert stopped.value.code == 2
         printed = capsys.readouterr()
         assert "Traceback" not in printed.out + printed.err
@@ -51,53 +55,61 @@ class Read(Exception):  # noqa: N818  (no error)
 
 
 @pytest.fixture
-def configured(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Namespace]:
+def configured(monkeypatch):
     """Do what a command does before it builds anything, and return its configuration."""
     from commands.cli import EnlargerCLI
 
-    def run(*args: object) -> Namespace:
-        found: list[Namespace] = []
+    def run(*typed):
+        configs = []
 
-        def read(cli: EnlargerCLI) -> None:
-            found.append(cli.config)
+        def read(cli):
+            configs.append(cli.config)
             raise Read
 
         with monkeypatch.context() as patch:
             patch.setattr(EnlargerCLI, "instantiate_classes", read)
             with pytest.raises(Read):
-                main.main([str(arg) for arg in args])
-        return found[0]
+                main.main(words_of(*typed))
+        return configs[0]
 
     return run
 
 
 @pytest.fixture(scope="session")
-def _fitted(tmp_path_factory: pytest.TempPathFactory, photo_folder: Path) -> Callable[..., Path]:
+def _fitted(tmp_path_factory, photo_folder):
     text = (REPO / "tests" / "tiny.yaml").read_text().replace("PHOTOS", str(photo_folder))
 
     @functools.cache
-    def fit(*args: str) -> Path:
+    def fit(options):
         folder = tmp_path_factory.mktemp("fitted")
         (folder / "tiny.yaml").write_text(text)
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(folder)
-            main.main(["fit", "--config", "tiny.yaml", *args])
+            main.main(words_of(f"fit --config tiny.yaml {options}"))
         return folder / "runs" / "tiny"
 
     return fit
 
 
 @pytest.fixture
-def fitted(tiny: Path, _fitted: Callable[..., Path]) -> Callable[..., Path]:
-    """Return a run directory as of `fit --config tiny.yaml` with more arguments, made once."""
+def fitted(tiny, _fitted):
+    """Copy the run directory of `fit --config tiny.yaml OPTIONS`, which is trained once."""
 
-    def copy(*args: object, name: str = "tiny") -> Path:
-        return Path(shutil.copytree(_fitted(*map(str, args)), Path("runs", name)))
+    def copy(options="", name="tiny"):
+        return Path(shutil.copytree(_fitted(options), Path("runs", name)))
 
     return copy
 
 
 @pytest.fixture
-def trained(fitted: Callable[..., Path]) -> Path:
-    """Return the run directory of `fit --config tiny.yaml` in `tiny`."""
+def trained(fitted):
+    """The run directory of `fit --config tiny.yaml` in `tiny`."""
     return fitted()
+
+
+@pytest.fixture
+def no_launcher(monkeypatch):
+    """Remove the variables of a launcher that may have started the tests."""
+    for name in [*os.environ]:
+        if name.startswith(("SLURM_", "TORCHELASTIC_", "GROUP_", "MASTER_")) or name in RANKS:
+            monkeypatch.delenv(name)

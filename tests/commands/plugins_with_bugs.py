@@ -9,7 +9,6 @@ from lightning.pytorch import Callback
 from torch import nn
 
 from datamodules.base import Sample, Source
-from lightning_modules.base import SuperResolver
 
 # The message of each mistake.
 MESSAGES = {
@@ -17,13 +16,6 @@ MESSAGES = {
     "attribute in the constructor": "has no attribute 'nothing'",
     "zero": "division by zero",
 }
-
-
-class NoScale(nn.Conv2d):
-    """A network whose first argument is not the scale."""
-
-    def __init__(self) -> None:
-        super().__init__(3, 3, 3, padding=1)
 
 
 class NeedsBody(nn.Module):
@@ -39,22 +31,14 @@ class NeedsBody(nn.Module):
         self.body = body
 
 
-class NoRestore(SuperResolver):
-    """A method without its abstract methods."""
-
-    def training_step(self, batch: Any, batch_idx: int) -> Any:
-        """Return a constant loss."""
-
-
 class Mistaken(Source):
     """Fail in a given way.
 
     Args:
         mistake: A key of `MESSAGES`.
-        root: Not used.
     """
 
-    def __init__(self, mistake: str, root: str = "") -> None:
+    def __init__(self, mistake: str) -> None:
         super().__init__()
         self.mistake = mistake
         if mistake == "attribute in the constructor":

@@ -1,11 +1,5 @@
-"""A stochastic method, and callbacks that check `--run.seeds`."""
+"""A stochastic method, and a metric of its input, which must be the same for all seeds."""
 
-from __future__ import annotations
-
-from dataclasses import dataclass
-from typing import Any
-
-from torch import Tensor
 from torch.nn import functional
 
 from callbacks.metrics.base import ImageMetric
@@ -15,43 +9,21 @@ from lightning_modules.base import SuperResolver
 class Noisy(SuperResolver):
     """Return the enlarged input plus noise."""
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+    def training_step(self, batch, batch_idx):
         raise NotImplementedError
 
-    def restore(self, batch: Any, noise: Any) -> Tensor:
+    def restore(self, batch, noise):
         sr = functional.interpolate(batch["lr"], batch["size"], mode="nearest")
         return sr + 0.1 * noise.normal(sr.shape)
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """A group of arguments."""
-
-    steps: int = 1
-    level: float = 0.1
-
-
-class InSteps(Noisy):
-    """Add noise several times."""
-
-    def __init__(self, scale: float, sampling: Sampling = Sampling()) -> None:
-        super().__init__(scale)
-        self.sampling = sampling
-
-    def restore(self, batch: Any, noise: Any) -> Tensor:
-        sr = functional.interpolate(batch["lr"], batch["size"], mode="nearest")
-        for _ in range(self.sampling.steps):
-            sr = sr + self.sampling.level * noise.normal(sr.shape)
-        return sr
-
-
 class Input(ImageMetric):
-    """The mean of the input, which must be the same for all seeds."""
+    """The mean of the input."""
 
     name = "input"
 
-    def protocol(self) -> Any:
+    def protocol(self):
         return {"implementation": "test"}
 
-    def compute(self, sr: Tensor, hr: Tensor, batch: Any) -> Tensor:
+    def compute(self, sr, hr, batch):
         return batch["lr"].mean((1, 2, 3))

@@ -1,7 +1,5 @@
 """`main.py app`: the page's functions, its server, and both in a browser; needs the extra `app`."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -13,15 +11,12 @@ import threading
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from PIL import Image
-from torch import Tensor
 
 import enlarger
 from lightning_modules import Bicubic
@@ -34,8 +29,8 @@ import uvicorn  # noqa: E402
 
 from commands.app import Page, application  # noqa: E402
 
-DRAWS = np.random.default_rng(0)
-RGB = DRAWS.integers(0, 256, (24, 44, 3), dtype=np.uint8)
+NOISE = np.random.default_rng(0).integers(0, 256, (500, 2500, 3), dtype=np.uint8)
+RGB = NOISE[:24, :44]
 
 
 class Held(Bicubic):
@@ -44,14 +39,17 @@ class Held(Bicubic):
     begun = threading.Event()
     free = threading.Event()
 
-    def restore(self, batch: Any, noise: Any) -> Tensor:
+    def restore(self, batch, noise):
         self.begun.set()
         self.free.wait(60)
         return super().restore(batch, noise)
 
 
+MODELS = {"held": enlarger.Enlarger(Held(2), "cpu"), "other": enlarger.Enlarger(Bicubic(2), "cpu")}
+
+
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+def page(tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("app"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", folder)
@@ -60,11 +58,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
         yield Page([*MODELS])
 
 
-MODELS = {"held": enlarger.Enlarger(Held(2), "cpu"), "other": enlarger.Enlarger(Bicubic(2), "cpu")}
-
-
 @pytest.fixture(scope="module")
-def url(page: Page) -> Iterator[str]:
+def url(page):
     """Serve the page in a thread."""
     listening = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(application(page, "127.0.0.1"), log_level="error")
@@ -79,16 +74,17 @@ def url(page: Page) -> Iterator[str]:
 
 
 @pytest.fixture
-def photos(tmp_path: Path) -> list[str]:
+def photos(tmp_path):
     paths = [str(tmp_path / "one.png"), str(tmp_path / "two.png")]
     for path in paths:
         Image.fromarray(RGB).save(path)
     return paths
 
 
-def values_of(page: Page, paths: list[str], **settings: Any) -> dict[Any, Any]:
-    """Return what Gradio gives to the functions of the page."""
+def values_of(page, paths, **settings):
+    """What Gradio gives to the functions of the page: the value of each component."""
     values = {
+        "paths": paths,
         "secret": "secret",
         "source": "other",
         "own": None,
@@ -99,33 +95,32 @@ def values_of(page: Page, paths: list[str], **settings: Any) -> dict[Any, Any]:
         "exif": False,
         **settings,
     }
-    return {page.paths: paths, **{getattr(page, name): value for name, value in values.items()}}
+    return {getattr(page, name): value for name, value in values.items()}
 
 
-def enlarged(page: Page, paths: list[str], **settings: Any) -> tuple[Any, ...]:
-    """Return what the page shows when a press of Enlarge is done."""
+def enlarged(page, paths, **settings):
+    """What the page shows when a press of Enlarge is done."""
     *_, shown = page.enlarge(values_of(page, paths, **settings), Mock())
     return shown
 
 
-def sizes(files: list[str]) -> list[tuple[int, int]]:
+def sizes(files):
     return [Image.open(file).size for file in files]
 
 
-def test_a_press_works_by_its_own_settings(page: Page, photos: list[str]) -> None:
+# ------------------------------------------------------------------------------------ its functions
+
+
+def test_a_press_works_by_its_own_settings(page, photos):
     first = page.enlarge(values_of(page, photos, scale=2, secret="first"), Mock())
     next(first)
-
     _, _, second_files, _ = enlarged(page, photos, scale=3, format="jpg", secret="second")
     *_, (_, _, first_files, _) = first
-
     assert sizes(first_files) == [(88, 48), (88, 48)]
     assert sizes(second_files) == [(132, 72), (132, 72)]
 
 
-def test_a_refused_file_has_a_line_and_the_others_are_made(
-    page: Page, photos: list[str], tmp_path: Path
-) -> None:
+def test_a_refused_file_has_a_line_and_the_others_are_made(page, photos, tmp_path):
     words = tmp_path / "words.txt"
     words.write_text("no image")
 
@@ -140,39 +135,31 @@ def test_a_refused_file_has_a_line_and_the_others_are_made(
     assert names == ["1_one_enlarged.png", "2_two_enlarged.png"]
 
 
-def test_what_a_file_loses_is_in_its_line(page: Page, tmp_path: Path) -> None:
-    animated = str(tmp_path / "animated.gif")
-    frames = [Image.fromarray(RGB), Image.fromarray(255 - RGB)]
-    frames[0].save(animated, save_all=True, append_images=frames[1:])
-    clear = str(tmp_path / "clear.png")
-    Image.fromarray(np.dstack([RGB, RGB[..., 0]])).save(clear)
-
-    text, *_ = enlarged(page, [animated, clear], format="jpg")
-
-    assert "animated.gif: 88 x 48 pixels, without further frames or pages" in text
-    assert "clear.png: 88 x 48 pixels, without transparency" in text
-
-
-def test_a_preview_is_the_square_that_was_clicked(page: Page, tmp_path: Path) -> None:
-    large = DRAWS.integers(0, 256, (500, 2500, 3), dtype=np.uint8)
+def test_a_preview_is_the_square_that_was_clicked(page, tmp_path):
     path = tmp_path / "large.png"
-    Image.fromarray(large).save(path)
+    Image.fromarray(NOISE).save(path)
     values = values_of(page, [], look=str(path))
 
     before, after = page.preview(values, Mock(index=(1900, 200)))  # of 2,000 x 400
 
-    expected = MODELS["other"].enlarge(large[90:410, 2180:2500])
+    expected = MODELS["other"].enlarge(NOISE[90:410, 2180:2500])
     assert Image.open(before).size == (640, 640)
     assert np.array_equal(np.asarray(Image.open(after)), expected)
 
 
-def test_a_visitors_weights_name_no_class(page: Page) -> None:
+def test_a_visitors_weights_name_no_class(page):
     with pytest.raises(gr.Error, match="Invalid file type"):
         page.own.preprocess(gr.FileData(path="my.safetensors"))
 
 
-def status(url: str, **headers: str) -> int:
-    """Return the status of a POST."""
+# --------------------------------------------------------------------------------------- its server
+
+
+JSON = {"Content-Type": "application/json"}
+
+
+def status(url, **headers):
+    """The status of a POST."""
     try:
         with urllib.request.urlopen(urllib.request.Request(url, b"{}", headers)) as reply:
             return reply.status
@@ -180,31 +167,29 @@ def status(url: str, **headers: str) -> int:
         return error.code
 
 
-def test_only_our_own_host_and_origin(url: str) -> None:
-    port = url.rpartition(":")[2]
+def test_only_our_own_host_and_origin_are_answered(url):
     path = f"{url}/gradio_api/reset"
-    own = {"Origin": url, "Content-Type": "application/json"}
-
-    assert status(path, **own) == 422  # it lacks a field
-    assert status(path, **{**own, "Origin": "http://evil.example"}) == 403
-    assert status(path, **{**own, "Origin": "null"}) == 403
+    port = url.rpartition(":")[2]
     evil = f"evil.example:{port}"  # a name that its owner lets lead here
-    assert status(path, **{**own, "Origin": f"http://{evil}", "Host": evil}) == 400
+    assert status(path, **JSON, Origin=url) == 422  # it lacks a field
+    assert status(path, **JSON, Origin="http://evil.example") == 403
+    assert status(path, **JSON, Origin="null") == 403
+    assert status(path, **JSON, Origin=f"http://{evil}", Host=evil) == 400
 
 
-def test_a_visitor_names_no_file_of_the_machine(url: str, page: Page, tmp_path: Path) -> None:
+def test_a_visitor_names_no_file_of_the_machine(url, tmp_path):
     secret = tmp_path / "secret.png"
     Image.fromarray(RGB).save(secret)
     with urllib.request.urlopen(f"{url}/config") as reply:
-        config = json.load(reply)
-    choose = next(each for each in config["dependencies"] if each["api_name"] == "choose")
+        functions = json.load(reply)["dependencies"]
+    choose = next(function for function in functions if function["api_name"] == "choose")
     file = {"path": str(secret), "meta": {"_type": "gradio.FileData"}}
     content = {"data": [[file]], "fn_index": choose["id"], "session_hash": "visitor"}
-    headers = {"Content-Type": "application/json"}
-    join = urllib.request.Request(f"{url}/gradio_api/queue/join", json.dumps(content).encode())
-    join.headers = headers
+    body = json.dumps(content).encode()
 
-    urllib.request.urlopen(join).close()
+    urllib.request.urlopen(
+        urllib.request.Request(f"{url}/gradio_api/queue/join", body, JSON)
+    ).close()
     answer = ""
     with urllib.request.urlopen(f"{url}/gradio_api/queue/data?session_hash=visitor") as events:
         while "process_completed" not in answer:
@@ -213,7 +198,7 @@ def test_a_visitor_names_no_file_of_the_machine(url: str, page: Page, tmp_path: 
     assert "it was not uploaded by a user" in answer
 
 
-def test_sigterm_ends_it_and_leaves_nothing(tmp_path: Path) -> None:
+def test_sigterm_ends_it_and_leaves_nothing(tmp_path):
     command = [sys.executable, REPO / "main.py", "app", "--port", "0", "--folder", tmp_path]
     with subprocess.Popen(command, cwd=REPO, stderr=subprocess.PIPE, text=True) as process:
         for line in process.stderr:
@@ -222,15 +207,14 @@ def test_sigterm_ends_it_and_leaves_nothing(tmp_path: Path) -> None:
         folders = list(tmp_path.iterdir())
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
-
     assert len(folders) == 1
     assert not os.listdir(tmp_path)
 
 
 @pytest.mark.browser
 @pytest.mark.skipif(chromium() is None, reason="needs chromium and chromedriver on the PATH")
-def test_in_a_browser(page: Page, url: str, photos: list[str], tmp_path: Path) -> None:
-    """Two visitors take turns; Stop ends one's work; a reload keeps what is done."""
+def test_two_visitors_take_turns_in_browsers(page, url, photos, tmp_path):
+    """Stop ends one's work; a reload keeps what is done; nothing is loaded from elsewhere."""
     with Visitor(tmp_path / "first") as first, Visitor(tmp_path / "second") as second:
         for visitor in (first, second):
             visitor.open(url)
@@ -255,6 +239,5 @@ def test_in_a_browser(page: Page, url: str, photos: list[str], tmp_path: Path) -
 
     requests = [each for each in messages if each["method"] == "Network.requestWillBeSent"]
     addresses = [each["params"]["request"]["url"] for each in requests]
-    elsewhere = [each for each in addresses if not each.startswith((url, "data:", "chrome:"))]
     assert len(addresses) > 50
-    assert not elsewhere
+    assert all(address.startswith((url, "data:", "chrome:")) for address in addresses)

@@ -1,76 +1,77 @@
-"""`check` does what `fit` does up to its first step, and leaves nothing behind."""
+"""`check`: the first step of a run, the files that it needs, and this machine; leaves nothing."""
 
-from __future__ import annotations
-
-import logging
 import signal
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback
 
-Enlarger = Callable[..., None]
-CHECK = ("check", "--config", "tiny.yaml")
+from tests.conftest import REPO
 
-
-def files(folder: Path) -> dict[str, float]:
-    return {str(p): p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+CHECK = "check --config tiny.yaml"
 
 
-def test_tells_what_was_found_and_leaves_nothing(
-    tiny: Path, enlarger: Enlarger, capsys: pytest.CaptureFixture[str],
-    caplog: pytest.LogCaptureFixture,
-) -> None:  # fmt: skip
-    before = files(tiny)
-    with caplog.at_level(logging.INFO):
-        enlarger(*CHECK)
-    got = capsys.readouterr().out
-    assert "16x16" in got
-    assert "8x8" in got
+def files():
+    return {path: path.stat().st_mtime_ns for path in Path().rglob("*") if path.is_file()}
+
+
+# ---------------------------------------------------------------------------------- the first step
+
+
+def test_the_shapes_of_the_first_batch_are_shown_and_nothing_is_left(
+    tiny, enlarger, capsys, caplog
+):
+    caplog.set_level("INFO")
+    before = files()
+    enlarger(CHECK)
+    printed = capsys.readouterr().out
+    assert "16x16" in printed
+    assert "8x8" in printed
     assert "all is well" in caplog.text
-    assert files(tiny) == before
+    assert files() == before
 
 
-LOGGED = ("--trainer.logger", """{class_path: lightning.pytorch.loggers.CSVLogger,
-    init_args: {save_dir: logs}}""")  # fmt: skip
 KEPT = """[lightning.pytorch.callbacks.LearningRateMonitor,
     {class_path: lightning.pytorch.callbacks.ModelCheckpoint,
      init_args: {dirpath: kept, save_on_exception: true}}]"""
 
 
-@pytest.mark.parametrize("logger", [("--trainer.logger", "true"), LOGGED])
-def test_loggers_and_checkpoints_of_ones_own_leave_nothing(
-    trained: Path, enlarger: Enlarger, logger: tuple[str, ...]
-) -> None:
-    """A callback that requires a logger finds one."""
-    before = files(Path())
-    more = ("--trainer.max_steps", 14, "--trainer.callbacks", KEPT, "--run.change", "true")
-    enlarger(*CHECK, *logger, *more)
-    assert files(Path()) == before
+CSV_LOGGER = "lightning.pytorch.loggers.CSVLogger --trainer.logger.save_dir logs"
 
 
-def test_gradients_that_are_not_finite(tiny: Path, refusal: Callable[..., str]) -> None:
-    sentence = refusal(*CHECK, "--trainer.callbacks+", f"{__name__}.Spoil")
-    assert "the gradients of the first batch are not finite (network." in sentence
+@pytest.mark.parametrize("logger", ["true", CSV_LOGGER])
+def test_loggers_and_checkpoints_of_ones_own_leave_nothing(trained, enlarger, logger):
+    before = files()
+    changes = "--trainer.max_steps 14 --run.change true"
+    enlarger(f"{CHECK} --trainer.logger {logger} {changes} --trainer.callbacks", KEPT)
+    assert files() == before
 
 
 class Spoil(Callback):
     """Set a weight to NaN."""
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+    def on_train_batch_start(self, trainer, pl_module, *args):
         with torch.no_grad():
             next(pl_module.parameters()).fill_(torch.nan)
 
 
-def test_ctrl_c_is_the_verdict(
-    tiny: Path, enlarger: Enlarger, capsys: pytest.CaptureFixture[str],
-    caplog: pytest.LogCaptureFixture,
-) -> None:  # fmt: skip
-    with caplog.at_level(logging.INFO), pytest.raises(SystemExit) as ended:
-        enlarger(*CHECK, "--trainer.callbacks+", f"{__name__}.Interrupt")
+def test_gradients_that_are_not_finite_are_named(tiny, refusal):
+    sentence = refusal(f"{CHECK} --trainer.callbacks+ {__name__}.Spoil")
+    assert "the gradients of the first batch are not finite (network." in sentence
+
+
+class Interrupt(Callback):
+    """Send Ctrl-C in the first batch."""
+
+    def on_train_batch_start(self, trainer, pl_module, *args):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_after_ctrl_c_nothing_is_said_to_be_well(tiny, enlarger, capsys, caplog):
+    caplog.set_level("INFO")
+    with pytest.raises(SystemExit) as ended:
+        enlarger(f"{CHECK} --trainer.callbacks+ {__name__}.Interrupt")
     assert ended.value.code == 130
     assert "all is well" not in caplog.text
     assert "stopped by SIGINT before its end" in caplog.text
@@ -78,8 +79,57 @@ def test_ctrl_c_is_the_verdict(
     assert not Path("runs").exists()
 
 
-class Interrupt(Callback):
-    """Send Ctrl-C in the first batch."""
+# -------------------------------------------------------------------------------- files and machine
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        signal.raise_signal(signal.SIGINT)
+
+@pytest.fixture
+def check(tmp_path, monkeypatch, capsys, enlarger):
+    """Run `check` in an empty folder; return its status and what it printed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ENLARGER_DATA", raising=False)
+    monkeypatch.delenv("ENLARGER_WEIGHTS", raising=False)
+
+    def run(*typed):
+        with pytest.raises(SystemExit) as ended:
+            enlarger("check", *typed)
+        return ended.value.code, capsys.readouterr().out
+
+    return run
+
+
+def test_all_that_an_experiment_lacks_is_listed_with_its_source(check):
+    status, printed = check("--config", REPO / "configs/experiment/casarbi.yaml")
+    base = REPO / "configs/experiment/casarbi_base.yaml"
+    assert status == 2
+    assert f"python {REPO / 'main.py'} fit --config {base}" in printed
+    assert "broken  data.train.root: $ENLARGER_DATA/ffhq_128 is missing" in printed
+    assert "https://github.com/NVlabs/ffhq-dataset" in printed
+    assert "broken  ENLARGER_DATA: is not set" in printed
+
+
+def test_pairs_and_captions_that_no_set_has_are_named(check):
+    status, printed = check("--config", REPO / "configs/experiment/nsarm_8b_stage2.yaml")
+    assert status == 2
+    assert "prepare div2k_1024 ARCHIVE" in printed
+    assert "broken  model.encoder: each of these images needs a caption" in printed
+    assert "broken  ENLARGER_WEIGHTS: is not set" in printed
+
+
+def test_this_machine_is_well(check):
+    status, printed = check()
+    assert status == 0
+    for subject in ("Python", "packages", "torchvision"):
+        assert f"ok      {subject}: " in printed
+    assert list(Path().iterdir()) == []
+
+
+def test_a_wrong_weights_file_and_a_missing_folder_are_broken(check, tmp_path, monkeypatch):
+    monkeypatch.setenv("ENLARGER_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("ENLARGER_DATA", str(tmp_path / "none"))
+    (tmp_path / "imdn-x2.pth").write_bytes(b"version https://git-lfs")
+    status, printed = check()
+    assert status == 1
+    assert "ok      ENLARGER_WEIGHTS: " in printed
+    assert "broken  ENLARGER_DATA: " in printed
+    assert "broken  weights imdn-x2: " in printed
+    assert printed.endswith("2 broken\n")

@@ -1,93 +1,139 @@
-"""Loggers of other packages get hyperparameters and images."""
+"""What a run logs: curves, images, results and hyperparameters, also after a resume."""
 
-from __future__ import annotations
-
+import csv
+import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
+from callbacks.tensorboard import TensorBoard
 from commands.run.loggers import OF_TRAINER, hyperparameters
+from tests.callbacks.event_files import Log
 from tests.conftest import REPO
 
-Enlarger = Callable[..., None]
-FIT = ("fit", "--config", "tiny.yaml", "--trainer.val_check_interval", 2)
+FIT = "fit --config tiny.yaml"
+EVERY_TWO = "--trainer.logger true --trainer.val_check_interval 2"
+
+# ------------------------------------------------------------------------------------ TensorBoard
 
 
-EXPECTED = {
-    "model": "lightning_modules.Regression",
-    "model.network": "lightning_modules.EDSR",
-    "model.network.blocks": 1,
-    "model.lr_scheduler.gamma": 0.9,
-    "data.batch_size": 4,
-    "degradation": "degradations.Bicubic",
-    "trainer.max_steps": 12,
-    "seed_everything": 0,
-    "lr": 2e-4,
-}
+def test_what_a_killed_process_logged_later_is_hidden(fitted, enlarger):
+    whole = fitted(EVERY_TWO, name="whole")
+    killed = fitted(f"{EVERY_TWO} --trainer.max_steps 7", name="killed")
+    late = TensorBoard(str(killed), name="", version="tensorboard")
+    late.log_metrics({"train/loss": 9.0}, step=8)  # after the last checkpoint
+    late.log_metrics({"train/loss": 9.0, "val/psnr": 1.0}, step=50)
+    late.finalize("failed")
+
+    enlarger(f"{FIT} {EVERY_TWO} --run.name killed")
+
+    for name in ("train/loss", "val/psnr"):
+        curves = [Log(run / "tensorboard").scalars(name) for run in (killed, whole)]
+        assert curves[0] == curves[1]
 
 
-def library(monkeypatch: pytest.MonkeyPatch, name: str, **contents: Any) -> None:
-    """Put a stand-in of a module where imports find it."""
-    module = ModuleType(name)
-    vars(module).update(contents)
-    monkeypatch.setitem(sys.modules, name, module)
+def test_images_are_logged_once_at_each_validation(fitted, enlarger):
+    run = fitted(f"{EVERY_TWO} --trainer.max_steps 4")
+    enlarger(f"{FIT} {EVERY_TWO} --trainer.max_steps 7")
+    log = Log(run / "tensorboard")
+    validated = [step for step, _ in log.scalars("val/psnr")]
+    assert validated == [1, 3, 6]
+    assert log.names("images") == ["images/photos/1", "images/photos/2"]
+    for name in log.names("images"):
+        assert [step for step, _ in log.images(name)] == validated
 
 
-class WandbRun:
-    """The parts of `wandb.Run` that Lightning calls, with their documented arguments."""
-
-    def __init__(self) -> None:
-        self.config, self.logged = self, []  # type: ignore[var-annotated]
-        self.values: dict[str, Any] = {}
-
-    def update(self, d: Any, allow_val_change: bool | None = None) -> None:
-        changed = {k for k, v in d.items() if self.values.get(k, v) != v}
-        if changed and not allow_val_change:
-            raise ValueError(f"{changed}")
-        self.values |= d
-
-    def log(self, data: Any, step: int | None = None, commit: bool | None = None) -> None:
-        self.logged.append(data)
+def test_the_text_of_results_is_replaced_by_the_next_evaluation(trained, enlarger):
+    enlarger("test --config tiny.yaml")
+    enlarger("test --config tiny.yaml --trainer.callbacks+ callbacks.SSIM")
+    (text,) = Log(trained / "tensorboard/results").texts("results")
+    results = json.loads((trained / "results.json").read_text())["results"]
+    assert {result["metric"] for result in results} == {"psnr", "ssim"}
+    for result in results:
+        assert f"{result['value']:.4f}" in text
 
 
-def test_wandb_gets_hyperparameters_and_images(
-    tiny: Path, enlarger: Enlarger, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = WandbRun()
-    library(monkeypatch, "wandb", run=None, init=lambda **_: run, Image=lambda data: data)
-    library(monkeypatch, "wandb.sdk", lib=None)
-    library(monkeypatch, "wandb.sdk.lib", RunDisabled=type("RunDisabled", (), {}))
-    library(monkeypatch, "wandb.wandb_run", Run=type("Run", (), {}))
+# ------------------------------------------------------------------------ loggers of other packages
+
+
+def steps_of(file):
+    with file.open(newline="") as lines:
+        return [int(row["step"]) for row in csv.DictReader(lines)]
+
+
+@pytest.mark.slow
+def test_metrics_of_an_earlier_start_are_kept_in_a_fixed_version(tiny, enlarger, caplog):
+    """Lightning's logger would delete them."""
+    logger = """--trainer.logger '{class_path: lightning.pytorch.loggers.CSVLogger,
+        init_args: {save_dir: logs, name: a, version: 0}}'"""
+    folder = Path("logs/a/version_0")
+    enlarger(f"{FIT} {logger} --trainer.max_steps 4")
+    earlier = (folder / "metrics.csv").read_text()
+    enlarger(f"{FIT} {logger} --trainer.max_steps 8")
+    assert "has the metrics of an earlier start" in caplog.text
+    newer, kept = sorted(folder.glob("metrics.csv*"))
+    assert kept.read_text() == earlier
+    assert max(steps_of(newer)) == 7
+    enlarger(f"test --config tiny.yaml {logger}")  # logs nothing
+    assert sorted(folder.glob("metrics.csv*")) == [newer, kept]
+
+
+@pytest.fixture
+def wandb(monkeypatch):
+    """A stand-in of the package wandb; its run notes how Lightning calls it."""
+    run = Mock()
+    contents = {
+        "wandb": Mock(run=None, init=Mock(return_value=run), Image=lambda image: image),
+        "wandb.sdk": Mock(),
+        "wandb.sdk.lib": Mock(RunDisabled=int),  # no class of the run
+        "wandb.wandb_run": Mock(Run=int),
+    }
+    for name, module in contents.items():
+        monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr("lightning.pytorch.loggers.wandb._WANDB_AVAILABLE", True)
-    command = [*FIT, "--trainer.logger", REPO / "configs/logger/wandb.yaml"]
-    enlarger(*command, "--trainer.max_steps", 4)
-    assert run.values.items() >= (EXPECTED | {"trainer.max_steps": 4}).items()
-    name = "images/photos/1"
-    shown = {entry["trainer/global_step"]: entry[name] for entry in run.logged if name in entry}
-    assert list(shown) == [1, 3]
-    assert all(image.dtype == np.uint8 and image.shape[-1] == 3 for [image] in shown.values())
-    enlarger(*command, "--run.change", "true", "--model.init_args.loss", "charbonnier")
-    assert run.values["model.loss"] == "charbonnier"
+    return run
 
 
-def test_hyperparameters_of_lists_and_addresses() -> None:
-    stage = {"class_path": "degradations.Blur", "init_args": {"sigma": [0.2, 3.0]}}
+def test_wandb_gets_hyperparameters_and_images(tiny, enlarger, wandb):
+    logger = f"--trainer.logger {REPO}/configs/logger/wandb.yaml"
+    enlarger(f"{FIT} {EVERY_TWO} {logger} --trainer.max_steps 4")
+    expected = {
+        "model": "lightning_modules.Regression",
+        "model.network": "lightning_modules.EDSR",
+        "model.network.blocks": 1,
+        "model.lr_scheduler.gamma": 0.9,
+        "data.batch_size": 4,
+        "degradation": "degradations.Bicubic",
+        "trainer.max_steps": 4,
+        "seed_everything": 0,
+        "lr": 2e-4,
+    }
+    updates = wandb.config.update.call_args_list
+    configured = {key: value for call in updates for key, value in call.args[0].items()}
+    assert configured.items() >= expected.items()
+    logged = [call.args[0] for call in wandb.log.call_args_list]
+    shown = [entry for entry in logged if "images/photos/1" in entry]
+    assert [entry["trainer/global_step"] for entry in shown] == [1, 3]
+    for entry in shown:
+        (image,) = entry["images/photos/1"]
+        assert image.dtype == np.uint8
+        assert image.shape[-1] == 3
+
+
+def test_hyperparameters_are_flat_without_passwords_and_test_sets():
+    blur = {"class_path": "degradations.Blur", "init_args": {"sigma": [0.2, 3.0]}}
     shards = {"urls": ["https://user:word@host/a.tar?signature=secret"], "weights": None}
-    found = hyperparameters(
-        {
-            "model": {"class_path": "lightning_modules.Bicubic"},
-            "data": {"class_path": "D", "init_args": {"train": shards, "val": {"a": shards}}},
-            "degradation": {"class_path": "C", "init_args": {"stages": [stage, stage]}},
-            "seed_everything": 1,
-            "trainer": dict.fromkeys(OF_TRAINER),
-        }
-    )
-    assert found == {
+    config = {
+        "model": {"class_path": "lightning_modules.Bicubic"},
+        "data": {"class_path": "D", "init_args": {"train": shards, "val": {"a": shards}}},
+        "degradation": {"class_path": "C", "init_args": {"stages": [blur, blur]}},
+        "seed_everything": 1,
+        "trainer": dict.fromkeys(OF_TRAINER),
+    }
+    assert hyperparameters(config) == {
         "model": "lightning_modules.Bicubic",
         "data": "D",
         "data.train.urls": "['https://host/a.tar?...']",

@@ -1,130 +1,212 @@
-"""`predict`: a folder in, a folder out, and nothing is lost."""
+"""`predict`: a folder in, a folder out; nothing is lost, and nothing is made twice."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
+import json
+import os
+import signal
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+import torch
 from PIL import Image
-from PIL.ExifTags import IFD, Base
 
 from callbacks.predict.predictions import NAME
+from commands.interface.named import DEFAULT
 from commands.run.ranking import best_or_newest
+from lightning_modules import SRVGGNetCompact
+from tests.distributed.processes import start
 from tests.quick import quick
 
-Enlarger = Callable[..., None]
-PREDICT = ("predict", "--config", "bicubic/tiny.yaml")
+PREDICT = "predict --config bicubic/tiny.yaml --data.predict"
 OUT = Path("runs/tiny/predict")
 
 
-def smooth(size: tuple[int, int] = (24, 20), mode: str = "RGB") -> Image.Image:
+def smooth(size=(24, 20), mode="RGB"):
     blocks = np.random.default_rng(3).integers(0, 256, (5, 5, 4), dtype=np.uint8)
     return Image.fromarray(blocks).convert(mode).resize(size, Image.Resampling.BICUBIC)
 
 
-def pixels(path: Path) -> NDArray[np.uint8]:
+def pixels(path):
     with Image.open(path) as image:
         return np.asarray(image)
 
 
 @pytest.fixture
-def folder(tiny: Path, bicubic: str) -> Path:
-    """Return a folder of images, with a sub-folder."""
-    folder = tiny / "in"
-    (folder / "sub").mkdir(parents=True)
-    smooth().save(folder / "a.png")
-    smooth((20, 24)).save(folder / "sub" / "b.c.jpg")
-    return folder
+def folder(tiny, bicubic):
+    """A folder of two images, one of them in a folder below."""
+    Path("in/sub").mkdir(parents=True)
+    smooth().save("in/a.png")
+    smooth((20, 24)).save("in/sub/b.c.jpg")
+    return Path("in")
 
 
-def predict(enlarger: Enlarger, folder: Path, *more: object) -> None:
-    enlarger(*PREDICT, "--data.init_args.predict", folder, *more)
+def outputs(root=OUT):
+    """The files in a folder and below, without predictions.jsonl."""
+    files = (path for path in Path(root).rglob("*") if path.is_file() and path.name != NAME)
+    names = (path.relative_to(root) for path in files)
+    return sorted(str(name) for name in names if not name.name.startswith("."))
 
 
-def written(root: Path = OUT) -> list[str]:
-    """Return the images in a folder and below, without predictions.jsonl."""
-    files = (p for p in root.rglob("*") if p.is_file() and p.name != NAME)
-    shown = (p.relative_to(root) for p in files)
-    return sorted(p.as_posix() for p in shown if not any(s.startswith(".") for s in p.parts))
+# ------------------------------------------------------------------------------------ sizes
 
 
-# ------------------------------------------------------------------------------------ the files
-
-
-def test_to_a_size(folder: Path, enlarger: Enlarger) -> None:
-    """Whatever their own sizes, and with transparency."""
-    smooth(mode="RGBA").save(folder / "a.png")
-    predict(enlarger, folder, "--data.init_args.size", "[30,70]")
+def test_images_of_any_size_are_enlarged_to_one_size(folder, enlarger):
+    smooth(mode="RGBA").save("in/a.png")
+    enlarger(f"{PREDICT} in --data.size [30,70]")
+    assert pixels(OUT / "a.png").shape == (30, 70, 4)
     assert pixels(OUT / "sub" / "b.c.png").shape == (30, 70, 3)
-    out = pixels(OUT / "a.png")
-    expected = smooth(mode="RGBA").resize((70, 30), Image.Resampling.BICUBIC)
-    assert out.shape == (30, 70, 4)
-    alpha = np.asarray(expected.getchannel("A")).astype(int)
-    assert np.abs(out[..., 3] - alpha).max() <= 1
 
 
 @pytest.mark.parametrize("scale", [1.5, 3])
-def test_a_run_enlarges_by_any_factor(
-    trained: Path, enlarger: Enlarger, refusal: Callable[..., str], scale: float
-) -> None:
+def test_a_run_enlarges_by_any_factor(trained, enlarger, scale):
     """From its folder, its configuration or a checkpoint: the network has one factor, 2."""
     smooth((20, 12)).save("a.png")
     checkpoint, _ = best_or_newest(trained / "checkpoints")
-    models = (("--model", trained), ("--config", "tiny.yaml"), ("--model", checkpoint))
-    outputs = []
-    for number, model in enumerate(models):
-        options = ("--data.scale", scale, "--writer.folder", f"out{number}")
-        enlarger("predict", *model, "--data.predict", "a.png", *options)
-        outputs.append(pixels(Path(f"out{number}/a.png")))
-    assert outputs[0].shape == (round(12 * scale), round(20 * scale), 3)
-    assert all(np.array_equal(output, outputs[0]) for output in outputs)
-    options = ("--data.predict", "a.png", "--data.scale", "0.5")
-    assert "at least 1" in refusal("predict", "--model", trained, *options)
+    images = []
+    for model in (f"--model {trained}", "--config tiny.yaml", f"--model {checkpoint}"):
+        out = f"out{len(images)}"
+        options = f"--data.predict a.png --data.scale {scale} --writer.folder {out}"
+        enlarger(f"predict {model} {options}")
+        images.append(pixels(Path(out, "a.png")))
+    assert images[0].shape == (round(12 * scale), round(20 * scale), 3)
+    assert np.array_equal(images[0], images[1])
+    assert np.array_equal(images[0], images[2])
 
+
+def test_photographs_are_enlarged_without_a_configuration(tmp_path, enlarger, monkeypatch):
+    """By the released model that is the default, by other factors too, and mixed with bicubic."""
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (8, 6), "red").save("a.png")
+    torch.save({"params": SRVGGNetCompact(4, convolutions=32).state_dict()}, "general.pth")
+    command = "predict --data.predict a.png --model.weights general.pth"
+    enlarger(command)
+    enlarger(f"{command} --data.scale 8 --writer.folder double")
+    enlarger(f"{command} --data.scale 2 --writer.strength 0 --writer.folder half")
+    assert pixels(f"runs/{DEFAULT}/predict/a.png").shape == (24, 32, 3)
+    assert pixels("double/a.png").shape == (48, 64, 3)
+    assert np.array_equal(pixels("half/a.png"), np.full((12, 16, 3), (255, 0, 0)))
+
+
+# ------------------------------------------------------------------------------- inputs and outputs
 
 PLACES = [("in/out", ""), ("in/out", "_x2"), ("in", "_x2")]
 
 
 @pytest.mark.parametrize(("place", "suffix"), quick(PLACES, "in"))
-def test_outputs_among_the_inputs_are_not_enlarged(
-    folder: Path,
-    enlarger: Enlarger,
-    caplog: pytest.LogCaptureFixture,
-    place: str,
-    suffix: str,
-) -> None:
-    command = ("--writer.folder", place, "--writer.suffix", suffix)
-    predict(enlarger, folder, *command)
-    first = written(folder)
+def test_outputs_among_the_inputs_are_not_enlarged(folder, enlarger, caplog, place, suffix):
+    options = f"--writer.folder {place} --writer.suffix '{suffix}'"
+    enlarger(f"{PREDICT} in {options}")
+    first = outputs("in")
     assert len(first) == 4
-    for inputs in (folder, folder / "**" / "*.*"):
+    for inputs in ("in", "in/**/*.*"):
         caplog.clear()
-        predict(enlarger, inputs, *command)
-        assert written(folder) == first
+        enlarger(f"{PREDICT} {inputs} {options}")
+        assert outputs("in") == first
         assert "0 written, 2 skipped (done before), 0 unusable" in caplog.text
         assert "left out 2 images in writer.folder" in caplog.text
-    smooth().save(folder / "new.png")
-    predict(enlarger, folder, *command)
-    assert len(written(folder)) == 6
+    smooth().save("in/new.png")
+    enlarger(f"{PREDICT} in {options}")
+    assert len(outputs("in")) == 6
 
 
-# ------------------------------------------------------------------------- what else a file holds
+@pytest.mark.parametrize("name", ["*x", "~x", "$5"])
+def test_a_folder_of_any_name_is_read_and_written(folder, enlarger, name):
+    Path(name).mkdir()
+    smooth().save(Path(name, "a.png"))
+    enlarger(f"{PREDICT}={name} --writer.folder=out/{name}")
+    assert outputs(f"out/{name}") == ["a.png"]
+    enlarger(f"{PREDICT}={name}/a.png --writer.folder={name}/out")
+    assert outputs(f"{name}/out") == ["a.png"]
 
 
-def test_exif_and_orientation(folder: Path, enlarger: Enlarger) -> None:
-    tags = Image.Exif()
-    tags[Base.Orientation], tags[Base.Make] = 6, "Maker"  # rotated by a quarter turn
-    tags[IFD.Exif] = {Base.DateTimeOriginal: "2020:01:02 03:04:05"}
-    smooth().save(folder / "a.jpg", quality=98, subsampling=0, exif=tags)
-    predict(enlarger, folder / "a.jpg")
-    with Image.open(OUT / "a.png") as image:
-        found, out = image.getexif(), np.asarray(image)
-        details = found.get_ifd(IFD.Exif)
-    assert (found[Base.Make], found[Base.Orientation]) == ("Maker", 1)
-    assert details[Base.DateTimeOriginal] == "2020:01:02 03:04:05"
-    assert (details[Base.ExifImageWidth], details[Base.ExifImageHeight]) == (40, 48)
-    upright = smooth().rotate(-90, expand=True).resize((40, 48), Image.Resampling.BICUBIC)
-    assert np.abs(out.astype(int) - np.asarray(upright)).mean() < 2  # JPEG
+def test_a_name_that_is_no_utf8_is_read_and_known_the_next_time(folder, enlarger, caplog):
+    name = os.fsdecode(b"\xff")  # as from an old archive
+    Path("odd", name).mkdir(parents=True)
+    smooth().save(Path("odd", name, f"{name}.png"))
+    Path("odd", name, f"{name}2.png").write_bytes(b"broken")
+    for count in ("1 written, 0 skipped", "0 written, 1 skipped"):
+        caplog.clear()
+        enlarger(f"{PREDICT} odd/*/* --data.workers 1")
+        assert f"{count} (done before), 1 unusable" in caplog.text
+    assert outputs() == [f"{name}/{name}.png"]
+
+
+@pytest.mark.parametrize("given", ["odd", "odd/*.png", "[odd/pipe.png, odd/a.png]"])
+def test_what_is_no_file_is_named_and_left_out(folder, enlarger, caplog, given):
+    Path("odd").mkdir()
+    smooth().save("odd/a.png")
+    os.mkfifo("odd/pipe.png")
+    Path("odd/zero.png").symlink_to("/dev/zero")
+    Path("odd/broken.png").symlink_to("nowhere")
+    enlarger(PREDICT, given)
+    assert outputs() == ["a.png"]
+    assert "odd/pipe.png: not a regular file" in caplog.text
+    if "pipe" not in given:
+        assert "odd/zero.png: not a regular file" in caplog.text
+        assert "odd/broken.png: No such file or directory" in caplog.text
+
+
+def test_it_fails_if_no_input_is_an_image(folder, enlarger, refusal, caplog):
+    """Again, too: a fault is not an output that exists. With one output, it is a warning."""
+    for path in ("in/a.png", "in/sub/b.c.jpg"):
+        Path(path).write_bytes(b"no image")
+    for _ in range(2):
+        sentence = refusal(f"{PREDICT} in")
+        assert sentence.startswith("none of the 2 inputs could be enlarged: ")
+        assert sentence.endswith("/runs/tiny/predict/predictions.jsonl has the reason for each")
+    smooth().save("in/a.png")
+    enlarger(f"{PREDICT} in")
+    assert "1 written, 0 skipped (done before), 1 unusable" in caplog.text
+
+
+# --------------------------------------------------------------------------------------- kills
+
+SLOW = """
+import time
+from lightning_modules.controls.simple import Bicubic
+
+class Slow(Bicubic):
+    def restore(self, batch, noise):
+        time.sleep(0.03)
+        return super().restore(batch, noise)
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_leaves_no_partial_file_and_goes_on(tiny, enlarger, caplog):
+    Path("slow.py").write_text(SLOW)
+    Path("in").mkdir()
+    names = [f"{number:02d}.png" for number in range(30)]
+    for name in names:  # of noise, so that a file takes time to write
+        noise = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(f"in/{name}")
+    command = "predict --config tiny.yaml --model slow.Slow --data.predict in --writer.folder out"
+    process = start(command)
+    deadline = time.monotonic() + 120  # seconds; a busy machine takes long to start
+    while len(list(Path("out").glob("*.png"))) < 5:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+    done = sorted(Path("out").glob("*.png"))
+    assert 5 <= len(done) < len(names)
+    for path in done:
+        pixels(path)  # each of them is complete
+    assert {path.name for path in done} <= set(predicted())
+
+    enlarger(command)
+
+    del sys.modules["slow"]
+    assert f"{len(names) - len(done)} written, {len(done)} skipped" in caplog.text
+    assert sorted(path.name for path in Path("out").glob("*.png")) == names
+    assert set(predicted()) == set(names)
+    # Only those that were under way have two lines: two threads, and what had not yet an image.
+    assert len(predicted()) <= len(names) + 2
+
+
+def predicted():
+    return [json.loads(line)["output"] for line in Path("out", NAME).read_text().splitlines()]

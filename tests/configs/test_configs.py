@@ -1,263 +1,251 @@
-"""Everything under `configs/` parses; tests/matrix runs the experiments."""
+"""Everything under `configs/` parses, and has the sizes that it states; tests/matrix runs it."""
 
-from __future__ import annotations
-
+import itertools
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
 
+import lightning_modules
 from commands.cli import EnlargerCLI
 from datamodules.sources.photos import PHOTOS
+from files.yaml import plain_yaml
+from lightning_modules.methods.regression import Regression
+from lightning_modules.networks.spandrel import Spandrel
+from lightning_modules.optimisation import adam
 from tests.commands.conftest import Read
-from tests.configs.blurred import save
-from tests.configs.shipped import PATHS, content
 from tests.conftest import REPO
+from tests.matrix.recipes import whole
 from tests.quick import quick
 from tests.stand_ins import stand_in
 
-Enlarger = Callable[..., None]
 CONFIGS = REPO / "configs"
-FILES = sorted(PATHS)
-EXPERIMENTS = [name for name in FILES if name.startswith("experiment/")]
-# They stand after an experiment, which their first line names.
-ABLATIONS = {
-    name: re.findall(r"after (\w+\.yaml)", PATHS[name].read_text().splitlines()[0])
-    for name in FILES
-    if name.startswith("ablation/")
-}
-# The row of each test set of a paper, by its file under data/ and its preset under callbacks/.
-PAPERS = [
-    (found[0], preset)
-    for line in (REPO / "docs/metrics.md").read_text().splitlines()
-    if (found := re.findall(r"`--data configs/data/(\w+)\.yaml`", line))
-    for preset in re.findall(r"`([\w-]+)`", line.rpartition(" | ")[2])
-]
-NO_HR = ("realset80", "rp60")  # whose only metrics need weights
-BENCHMARK = CONFIGS / "experiment/benchmark.yaml"
-# A file of a group in its place; `{}` is the file, the rest comes from other shipped files.
-MODEL, DATA = ("--model", "model/bicubic.yaml"), ("--data", "data/photos.yaml")
-PLACES: dict[str, tuple[str, ...]] = {
-    "backbone": (
-        *("--model", "model/taef2_round_trip.yaml", *DATA, "--model.init_args.space", "{}"),
-    ),
-    "augment": (*MODEL, *DATA, "--data.init_args.crops.augment", "{}"),
-    "callbacks": (*MODEL, *DATA, "--trainer.callbacks", "{}"),
-    "data": (*MODEL, "--data", "{}"),
-    "degradation": (*MODEL, *DATA, "--degradation", "{}"),
-    "experiment": ("--config", "{}"),
-    "logger": (*MODEL, *DATA, "--trainer.logger", "{}"),
-    "model": (*DATA, "--model", "{}"),
-    "network": (
-        *(*DATA, "--data.init_args.scale", "4"),
-        *("--model", "lightning_modules.Regression", "--model.init_args.network", "{}"),
-    ),
-    "trainer": (*MODEL, *DATA, "--trainer", "{}"),
-}
-RUN = (
-    *("--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.logger", "false"),
-    *("--trainer.enable_progress_bar", "false", "--data.init_args.workers", "0"),
-)
+ON_ONE_CPU = """--trainer.accelerator cpu --trainer.devices 1 --trainer.logger false
+    --trainer.enable_progress_bar false"""
 
 
-def in_place(name: str) -> list[str]:
-    """Arguments in which the file stands where it belongs."""
-    place = PLACES.get(name.partition("/")[0])
-    if place is None:
-        place = ("--config", f"experiment/{ABLATIONS[name][0]}", "--config", "{}")
-    if CONFIGS / name == BENCHMARK:
-        place = (*place, *MODEL)
-    words = [word.replace("{}", name) for word in place]
-    return [str(PATHS[word]) if word.endswith(".yaml") else word for word in words]
+def files_of(group):
+    return sorted((CONFIGS / group).rglob("*.yaml"))
 
 
 # ----------------------------------------------------------------------------------------- parsing
 
-
-# What tests/matrix or a paper's test runs is parsed there, with all files that it names.
-PRESETS = [f"data/{data}.yaml" for data, _ in PAPERS]
-PRESETS += [f"callbacks/{preset}.yaml" for _, preset in PAPERS]
-
-
-def with_parts(names: Iterable[str]) -> set[str]:
-    """Those files, and all that they stand on."""
-    found: set[str] = set()
-    left = list(names)
-    while left:
-        if (name := left.pop()) not in found:
-            found.add(name)
-            left += [word for word in words_of(content(name)) if word in PATHS]
-    return found
-
-
-def words_of(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for inner in value.values() if isinstance(value, dict) else value:
-            yield from words_of(inner)
-
-
-# The other files of these groups are parsed together: the n-th of each group in one command.
-GROUPS = ("model", "data", "degradation", "trainer", "callbacks")
-SEEN = with_parts([*EXPERIMENTS, *PRESETS])
-MEMBERS = {
-    group: [name for name in FILES if name.startswith(f"{group}/") and name not in SEEN]
-    or [next(name for name in FILES if name.startswith(f"{group}/"))]
-    for group in GROUPS
+MODEL = f"--model {CONFIGS}/model/bicubic.yaml"
+DATA = f"--data {CONFIGS}/data/photos.yaml"
+TAEF2 = f"--model {CONFIGS}/model/taef2_round_trip.yaml"
+# A file of a group in its place, which follows; the rest comes from other shipped files.
+PLACES = {
+    "backbone": f"{TAEF2} {DATA} --model.init_args.space",
+    "augment": f"{MODEL} {DATA} --data.init_args.crops.augment",
+    "logger": f"{MODEL} {DATA} --trainer.logger",
+    "network": f"{DATA} --data.scale 4 --model lightning_modules.Regression --model.network",
 }
+ALONE = [f"{place} {file}" for group, place in PLACES.items() for file in files_of(group)]
+for file in files_of("ablation"):  # its first line names the experiment that it follows
+    experiment = re.findall(r"after (\w+\.yaml)", file.read_text().splitlines()[0])[0]
+    ALONE.append(f"--config {CONFIGS}/experiment/{experiment} --config {file}")
+# The n-th file of each of these groups is parsed in one command.
+GROUPS = {
+    "model": "--model",
+    "data": "--data",
+    "degradation": "--degradation",
+    "trainer": "--trainer",
+    "callbacks": "--trainer.callbacks",
+}
+COLUMNS = [[f"{option} {file}" for file in files_of(group)] for group, option in GROUPS.items()]
 TOGETHER = [
-    tuple(names[number % len(names)] for names in MEMBERS.values())
-    for number in range(max(map(len, MEMBERS.values())))
+    " ".join(column[number % len(column)] for column in COLUMNS)
+    for number in range(max(map(len, COLUMNS)))
 ]
-TABLES = ("migrating.yaml", "needs.yaml", "weights.yaml")  # no configurations
-ALONE = [name for name in FILES if name.partition("/")[0] not in (*GROUPS, "experiment", *TABLES)]
 
 
-def reads(enlarger: Enlarger, tmp_path: Path, *words: str) -> None:
-    def stop(cli: EnlargerCLI) -> None:
+@pytest.mark.parametrize("options", quick([*ALONE, *TOGETHER], *ALONE, *TOGETHER[::4]))
+def test_a_file_is_parsed(options, enlarger, tmp_path, monkeypatch):
+    def stop(cli):
         raise Read
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(EnlargerCLI, "before_instantiate_classes", stop)
-        with pytest.raises(Read):
-            enlarger("fit", *words)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(EnlargerCLI, "before_instantiate_classes", stop)
+    with pytest.raises(Read):
+        enlarger(f"fit {options}")
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ALONE)
-def test_parses(
-    name: str, enlarger: Enlarger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    reads(enlarger, tmp_path, *in_place(name))
-
-
-@pytest.mark.parametrize(
-    "names",
-    [
-        pytest.param(n, marks=pytest.mark.slow if number % 2 else ())
-        for number, n in enumerate(TOGETHER)
-    ],
-    ids=" ".join,
-)
-def test_parts_parse(
-    names: tuple[str, ...], enlarger: Enlarger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    keys = ("--model", "--data", "--degradation", "--trainer", "--trainer.callbacks")
-    words = zip(keys, (str(PATHS[name]) for name in names), strict=True)
-    reads(enlarger, tmp_path, *(word for pair in words for word in pair))
-
-
-def test_the_readme_lists_each_experiment_once() -> None:
-    text = (CONFIGS / "experiment/README.md").read_text()
+def test_the_readme_lists_each_experiment_once():
+    folder = CONFIGS / "experiment"
+    text = (folder / "README.md").read_text()
     rows = re.findall(r"^\| \[`([^`]+)`\]\(([^)]+)\) \|", text, re.MULTILINE)
-    assert all(shown == target for shown, target in rows)
-    shipped = [n.removeprefix("experiment/") for n in EXPERIMENTS if "/mini/" not in n]
-    assert sorted(shown for shown, _ in rows) == shipped
+    shipped = [file.relative_to(folder).as_posix() for file in files_of("experiment")]
+    assert sorted(name for name, _ in rows) == [n for n in shipped if not n.startswith("mini/")]
+    assert all(name == target for name, target in rows)
 
 
-# ------------------------------------------------------------------------------------------ splits
+# -------------------------------------------------------------------------------- data and metrics
 
 
-def photos(source: dict[str, Any]) -> list[str]:
-    if not source["class_path"].endswith(".Photos"):
-        return []
-    return list(source.get("init_args", {}).get("names") or PHOTOS)
+def scenes(*sources):
+    """The photographs that sources read; a stereo pair, whose images show one garage, is one."""
+    names = []
+    for source in sources:
+        if source and source["class_path"].endswith(".Photos"):
+            names += source.get("init_args", {}).get("names") or PHOTOS
+    return {re.sub("_(left|right)$", "", name) for name in names}
 
 
-def shared_scenes(names: list[str], held_out: list[str]) -> list[str]:
-    """Scenes on both sides of a split, of which there should be none."""
-    sides = ({re.sub("_(left|right)$", "", name) for name in side} for side in (names, held_out))
-    return sorted(set.intersection(*sides))
+@pytest.mark.parametrize("file", files_of("data"), ids=lambda file: file.stem)
+def test_no_scene_is_on_two_sides(file):
+    data = whole(file)["init_args"]
+    train = scenes(data.get("train"))
+    val = scenes(*(data.get("val") or {}).values())
+    test = scenes(*(data.get("test") or {}).values())
+    for one, other in itertools.combinations((train, val, test), 2):
+        assert not one & other
 
 
-def test_no_scene_is_on_two_sides() -> None:
-    """Among them the stereo pair, whose images show the same garage."""
-    for name in (name for name in FILES if name.startswith("data/")):
-        data = content(name)["init_args"]
-        train = photos(data["train"]) if "train" in data else []
-        sides = ([*data.get(part, {}).values()] for part in ("val", "test"))
-        val, test = ([n for source in side for n in photos(source)] for side in sides)
-        assert shared_scenes(train, val + test) == [], name
-        assert shared_scenes(val, test) == [], name
-
-
-# ----------------------------------------------------------------------------------------- running
-
-
-@pytest.fixture(scope="session")
-def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `$ENLARGER_DATA` and `$ENLARGER_WEIGHTS` hold, small and made here."""
-    root = tmp_path_factory.mktemp("data")
-    for name in ("set5", "set14"):
-        for scale in (2, 4):
-            for side, size in (("hr", (48, 40)), ("lr", (48 // scale, 40 // scale))):
-                save(root / name / f"x{scale}" / side / "image.png", size)
-    _paper_sets(root)
-    return root
-
-
-def _paper_sets(root: Path) -> None:
-    """An image of each set that a paper's preset is for."""
-    for name in ("imagenet_test", "imagenet_test_256", "realsr", "drealsr", "div2k_1024"):
-        save(root / name / "hr/image.png", (48, 40))
-        save(root / name / "lr/image.png", (12, 10))
-    for name in ("realset80", "rp60"):
-        save(root / name / "lr/image.png", (48, 40))  # x4: two blocks of NIQE
-    save(root / "kodak24/image.png", (48, 40))
-    save(root / "celeba_hq/x10/hr/face.png", (160, 160))
-    save(root / "celeba_hq/x10/lr/face.png", (16, 16))
-    save(root / "DIV2K_valid_HR/0801.png", (48, 40))
-    save(root / "DIV2K_valid_LR_bicubic/X4/0801x4.png", (12, 10))
+# The row of each test set of a paper, by its file under data/ and its preset under callbacks/.
+PAPERS = [
+    (row[0], preset)
+    for line in (REPO / "docs/metrics.md").read_text().splitlines()
+    if (row := re.findall(r"`--data configs/data/(\w+)\.yaml`", line))
+    for preset in re.findall(r"`([\w-]+)`", line.rpartition(" | ")[2])
+]
+NO_HR = ("realset80", "rp60")  # whose only metrics need weights
+SIZES = {  # width and height of an image of each set
+    "imagenet_test/hr/image.png": (48, 40),
+    "imagenet_test/lr/image.png": (12, 10),
+    "imagenet_test_256/hr/image.png": (48, 40),
+    "imagenet_test_256/lr/image.png": (12, 10),
+    "realsr/hr/image.png": (48, 40),
+    "realsr/lr/image.png": (12, 10),
+    "drealsr/hr/image.png": (48, 40),
+    "drealsr/lr/image.png": (12, 10),
+    "div2k_1024/hr/image.png": (48, 40),
+    "div2k_1024/lr/image.png": (12, 10),
+    "realset80/lr/image.png": (48, 40),  # x4: two blocks of NIQE
+    "rp60/lr/image.png": (48, 40),
+    "celeba_hq/x10/hr/face.png": (160, 160),
+    "celeba_hq/x10/lr/face.png": (16, 16),
+    "DIV2K_valid_HR/0801.png": (48, 40),
+    "DIV2K_valid_LR_bicubic/X4/0801x4.png": (12, 10),
+}
 
 
 @pytest.fixture
-def home(small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(tmp_path, monkeypatch):
+    """A working directory, with an image of each set in `$ENLARGER_DATA`."""
+    colours = np.random.default_rng(0).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    for name, size in SIZES.items():
+        path = tmp_path / "data" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(colours).resize(size, Image.Resampling.BICUBIC).save(path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ENLARGER_DATA", str(small_data))
-    monkeypatch.setenv("ENLARGER_WEIGHTS", str(small_data))
+    monkeypatch.setenv("ENLARGER_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("ENLARGER_WEIGHTS", str(tmp_path / "data"))
     return tmp_path
 
 
-def results(run: str) -> list[dict[str, Any]]:
-    measured = json.loads(Path("runs", run, "results.json").read_text())["results"]
-    assert measured
-    assert all(np.isfinite(entry["value"]) for entry in measured)
-    return list(measured)
-
-
-def benchmark(model: str, *more: Any) -> tuple[Any, ...]:
-    """Arguments that measure a shipped model."""
-    return ("test", "--config", BENCHMARK, "--model", CONFIGS / f"model/{model}.yaml", *RUN, *more)
-
-
-def preset(data: str, callbacks: str) -> tuple[Any, ...]:
-    """Arguments for a set and a paper's metrics."""
-    file = CONFIGS / f"callbacks/{callbacks}.yaml"
-    return ("--data", CONFIGS / f"data/{data}.yaml", "--trainer.callbacks", file)
-
-
 @pytest.mark.parametrize(("data", "callbacks"), quick(PAPERS, *NO_HR, "drealsr"))
-def test_a_test_set_of_a_paper(
-    data: str, callbacks: str, enlarger: Enlarger, home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With bicubic, and with other weights for published ones, of which a fresh clone has none."""
+def test_bicubic_is_measured_on_a_papers_set(data, callbacks, enlarger, home, monkeypatch):
+    """Where a metric needs weights, with others than the published ones."""
     if data in NO_HR:
         stand_in(home / "weights", monkeypatch)
-    enlarger(*benchmark("bicubic", *preset(data, callbacks)))
-    measured = {entry["metric"] for entry in results("benchmark")}
+    metrics = f"--trainer.callbacks {CONFIGS}/callbacks/{callbacks}.yaml"
+    options = f"{MODEL} --data {CONFIGS}/data/{data}.yaml {metrics} --data.workers 0 {ON_ONE_CPU}"
+    enlarger(f"test --config {CONFIGS}/experiment/benchmark.yaml {options}")
+    measured = json.loads(Path("runs/benchmark/results.json").read_text())["results"]
+    metrics = {entry["metric"] for entry in measured}
+    assert all(np.isfinite(entry["value"]) for entry in measured)
     if data in NO_HR:
-        assert measured == {"niqe"}
+        assert metrics == {"niqe"}
     else:
-        assert measured >= ({"psnr"} if "liif" in callbacks else {"psnr", "ssim"})
+        assert metrics >= ({"psnr"} if "liif" in callbacks else {"psnr", "ssim"})
 
 
-def test_the_papers_presets_have_a_test_set() -> None:
+def test_the_presets_of_papers_have_a_test_set():
     expected = {"liif-div2k", "idm-faces", "invsr-imagenet", "resshift", "nsarm-real"}
     assert {preset for _, preset in PAPERS} == expected
+
+
+# ------------------------------------------------------------------------------------------ sizes
+
+
+def millions(network):
+    return sum(parameter.numel() for parameter in network.parameters()) / 1e6
+
+
+@pytest.fixture
+def model_of(tmp_path, monkeypatch, enlarger):
+    """Return the model of a command, as it makes it, without memory for its weights."""
+    models = []
+
+    def stop(cli):
+        models.append(cli.model)
+        raise SystemExit(0)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(EnlargerCLI, "after_instantiate_classes", stop)
+    monkeypatch.setattr("commands.cli.needed_files", lambda *_: {})  # published files, read later
+
+    def make(options):
+        with torch.device("meta"), pytest.raises(SystemExit, match="0"):
+            enlarger(f"fit {options} {ON_ONE_CPU}")
+        return models[-1]
+
+    return make
+
+
+def test_stage_one_of_nsarm_has_the_sizes_of_its_paper(model_of):
+    experiment = f"--config {CONFIGS}/experiment/nsarm_8b_stage1.yaml"
+    model = model_of(f"{experiment} --trainer.strategy auto --trainer.precision 32")
+    assert type(model).__name__ == "NSARMStageOne"
+    assert round(millions(model.mapper), 1) == 385.1
+    assert round(millions(model.space), 1) == 81.6
+    assert model.scales.latents[:7] == model.mapper.grids
+    assert model.tile == 256
+
+
+INFINITY = [("2b", 2204.6, 64), ("8b", 8375.8, 128)]  # M parameters; side of its latents
+
+
+@pytest.mark.parametrize(("name", "size", "side"), quick(INFINITY, "2b"))
+def test_infinity_has_the_size_of_its_paper(model_of, name, size, side):
+    no_t5 = "--model.init_args.encoder null"  # it is not to be had here
+    model = model_of(f"--model {CONFIGS}/model/infinity_{name}.yaml {DATA} {no_t5}")
+    assert round(millions(model.transformer), 1) == size
+    assert model.space.scales((side, side)).tokens == 10_521
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", files_of("network"), ids=lambda file: file.stem)
+def test_a_network_has_the_stated_size_trains_and_is_exported_for_spandrel(file, tmp_path):
+    pytest.importorskip("spandrel", reason="needs the optional package spandrel")
+    preset = plain_yaml(file.read_text())
+    kind = getattr(lightning_modules, preset["class_path"].rpartition(".")[2])
+    stated = re.search(r": ([\d.]+) M parameters", file.read_text())[1]
+    hr = torch.rand(2, 3, 32, 32)  # batch norms need two
+    batch = {"hr": hr, "lr": torch.rand(2, 3, 8, 8), "size": (32, 32)}
+    torch.manual_seed(0)
+    model = Regression(4, partial(kind, **preset["init_args"]))
+    model.log = lambda *args, **kwargs: None
+    optimizer = adam(model.parameters())
+    assert f"{millions(model):.2f}" == stated
+
+    for _ in range(2):
+        model.training_step(batch, 0).backward()
+        trained = [p for p in model.parameters() if p.requires_grad]
+        assert all(p.grad is not None for p in trained)  # else DDP refuses it
+        optimizer.step()
+        optimizer.zero_grad()
+
+    exported = {name: t.contiguous().clone() for name, t in model.network.community().items()}
+    save_file(exported, tmp_path / "a.safetensors")
+    again = Spandrel(4, str(tmp_path / "a.safetensors"))
+    with torch.no_grad():
+        expected = model.eval()(batch["lr"]).clamp(0, 1)
+        torch.testing.assert_close(again(batch["lr"]), expected, atol=1e-4, rtol=0)

@@ -5,41 +5,39 @@ address of its own, joined to the others by a bridge in the server's namespace, 
 pulled.
 """
 
-from __future__ import annotations
-
 import contextlib
+import io
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import REPO
+from tests.conftest import REPO, words_of
 
-PORT = 29500
 LIMIT = 300.0  # seconds of any wait; a loaded machine takes most of a minute
 
 
-def ip(*args: str) -> str:
-    done = subprocess.run(["ip", *args], check=True, capture_output=True, text=True)
-    return done.stdout
+def ip(command):
+    words = ["ip", *command.split()]
+    return subprocess.run(words, check=True, capture_output=True, text=True).stdout
 
 
-def why_not() -> str | None:
-    """Return why namespaces are unavailable, or None."""
+def why_not():
+    """Why namespaces are unavailable, or None."""
     if shutil.which("ip") is None or shutil.which("unshare") is None:
         return "needs the programs ip and unshare"
     if os.geteuid() != 0:
         return "needs root, to make network namespaces"
-    name = f"try-{os.getpid()}"
     try:
-        ip("netns", "add", name)
-        ip("netns", "del", name)
+        ip(f"netns add try-{os.getpid()}")
+        ip(f"netns del try-{os.getpid()}")
     except subprocess.CalledProcessError as error:
         return f"needs network namespaces: {error.stderr.strip()}"
     return None
@@ -48,18 +46,23 @@ def why_not() -> str | None:
 class Process:
     """A program on a node, with its output."""
 
-    def __init__(self, popen: subprocess.Popen[bytes], log: Path) -> None:
-        self.popen, self.log = popen, log
+    def __init__(self, popen, log):
+        self.popen = popen
+        self.log = log
 
-    def wait(self, limit: float = LIMIT) -> int:
+    def wait(self, limit=LIMIT):
         """Wait for its exit status."""
         try:
             return self.popen.wait(limit)
         except subprocess.TimeoutExpired:
             pytest.fail(f"still running after {limit:g} s:\n{self.said()[-4000:]}")
 
-    def said(self) -> str:
+    def said(self):
         return self.log.read_text(errors="replace")
+
+    def trainers_status(self):
+        """The status of the process that torchrun reports as failed."""
+        return int(re.findall(r"exitcode\s*: (-?\d+)", self.said())[-1])
 
 
 class Node:
@@ -70,13 +73,14 @@ class Node:
         number: Its rank among the nodes; -1 for the server, which is the bridge itself.
     """
 
-    def __init__(self, network: Network, number: int) -> None:
-        self.network, self.number = network, number
+    def __init__(self, network, number):
+        self.network = network
+        self.number = number
         self.name = "server" if number < 0 else f"node-{number}"
         self.namespace = f"{network.tag}-{self.name}"
         self.address = f"10.77.0.{254 if number < 0 else number + 1}"
 
-    def run(self, command: Sequence[object], log: str, **environment: str) -> Process:
+    def run(self, command, log, **environment):
         """Start a program on this node."""
         path = self.network.folder / log
         # Its own host name, for messages, and those of the others.
@@ -96,17 +100,17 @@ class Node:
         self.network.processes.append(process)
         return process
 
-    def pids(self) -> list[int]:
-        return [int(pid) for pid in ip("netns", "pids", self.namespace).split()]
+    def pids(self):
+        return [int(pid) for pid in ip(f"netns pids {self.namespace}").split()]
 
-    def kill(self, number: int = signal.SIGKILL) -> None:
+    def kill(self, number=signal.SIGKILL):
         """Signal every process on this node; by default SIGKILL, as after a power failure."""
         for pid in self.pids():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
-    def trainer(self) -> int:
-        """Return the training process, started by torchrun, or 0."""
+    def trainer(self):
+        """The training process, started by torchrun, or 0."""
         for pid in self.pids():
             with contextlib.suppress(OSError):
                 words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
@@ -114,9 +118,9 @@ class Node:
                     return pid
         return 0
 
-    def cable(self, state: str) -> None:
+    def cable(self, state):
         """Pull the cable (``down``), or plug it in (``up``)."""
-        ip("-n", self.network.server.namespace, "link", "set", f"port{self.number}", state)
+        ip(f"-n {self.network.server.namespace} link set port{self.number} {state}")
 
 
 class Network:
@@ -124,16 +128,16 @@ class Network:
 
     Args:
         folder: Where programs run and their output goes.
-        nodes: Number of nodes beside the server.
     """
 
-    def __init__(self, folder: Path, nodes: int = 2) -> None:
-        self.folder, self.tag = folder, f"e{os.getpid()}"
-        self.processes: list[Process] = []
+    def __init__(self, folder):
+        self.folder = folder
+        self.tag = f"e{os.getpid()}"
+        self.processes = []
         self.server = Node(self, -1)
-        self.nodes = [Node(self, number) for number in range(nodes)]
+        self.nodes = [Node(self, 0), Node(self, 1)]
 
-    def __enter__(self) -> Network:
+    def __enter__(self):
         try:
             self._build()
         except BaseException:
@@ -141,66 +145,62 @@ class Network:
             raise
         return self
 
-    def _build(self) -> None:
-        everyone = (self.server, *self.nodes)
-        names = [f"{node.address} {node.name}" for node in everyone]
-        (self.folder / "hosts").write_text("\n".join(["127.0.0.1 localhost", *names]) + "\n")
-        for node in everyone:
-            ip("netns", "add", node.namespace)
-            ip("-n", node.namespace, "link", "set", "lo", "up")
+    def _build(self):
         bridge = self.server.namespace
-        ip("-n", bridge, "link", "add", "bridge0", "type", "bridge")
-        ip("-n", bridge, "addr", "add", f"{self.server.address}/24", "dev", "bridge0")
-        ip("-n", bridge, "link", "set", "bridge0", "up")
+        hosts = ["127.0.0.1 localhost"]
+        for node in (self.server, *self.nodes):
+            hosts.append(f"{node.address} {node.name}")
+            ip(f"netns add {node.namespace}")
+            ip(f"-n {node.namespace} link set lo up")
+        (self.folder / "hosts").write_text("\n".join(hosts) + "\n")
+        ip(f"-n {bridge} link add bridge0 type bridge")
+        ip(f"-n {bridge} addr add {self.server.address}/24 dev bridge0")
+        ip(f"-n {bridge} link set bridge0 up")
         for node in self.nodes:
             port = f"port{node.number}"
-            ends = ["eth0", "netns", node.namespace, "type", "veth", "peer", port, "netns", bridge]
-            ip("link", "add", *ends)
-            ip("-n", node.namespace, "addr", "add", f"{node.address}/24", "dev", "eth0")
-            ip("-n", node.namespace, "link", "set", "eth0", "up")
-            ip("-n", bridge, "link", "set", port, "master", "bridge0")
-            ip("-n", bridge, "link", "set", port, "up")
+            ip(f"link add eth0 netns {node.namespace} type veth peer {port} netns {bridge}")
+            ip(f"-n {node.namespace} addr add {node.address}/24 dev eth0")
+            ip(f"-n {node.namespace} link set eth0 up")
+            ip(f"-n {bridge} link set {port} master bridge0")
+            ip(f"-n {bridge} link set {port} up")
 
-    def __exit__(self, *_: object) -> None:
-        known = ip("netns", "list")
+    def __exit__(self, *args):
+        known = ip("netns list")
         for node in (self.server, *self.nodes):
             if node.namespace in known:
                 node.kill()
-                ip("netns", "del", node.namespace)
+                ip(f"netns del {node.namespace}")
         for process in self.processes:
             process.popen.wait(30)
 
-    def serve(self, folder: Path, *faults: str, port: int = 8000) -> str:
-        """Serve a folder by HTTP from the server's namespace; return its address."""
-        command = [sys.executable, "-m", "tests.distributed.serve", folder, port, *faults]
+    def serve(self, folder, *faults):
+        """Serve a folder by HTTP from the server's namespace, at port 8000."""
+        command = [sys.executable, "-m", "tests.distributed.serve", folder, 8000, *faults]
         self.server.run(command, "server.log", PYTHONPATH=str(REPO), PYTHONHASHSEED="0")
-        return f"http://{self.server.address}:{port}"
 
-    def train(self, *args: object, log: str, **environment: str) -> list[Process]:
+    def train(self, typed, log, **environment):
         """Start ``main.py`` by torchrun on all nodes, one process a node.
 
         Args:
-            args: Of ``main.py``.
+            typed: Of ``main.py``.
             log: Name of the logs.
             environment: Further variables; ``{node}`` is replaced by the node's name.
         """
-        count = len(self.nodes)
-        flags = ["--trainer.num_nodes", count, "--trainer.devices", 1, "--trainer.strategy", "ddp"]
+        first = self.nodes[0].address
+        launcher = f"-m torch.distributed.run --nnodes 2 --nproc_per_node 1 --master_addr {first}"
+        options = "--trainer.num_nodes 2 --trainer.devices 1 --trainer.strategy ddp"
         started = []
         for node in self.nodes:
-            torchrun = [
-                *(sys.executable, "-m", "torch.distributed.run", "--nnodes", count),
-                *("--node_rank", node.number, "--nproc_per_node", 1),
-                *("--master_addr", self.nodes[0].address, "--master_port", PORT),
-            ]
-            command = [*torchrun, REPO / "main.py", *args, *flags]
-            name = f"{log}-{node.number}.log"
-            own = {k: v.format(node=node.name) for k, v in environment.items()}
-            started.append(node.run(command, name, GLOO_SOCKET_IFNAME="eth0", **own))
+            place = f"--master_port 29500 --node_rank {node.number}"
+            words = words_of(f"{launcher} {place} {REPO / 'main.py'} {typed} {options}")
+            own = {key: value.format(node=node.name) for key, value in environment.items()}
+            log_of_node = f"{log}-{node.number}.log"
+            command = [sys.executable, *words]
+            started.append(node.run(command, log_of_node, GLOO_SOCKET_IFNAME="eth0", **own))
         return started
 
 
-def wait_until(condition: Callable[[], bool], what: str, running: Sequence[Process] = ()) -> None:
+def wait_until(condition, what, running):
     """Wait until a condition is true, while programs run."""
     deadline = time.monotonic() + LIMIT
     while not condition():
@@ -214,10 +214,23 @@ def wait_until(condition: Callable[[], bool], what: str, running: Sequence[Proce
 
 
 @contextlib.contextmanager
-def network(folder: Path, nodes: int = 2) -> Iterator[Network]:
-    """Yield a network, or skip the test if it is unavailable; clean up afterwards."""
+def network(folder, photos):
+    """Yield two nodes in a folder with `tiny.yaml` and plain tars of photographs in `shards`.
+
+    The test is skipped where there is no network; all is cleaned up afterwards.
+    """
     reason = why_not()
     if reason is not None:
         pytest.skip(reason)
-    with Network(folder, nodes) as made:
+    tiny = (REPO / "tests" / "tiny.yaml").read_text()
+    (folder / "tiny.yaml").write_text(tiny.replace("PHOTOS", str(photos)))
+    (folder / "shards").mkdir()
+    files = sorted(photos.iterdir())
+    for number in range(3):
+        with tarfile.open(folder / "shards" / f"{number}.tar", "w") as tar:
+            for path in files[number::3]:
+                member = tarfile.TarInfo(path.name)
+                member.size = path.stat().st_size
+                tar.addfile(member, io.BytesIO(path.read_bytes()))
+    with Network(folder) as made:
         yield made

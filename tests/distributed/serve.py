@@ -3,8 +3,6 @@
 Each fault is used up by one request: ``cut`` (the connection ends in the middle), a status.
 """
 
-from __future__ import annotations
-
 import sys
 from http.server import ThreadingHTTPServer
 from pathlib import Path
@@ -12,7 +10,7 @@ from pathlib import Path
 from tests.datamodules.server import Server, _Handler
 
 
-def main(folder: str, port: str, *faults: str) -> None:
+def main(folder, port, *faults):
     state = Server(Path(folder))
     state.faults = [int(fault) if fault.isdigit() else fault for fault in faults]
     handler = type("Handler", (_Handler,), {"state": state})

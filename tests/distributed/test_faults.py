@@ -5,34 +5,33 @@ the run is through; then it has the same bits as the run that nothing happened t
 batch held the same crops.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import random
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from benchmarks.report import machine
 from callbacks.provenance import commit
 from commands.distributed.ranks import LOST
-from tests.conftest import REPO
-from tests.distributed.network import Network, Process, network, wait_until
+from tests.distributed.network import network, wait_until
 from tests.distributed.records import assert_same, global_batches, newest, steps_of
-from tests.distributed.test_two_nodes import LIMIT, pack, status
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 KILLS = int(os.environ.get("KILLS", 4))  # 20 by ``make test-faults``
 STEPS = 50 + 5 * KILLS
 SEED = 4
-CONFIG = """
+BATCH = 4
+IMAGES = 10
+CROPS = 2  # of each image in an epoch
+LIMIT = 36.0  # seconds, of a process that waits for another one
+CONFIG = f"""
 data:
   init_args:
     train:
@@ -42,26 +41,22 @@ data:
         cache_dir: $TARS
         index_cache: $INDICES
 trainer:
-  max_steps: {steps}
+  max_steps: {STEPS}
   val_check_interval: 10
   check_val_every_n_epoch: null
   callbacks+:
     - class_path: tests.distributed.records.Record
       init_args: {{folder: PLACE, seconds: 0.1}}
 checkpoint: {{every_n_steps: 1}}
-run: {{wait_minutes: {minutes}}}
+run: {{wait_minutes: {LIMIT / 60}}}
 """
 
 
 @pytest.fixture
-def net(tmp_path: Path, photo_folder: Path) -> Iterator[Network]:
-    pack(photo_folder, tmp_path / "shards")
-    tiny = (REPO / "tests" / "tiny.yaml").read_text().replace("PHOTOS", str(photo_folder))
-    (tmp_path / "tiny.yaml").write_text(tiny)
-    text = CONFIG.format(steps=STEPS, minutes=LIMIT / 60)
+def net(tmp_path, photo_folder):
     for run in ("whole", "harmed"):
-        (tmp_path / f"{run}.yaml").write_text(text.replace("PLACE", str(tmp_path / run)))
-    with network(tmp_path) as made:
+        (tmp_path / f"{run}.yaml").write_text(CONFIG.replace("PLACE", run))
+    with network(tmp_path, photo_folder) as made:
         # At first the server ends connections in the middle of a shard.
         made.serve(tmp_path / "shards", "cut", "503", "cut")
         yield made
@@ -70,90 +65,91 @@ def net(tmp_path: Path, photo_folder: Path) -> Iterator[Network]:
 class Rounds:
     """Repeated starts of both nodes, and the result of each."""
 
-    def __init__(self, net: Network) -> None:
-        self.net, self.random = net, random.Random(SEED)
-        self.got: list[dict[str, Any]] = []
+    def __init__(self, net):
+        self.net = net
+        self.random = random.Random(SEED)
+        self.rounds = []
         self.cache = net.folder / "caches"
 
-    def start(self, run: str, tars: Path | None = None) -> list[Process]:
-        config = ["--config", "tiny.yaml", "--config", f"{run}.yaml", "--run.name", run]
+    def start(self, run, tars=None):
+        config = f"--config tiny.yaml --config {run}.yaml --run.name {run}"
         places = {
             "TARS": str((tars or self.cache / "tars") / "{node}"),
             "INDICES": str(self.cache / "indices" / "{node}"),
         }
-        return self.net.train("fit", *config, log=f"{run}-{len(self.got)}", **places)
+        return self.net.train(f"fit {config}", log=f"{run}-{len(self.rounds)}", **places)
 
-    def begun(self, processes: list[Process]) -> None:
+    def start_and_wait(self, tars=None):
+        processes = self.start("harmed", tars)
+        self.wait(processes)
+        return processes
+
+    def wait(self, processes):
         """Wait until both have done some more steps of `harmed`."""
         folder = self.net.folder / "harmed"
-        before = [len(steps_of(folder, rank)) for rank in (0, 1)]
         more = self.random.randint(1, 6)
+        targets = [len(steps_of(folder, rank)) + more for rank in (0, 1)]
 
-        def done() -> bool:
-            return all(len(steps_of(folder, r)) >= before[r] + more for r in (0, 1))
+        def done():
+            return all(len(steps_of(folder, rank)) >= targets[rank] for rank in (0, 1))
 
         wait_until(done, f"{more} more steps", processes)
         time.sleep(self.random.uniform(0.0, 0.3))  # anywhere in a step, or in a checkpoint
 
-    def note(self, fault: str, processes: list[Process], expected: list[int | None]) -> None:
+    def note(self, fault, processes, expected):
         """Wait for all to end; None stands for a node without power."""
-        statuses: list[int | None] = []
-        for process, wanted in zip(processes, expected, strict=True):
+        statuses = []
+        for process, status in zip(processes, expected, strict=True):
             launcher = process.wait()
-            if wanted is None:
+            if status is not None:
+                statuses.append(0 if launcher == 0 else process.trainers_status())
+                assert statuses[-1] == status, f"{fault}: {process.said()[-3000:]}"
+            else:
                 statuses.append(None)
-                continue
-            statuses.append(0 if launcher == 0 else status(process))
-            assert statuses[-1] == wanted, f"{fault}: {process.said()[-3000:]}"
-        checkpoints = self.net.folder / "runs" / "harmed" / "checkpoints"
-        at = newest(checkpoints.parent)["global_step"] if checkpoints.is_dir() else 0
-        self.got.append({"fault": fault, "statuses": statuses, "continues at step": at})
-        print(self.got[-1], flush=True)
+        run = self.net.folder / "runs" / "harmed"
+        step = newest(run)["global_step"] if (run / "checkpoints").is_dir() else 0
+        self.rounds.append({"fault": fault, "statuses": statuses, "continues at step": step})
+        print(self.rounds[-1], flush=True)
 
     # ---------------------------------------------------------------------------------- the faults
 
-    def kill(self) -> None:
-        processes = self.start("harmed")
-        self.begun(processes)
+    def kill(self):
+        processes = self.start_and_wait()
         victims = self.random.choice([(0,), (1,), (0, 1)])
         for victim in victims:
             self.net.nodes[victim].kill()
         expected = [None if number in victims else LOST for number in (0, 1)]
         self.note(f"SIGKILL of node {' and '.join(map(str, victims))}", processes, expected)
 
-    def signal(self) -> None:
-        processes = self.start("harmed")
-        self.begun(processes)
+    def signal(self):
+        processes = self.start_and_wait()
         os.kill(self.net.nodes[self.random.randint(0, 1)].trainer(), signal.SIGTERM)
         self.note("SIGTERM to one node", processes, [143, 143])
 
-    def long_cut(self) -> None:
-        processes = self.start("harmed")
-        self.begun(processes)
+    def long_cut(self):
+        processes = self.start_and_wait()
         self.net.nodes[1].cable("down")
         try:
             self.note("cable pulled for longer than the limit", processes, [LOST, LOST])
         finally:
             self.net.nodes[1].cable("up")
 
-    def short_cut(self) -> None:
-        processes = self.start("harmed")
-        self.begun(processes)
+    def short_cut(self):
+        processes = self.start_and_wait()
         self.net.nodes[1].cable("down")
         time.sleep(LIMIT / 6)
         self.net.nodes[1].cable("up")
-        self.begun(processes)  # it goes on
-        self.net.nodes[0].kill(signal.SIGKILL)
+        self.wait(processes)  # it goes on
+        self.net.nodes[0].kill()
         self.note("cable pulled for a short time, then SIGKILL of node 0", processes, [None, LOST])
 
-    def full_disk(self) -> None:
+    def full_disk(self):
         """The disk of the cache has no space for a shard."""
         place = self.net.folder / "small"
         place.mkdir()
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", place], check=True)
         try:
-            processes = self.start("harmed", place)
-            self.begun(processes)
+            processes = self.start_and_wait(place)
             self.net.nodes[1].kill()
             self.note("full disk of the caches, then SIGKILL of node 1", processes, [LOST, None])
         finally:
@@ -163,33 +159,49 @@ class Rounds:
             subprocess.run(["umount", place], check=True)
 
 
-def test_losses_of_power_and_all_other_faults(net: Network) -> None:
+def assert_each_image_as_often_as_planned(batches):
+    assert list(batches) == list(range(1, STEPS + 1))
+    length = IMAGES * CROPS // BATCH
+    for first in range(1, STEPS - length + 2, length):
+        epoch = Counter()
+        for step in range(first, first + length):
+            assert batches[step].total() == BATCH
+            epoch.update(key for key, _seed in batches[step].elements())
+        assert len(epoch) == IMAGES
+        assert set(epoch.values()) == {CROPS}
+
+
+def test_losses_of_power_and_all_other_faults(net):
     rounds = Rounds(net)
     began = time.monotonic()
     rounds.note("none", rounds.start("whole"), [0, 0])
-    others = [rounds.signal, rounds.long_cut, rounds.short_cut, rounds.full_disk]
-    faults: list[Callable[[], None]] = [rounds.kill] * KILLS + others
+    faults = [rounds.kill] * KILLS
+    faults += [rounds.signal, rounds.long_cut, rounds.short_cut, rounds.full_disk]
     rounds.random.shuffle(faults)
     for fault in faults:
         fault()
     rounds.note("none", rounds.start("harmed"), [0, 0])
 
-    assert_same(*(newest(net.folder / "runs" / name) for name in ("harmed", "whole")))
-    harmed, whole = (global_batches(net.folder / name) for name in ("harmed", "whole"))
-    assert harmed == whole
-    assert list(whole) == list(range(1, STEPS + 1))
-    done = len(steps_of(net.folder / "harmed", 0))
-    results = {
-        "steps": STEPS,
-        "steps done by the first process, repeated ones included": done,
-        "bit-equal to the undisturbed run": True,
-        "global batches equal": True,
-        "rounds": rounds.got,
-        "minutes": round((time.monotonic() - began) / 60, 1),
-    }
+    assert_same(newest(net.folder / "runs/harmed"), newest(net.folder / "runs/whole"))
+    whole = global_batches(net.folder / "whole")
+    assert global_batches(net.folder / "harmed") == whole
+    assert_each_image_as_often_as_planned(whole)
     if "ENLARGER_FAULTS" in os.environ:
+        results = {
+            "steps": STEPS,
+            "steps done by the first process, repeated ones included": len(
+                steps_of(net.folder / "harmed", 0)
+            ),
+            "bit-equal to the undisturbed run": True,
+            "global batches equal": True,
+            "rounds": rounds.rounds,
+            "minutes": round((time.monotonic() - began) / 60, 1),
+        }
         report = {
-            **{"command": "make test-faults", "commit": commit(), "machine": machine()},
-            **{"seed": SEED, "results": results},
+            "command": "make test-faults",
+            "commit": commit(),
+            "machine": machine(),
+            "seed": SEED,
+            "results": results,
         }
         Path(os.environ["ENLARGER_FAULTS"]).write_text(json.dumps(report, indent=2) + "\n")

@@ -1,145 +1,203 @@
-"""The command line on two gloo processes, and the same run on another number of processes."""
-
-from __future__ import annotations
+"""The command line on several gloo processes, and the same run on another number of processes."""
 
 import csv
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
-import sys
-from collections.abc import Callable
+import time
 from pathlib import Path
-from typing import Any
 
 import pytest
-from lightning.pytorch import Callback, Trainer
+import torch
+import yaml
+from lightning.pytorch import Callback
+from torch.nn import functional
 
+from callbacks.predict.predictions import NAME
+from lightning_modules.base import SuperResolver
 from tests.conftest import REPO
-from tests.ports import free_port
+from tests.distributed.processes import by_srun, ends, srun_tasks, start, torchrun
+from tests.distributed.records import global_batches, images_of, newest, steps_of
 
-LIMIT = 150  # seconds; waiting for a missing process would take half an hour
+pytestmark = pytest.mark.distributed
+FIT = "fit --config tiny.yaml"
+TWO_NODES = "--trainer.num_nodes 2 --trainer.devices 1 --trainer.strategy ddp"
 
-
-def torchrun(*args: object, processes: int = 2, strategy: str = "ddp") -> None:
-    port = free_port()
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
-    place = ["--master_addr", "127.0.0.1", "--master_port", str(port)]
-    # Devices and nodes follow from torchrun, and so does ddp.
-    flags = [] if strategy == "ddp" else ["--trainer.strategy", strategy]
-    subprocess.run(
-        [*launcher, *place, str(REPO / "main.py"), *map(str, args), *flags],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=True,
-        timeout=LIMIT,
-    )
-
-
-def by_srun(
-    *args: object, more: dict[str, str] | None = None, first_ends: bool = False
-) -> list[tuple[int, str]]:
-    """Return status and output of two processes with the variables of SLURM's tasks.
-
-    Args:
-        args: Of ``main.py``.
-        more: Further variables.
-        first_ends: Kill the second one once the first one has ended.
-    """
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
-    job = dict.fromkeys(("SLURM_NTASKS", "SLURM_NTASKS_PER_NODE", "SLURM_STEP_NUM_TASKS"), "2")
-    job |= {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "enlarger", "SLURM_NODEID": "0"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(REPO / "main.py"), *map(str, args)],
-            env={**os.environ, **place, **job, "SLURM_PROCID": str(rank),
-                 "SLURM_LOCALID": str(rank), **(more or {})},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for rank in (0, 1)
-    ]  # fmt: skip
-    try:
-        if first_ends:
-            processes[0].wait(LIMIT)
-            processes[1].kill()
-        said = [process.communicate(timeout=LIMIT)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    return [(process.returncode, text) for process, text in zip(processes, said, strict=True)]
+# ---------------------------------------------------------------------- as on one process
 
 
 @pytest.mark.slow
-@pytest.mark.distributed
-def test_check_has_one_verdict(tiny: Path) -> None:
-    check = ("check", "--config", "tiny.yaml")
-    (first, one), (second, other) = by_srun(*check)
-    assert (first, second) == (0, 0), one + other
+def test_every_global_batch_is_the_same_on_two_four_and_one_process(tiny, enlarger):
+    """The same images, crops and, up to rounding, LR of random degradations."""
+    steps = 12  # 2.4 epochs
+    light = REPO / "configs" / "degradation" / "real_esrgan_light.yaml"
+    record = "--trainer.callbacks+ tests.distributed.records.Record --trainer.callbacks.images true"
+    data = f"--data.crop_size 32 --data.val null --degradation {light}"
+    command = f"{FIT} {data} {record}"
+    whole = f"{command} --trainer.callbacks.folder whole --run.name whole"
+    moved = f"{command} --trainer.callbacks.folder moved --run.name moved"
+
+    enlarger(f"{whole} --trainer.max_steps {steps}")
+    torchrun(f"{moved} --trainer.max_steps 4", processes=2)
+    torchrun(f"{moved} --trainer.max_steps 8", processes=4)
+    enlarger(f"{moved} --trainer.max_steps {steps}")
+
+    assert list(global_batches(Path("whole"))) == list(range(1, steps + 1))
+    assert global_batches(Path("moved")) == global_batches(Path("whole"))
+    assert [len(list(Path("moved").glob(f"step-{n}-*"))) for n in (4, 8, 12)] == [2, 4, 1]
+    for step in range(1, steps + 1):
+        assert_near(images_of(Path("moved"), step), images_of(Path("whole"), step), 1e-5)
+    weights = newest(Path("runs/moved"))["state_dict"]
+    assert_near(weights, newest(Path("runs/whole"))["state_dict"], 1e-5)
+
+
+def assert_near(value, expected, within):
+    torch.testing.assert_close(value, expected, rtol=0, atol=within)
+
+
+@pytest.mark.slow
+def test_fsdp_resumes_from_its_checkpoint_with_and_without_fsdp(tiny, enlarger):
+    """One file for both: optimiser states in the memory layout that each needs.
+
+    Of three images one process validates two, in tiles, while the other one has none left.
+    """
+    callbacks = "--trainer.callbacks [callbacks.PSNR]"  # and no EMA, which needs whole parameters
+    images = "--data.val.photos.files [1.png,2.png,3.png] --tiling.size 16 --tiling.overlap 4"
+    command = f"{FIT} {callbacks} {images} --run.name"
+    enlarger(f"{command} alone")
+    torchrun(f"{command} parts --trainer.max_steps 5 --trainer.strategy fsdp")
+    enlarger(f"{command} parts --trainer.max_steps 8")
+    torchrun(f"{command} parts --trainer.strategy fsdp")
+    parts = newest(Path("runs/parts"))
+    alone = newest(Path("runs/alone"))
+    assert parts["global_step"] == alone["global_step"] == 12
+    assert_near(parts["state_dict"], alone["state_dict"], 1e-6)
+    assert_near(parts["optimizer_states"], alone["optimizer_states"], 1e-6)
+
+
+def own_method(name):
+    """Write a configuration of a method of `own.py`, without EMA; return its name."""
+    content = yaml.safe_load(Path("tiny.yaml").read_text())
+    content["model"]["class_path"] = f"tests.distributed.own.{name}"
+    content["model"]["init_args"].pop("optimizer", None)
+    content["trainer"]["callbacks"] = []
+    Path("own.yaml").write_text(yaml.safe_dump(content))
+    return "own.yaml"
+
+
+@pytest.mark.slow
+def test_a_loop_of_its_own_has_one_processs_weights(tiny, enlarger):
+    """Networks in a list, two optimisers; by SGD, as Adam would hide a wrong factor."""
+    command = f"fit --config {own_method('Loop')} --data.val null --run.name"
+    enlarger(f"{command} alone")
+    torchrun(f"{command} fsdp --trainer.strategy fsdp --trainer.max_steps 5")
+    torchrun(f"{command} fsdp --trainer.strategy fsdp")
+    torchrun(f"{command} ddp --trainer.strategy ddp_find_unused_parameters_true")
+    alone = newest(Path("runs/alone"))["state_dict"]
+    assert_near(newest(Path("runs/fsdp"))["state_dict"], alone, 1e-6)
+    assert_near(newest(Path("runs/ddp"))["state_dict"], alone, 1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "strategy", "remedy"),
+    [("Reads", "fsdp", "attribute `called`"), ("Plain", "ddp", "ddp_find_unused_parameters_true")],
+)
+def test_what_processes_cannot_train_has_a_remedy(tiny, method, strategy, remedy):
+    command = f"fit --config {own_method(method)} --trainer.strategy {strategy}"
+    (first, one), (second, other) = by_srun(command)
+    assert first == second == 2
+    assert remedy in one + other
+
+
+def logged_losses(folder):
+    (table,) = Path(folder).rglob("metrics.csv")
+    with table.open() as lines:
+        return [float(row["train/loss"]) for row in csv.DictReader(lines) if row["train/loss"]]
+
+
+@pytest.mark.slow
+def test_the_logged_loss_is_the_mean_over_processes(tiny, enlarger):
+    steps = "--data.val null --trainer.max_steps 4 --trainer.log_every_n_steps 2"
+    logger = "--trainer.logger lightning.pytorch.loggers.CSVLogger --trainer.logger.save_dir"
+    enlarger(f"{FIT} {steps} {logger} one --run.name one")
+    torchrun(f"{FIT} {steps} {logger} two --run.name two")
+    assert len(logged_losses("one")) == 2
+    assert logged_losses("two") == pytest.approx(logged_losses("one"), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_predict_writes_one_file_of_lines(tiny, photo_folder, enlarger, capfd, caplog):
+    model = "--config tiny.yaml --model lightning_modules.Bicubic"
+    command = f"predict {model} --data.predict {photo_folder} --writer.folder out"
+    torchrun(command)
+    assert capfd.readouterr().err.count("10 written, 0 skipped") == 1  # of all processes
+    lines = [json.loads(text) for text in Path("out", NAME).read_text().splitlines()]
+    assert sorted(line["output"] for line in lines) == [f"{number}.png" for number in range(10)]
+    enlarger(command)  # on one process, which finds nothing to do
+    assert "0 written, 10 skipped" in caplog.text
+
+
+# ----------------------------------------------------------------------------------- before a run
+
+
+@pytest.mark.slow
+def test_check_has_one_verdict(tiny):
+    (first, one), (second, other) = by_srun("check --config tiny.yaml")
+    assert first == second == 0, one + other
     assert (one + other).count("all is well") == 1
     assert "exception" not in one + other
-
-    (first, one), (second, other) = by_srun(*check, "--data.init_args.train.init_args.root", "none")
-    assert (first, second) == (2, 2), one + other
+    (first, one), (second, other) = by_srun("check --config tiny.yaml --data.train.root none")
+    assert first == second == 2, one + other
     assert (one + other).count("1 of what fit needs are missing") == 1
     assert not Path("runs").exists()
 
 
 @pytest.mark.slow
-@pytest.mark.distributed
-def test_a_port_in_use_ends_both_processes(tiny: Path) -> None:
+def test_a_difference_between_two_nodes_is_named(tiny):
+    command = f"check --config tiny.yaml {TWO_NODES} --data.batch_size"
+    tasks = srun_tasks(f"{command} 4", second=f"{command} 8", nodes=2)
+    (first, one), (second, other) = ends(tasks)
+    assert first == second == 2, one + other
+    assert "rank 1 (on " in one + other
+    assert "data.batch_size is 8 there, 4 on rank 0" in one + other
+
+
+@pytest.mark.slow
+def test_data_that_the_first_process_refuses_end_both(tiny, enlarger):
+    """It looks at them alone, before it moves an earlier run aside."""
+    enlarger(f"{FIT} --data.val null --trainer.max_steps 1")
+    large = "--run.overwrite true --data.batch_size 32"
+    (first, one), (second, other) = by_srun(f"{FIT} --data.val null {large}")
+    assert "fewer than data.batch_size 32" in one
+    assert first == second == 2, one + other
+
+
+@pytest.mark.slow
+def test_a_port_in_use_ends_both_processes(tiny):
     """The output is read until both have ended."""
-    command = [sys.executable, str(REPO / "main.py"), "fit", "--config", "tiny.yaml"]
     with socket.create_server(("", 0)) as taken:
         port = taken.getsockname()[1]
-        run = subprocess.run(
-            [*command, "--trainer.devices", "2"],
-            env={**os.environ, "OMP_NUM_THREADS": "1", "MASTER_PORT": str(port)},
-            capture_output=True,
-            text=True,
-            timeout=LIMIT,
-        )
-    assert run.returncode == 75, run.stderr
-    assert run.stderr.endswith(f"error: port {port} is in use: set MASTER_PORT\n")
+        run = start(f"{FIT} --trainer.devices 2", MASTER_PORT=str(port))
+        ((status, said),) = ends([run])
+    assert status == 75, said
+    assert said.endswith(f"error: port {port} is in use: set MASTER_PORT\n")
 
 
 @pytest.mark.slow
-@pytest.mark.distributed
-def test_data_that_the_first_process_refuses(tiny: Path, enlarger: Callable[..., None]) -> None:
-    """It looks at them alone, before it moves an earlier run aside."""
-    command = ("fit", "--config", "tiny.yaml", "--data.init_args.val", "null")
-    enlarger(*command, "--trainer.max_steps", 1)
-    large = ("--run.overwrite", "true", "--data.init_args.batch_size", 32)
-    (first, one), (second, other) = by_srun(*command, *large)
-    assert "fewer than data.batch_size 32" in one
-    assert (first, second) == (2, 2), one + other
+def test_a_process_that_never_comes_ends_the_other(tiny):
+    alone, other = srun_tasks(f"{FIT} {TWO_NODES} --run.wait_minutes 0.05", nodes=2)
+    other.kill()
+    (status, said), _ = ends([alone, other])
+    assert status == 75, said
+    assert not Path("runs/tiny/checkpoints").exists()
 
 
-@pytest.mark.slow
-@pytest.mark.distributed
-def test_the_logged_loss_is_the_mean_over_processes(
-    tiny: Path, enlarger: Callable[..., None]
-) -> None:
-    steps = ("--trainer.max_steps", 4, "--trainer.log_every_n_steps", 2)
-    command = ("fit", "--config", "tiny.yaml", "--data.init_args.val", "null", *steps)
-    logger = (
-        "--trainer.logger",
-        "lightning.pytorch.loggers.CSVLogger",
-        "--trainer.logger.save_dir",
-    )
-
-    enlarger(*command, *logger, "one", "--run.name", "one")
-    torchrun(*command, *logger, "two", "--run.name", "two")
-
-    of_one = logged_losses(Path("one"))
-    assert len(of_one) == 2
-    assert logged_losses(Path("two")) == pytest.approx(of_one, rel=1e-5)
-
-
-def logged_losses(folder: Path) -> list[float]:
-    (table,) = folder.rglob("metrics.csv")
-    with table.open() as lines:
-        return [float(row["train/loss"]) for row in csv.DictReader(lines) if row["train/loss"]]
+# ------------------------------------------------------------------------- losses and signals
 
 
 class Leaves(Callback):
@@ -149,10 +207,10 @@ class Leaves(Callback):
         way: How.
     """
 
-    def __init__(self, way: str) -> None:
+    def __init__(self, way: str):
         self.way = way
 
-    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+    def on_train_batch_start(self, trainer, *args):
         if trainer.global_rank == 0 or trainer.global_step < 3:
             return
         if self.way == "raises":
@@ -160,28 +218,133 @@ class Leaves(Callback):
         if self.way == "stops":
             os.kill(os.getpid(), signal.SIGSTOP)
 
-    def on_train_end(self, trainer: Trainer, *_: Any) -> None:
+    def on_train_end(self, trainer, *args):
         if trainer.global_rank == 1:
             raise ValueError("no more")
 
 
 @pytest.mark.slow
-@pytest.mark.distributed
 @pytest.mark.parametrize(
-    ("way", "status", "reason"),
+    ("way", "expected", "reason"),
     [
         ("stops", 75, "another process, or the network to it, is lost .*: start the same command"),
         ("raises", 1, "no more"),
         ("raises at the end", 1, "no more"),
     ],
 )
-def test_a_process_that_stops_taking_part(tiny: Path, way: str, status: int, reason: str) -> None:
+def test_a_process_that_stops_taking_part_ends_the_other(tiny, way, expected, reason):
     leaves = json.dumps({"class_path": f"{__name__}.Leaves", "init_args": {"way": way}})
-    limits = ("--run.wait_minutes", 0.5)
-    first, _ = by_srun(
-        *("fit", "--config", "tiny.yaml", *limits, "--trainer.callbacks+", leaves), first_ends=True
-    )
-    got, said = first
-    assert got == status, said
+    first, second = srun_tasks(f"{FIT} --run.wait_minutes 0.5 --trainer.callbacks+", leaves)
+    said, _ = first.communicate(timeout=150)
+    second.kill()
+    assert first.returncode == expected, said
     assert re.search(reason, said), said
     assert "frame #" not in said
+
+
+class Late(SuperResolver):
+    """A method that takes longer than ``run.wait_minutes`` on one of two processes."""
+
+    def training_step(self, batch, batch_idx):
+        raise NotImplementedError
+
+    def restore(self, batch, noise):
+        if os.environ["SLURM_PROCID"] == "1":
+            time.sleep(4)
+        return functional.interpolate(batch["lr"], batch["size"])
+
+
+@pytest.mark.slow
+def test_a_process_waits_for_the_slowest_one(tiny, photo_folder):
+    predict = f"predict --config tiny.yaml --model {__name__}.Late --data.predict {photo_folder}"
+    (first, one), (second, other) = by_srun(f"{predict} --run.wait_minutes 0.15")
+    assert first == second == 0, one + other
+    assert "10 written, 0 skipped" in one
+
+
+class Signalled(Late):
+    """A method whose first image brings a signal to one of two processes."""
+
+    def restore(self, batch, noise):
+        if os.environ["SLURM_PROCID"] == os.environ["STOPPED"]:
+            os.kill(os.getpid(), int(os.environ["SIGNAL"]))
+        time.sleep(2)  # in which the other process learns of it
+        return functional.interpolate(batch["lr"], batch["size"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("verb", "stopped", "number"),
+    [
+        ("predict", 0, signal.SIGTERM),
+        ("predict", 1, signal.SIGINT),
+        ("test", 1, signal.SIGTERM),
+        ("validate", 0, signal.SIGTERM),
+    ],
+)
+def test_a_signal_to_one_process_ends_both(tiny, photo_folder, verb, stopped, number):
+    command = f"{verb} --config tiny.yaml --model {__name__}.Signalled"
+    variables = {"STOPPED": str(stopped), "SIGNAL": str(int(number))}
+    for status, said in by_srun(f"{command} --data.predict {photo_folder}", **variables):
+        assert status == 128 + number, said
+    assert len(list(Path().rglob("predict/*.png"))) < 10
+
+
+@pytest.mark.slow
+def test_a_warning_of_slurm_stops_training_on_both_nodes_after_the_same_step(tiny):
+    record = "--trainer.callbacks+ tests.distributed.records.Record --trainer.callbacks.folder out"
+    slow = "--trainer.callbacks.seconds 0.2 --trainer.max_steps 100000"
+    no_val = "--data.val null"  # a stop within a validation writes nothing
+    tasks = srun_tasks(f"{FIT} {TWO_NODES} {record} {slow} {no_val}", nodes=2)
+    try:
+        while max(steps_of(Path("out"), 1), default=0) < 3:
+            assert [task.poll() for task in tasks] == [None, None], tasks[0].communicate()
+        tasks[0].send_signal(signal.SIGUSR1)  # SLURM sends it to all; one is enough
+    finally:
+        both = ends(tasks)
+    for status, said in both:
+        assert status == 128 + signal.SIGUSR1, said
+    assert newest(Path("runs/tiny"))["global_step"] == steps_of(Path("out"), 0)[-1]
+
+
+# ------------------------------------------------------------------------- docs/train.sbatch
+
+SCRIPT = REPO / "docs" / "train.sbatch"
+
+
+@pytest.mark.parametrize("checker", ["bash -n", "shellcheck"])
+def test_the_script_is_sound(checker):
+    program, *options = checker.split()
+    if shutil.which(program) is None:
+        pytest.skip(f"needs {program}")
+    subprocess.run([program, *options, SCRIPT], check=True)
+
+
+@pytest.mark.parametrize(
+    ("status", "restarts", "requeued"),
+    [
+        (0, 0, False),
+        (138, 0, True),
+        (75, 3, True),
+        (137, 0, True),
+        (75, 50, False),
+        (2, 0, False),
+        (143, 0, False),  # cancelled, or started again by SLURM itself
+    ],
+)
+def test_when_the_script_starts_the_job_again(tmp_path, status, restarts, requeued):
+    for name, line in (("srun", f"exit {status}"), ("scontrol", 'echo "$@" > asked')):
+        program = tmp_path / name
+        program.write_text(f"#!/bin/sh\n{line}\n")
+        program.chmod(0o755)
+    variables = {
+        "SLURM_NNODES": "2",
+        "SLURM_NTASKS_PER_NODE": "1",
+        "SLURM_JOB_ID": "7",
+        "SLURM_RESTART_COUNT": str(restarts),
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+    }
+    done = subprocess.run(["bash", SCRIPT, "some.yaml"], env=variables, cwd=tmp_path)
+    assert done.returncode == status
+    asked = [path.read_text() for path in tmp_path.glob("asked")]
+    assert asked == (["requeue 7\n"] if requeued else [])

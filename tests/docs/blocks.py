@@ -10,72 +10,58 @@ Programs that are not the project's (docker, ffmpeg) are left to the reader, but
 `docker run` gives to the image.
 """
 
-from __future__ import annotations
-
 import re
-from collections.abc import Iterator
-from pathlib import Path
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from tests.conftest import REPO
 
 QUICKSTART = "configs/experiment/quickstart.yaml"
-FENCE = re.compile(
-    r"(?:<!-- checked: ([^>]*?) -->\n+)?^```bash\n(.*?)^```$", re.MULTILINE | re.DOTALL
-)
-FILE = re.compile(
-    r"^```(?:python|yaml)\n# (\S+\.(?:py|yaml))\n(.*?)^```$", re.MULTILINE | re.DOTALL
-)
+FENCE = r"(?:<!-- checked: ([^>]*?) -->\n+)?^```bash\n(.*?)^```$"
+FILE = r"^```(?:python|yaml)\n# (\S+\.(?:py|yaml))\n(.*?)^```$"
+FLAGS = re.MULTILINE | re.DOTALL
 
 
-class Block(NamedTuple):
+@dataclass
+class Block:
     """Commands of a page.
 
     Args:
-        page: Path of the page in the repository.
-        line: Where the commands begin.
+        place: Page and line.
         text: The commands.
         how: `run`, `parse` or `test`.
         why: Why it is not run, or the test's file.
     """
 
-    page: str
-    line: int
+    place: str
     text: str
-    how: str
-    why: str
+    how: str = "run"
+    why: str = ""
 
 
-def pages() -> list[Path]:
+def pages():
     """README, CONTRIBUTING and all pages of docs/."""
     return [REPO / "README.md", REPO / "CONTRIBUTING.md", *sorted((REPO / "docs").rglob("*.md"))]
 
 
-def blocks(page: Path) -> Iterator[Block]:
-    """The blocks of a page.
-
-    Args:
-        page: The page.
+def blocks(page):
+    """Yield the blocks of a page.
 
     Raises:
         ValueError: A comment says something else than `parse, WHY` or `test FILE`.
     """
-    text = page.read_text(encoding="utf-8")
-    name = page.relative_to(REPO).as_posix()
-    for found in FENCE.finditer(text):
-        line = text.count("\n", 0, found.start(2)) + 1
-        how, why = "run", ""
-        if found[1] is not None:
-            said = re.fullmatch(r"(parse), (.+)|(test) (\S+)", found[1], re.DOTALL)
-            if said is None:
-                raise ValueError(
-                    f"{name}:{line}: the comment says {found[1]!r}; expected "
-                    "'parse, WHY' or 'test FILE'"
-                )
-            how, why = (said[1], said[2]) if said[1] else (said[3], said[4])
-        yield Block(name, line, found[2], how, why)
+    text = page.read_text()
+    for match in re.finditer(FENCE, text, FLAGS):
+        line = text.count("\n", 0, match.start(2)) + 1
+        block = Block(f"{page.relative_to(REPO)}:{line}", match[2])
+        if match[1] is not None:
+            comment = re.fullmatch(r"(parse), (.+)|(test) (\S+)", match[1], re.DOTALL)
+            if comment is None:
+                raise ValueError(f"{block.place}: expected 'parse, WHY' or 'test FILE': {match[1]}")
+            block.how = comment[1] or comment[3]
+            block.why = comment[2] or comment[4]
+        yield block
 
 
-def files(page: Path) -> dict[str, str]:
+def files(page):
     """Files that a page shows, by the name in their first line: `# my_sr/banding.py`."""
-    return dict(FILE.findall(page.read_text(encoding="utf-8")))
+    return dict(re.findall(FILE, page.read_text(), FLAGS))

@@ -1,8 +1,7 @@
 """A folder that looks like a checkout, with all that the pages take for granted, small."""
 
-from __future__ import annotations
-
 import contextlib
+import functools
 import io
 import re
 import shlex
@@ -10,8 +9,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -28,67 +25,47 @@ from tests.docs.stand_in import FOLDER, PROGRAMS, command
 NOT_SHARED = (".git", ".venv", "runs", "site")
 
 
-def make_images(folder: Path, names: Sequence[str], size: tuple[int, int], seed: int = 0) -> None:
-    """Write small smooth images.
-
-    Args:
-        folder: Is made.
-        names: With their endings.
-        size: Width and height.
-        seed: Of the images.
-    """
+def save_images(folder, count, width, height, suffix="png", seed=0):
+    """Write small smooth images with numbers as names into a new folder."""
     folder.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(seed)
-    for name in names:
-        blocks_of_colour = generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-        image = Image.fromarray(blocks_of_colour).resize(size, Image.Resampling.BICUBIC)
-        image.save(folder / name)
+    for number in range(count):
+        colours = generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        image = Image.fromarray(colours).resize((width, height), Image.Resampling.BICUBIC)
+        image.save(folder / f"{number}.{suffix}")
 
 
-def make_data(folder: Path) -> None:
-    """Images: `my/photos`, `$ENLARGER_DATA` and the like.
-
-    Args:
-        folder: Of the page.
-    """
-    photos = [f"{number}.png" for number in range(12)]
-    for name, size in (("photos", (224, 208)), ("hr", (544, 512)), ("real", (208, 176))):
-        make_images(folder / "my" / name, photos, size)
-    make_images(folder / "my", ["photo.png"], (320, 288), seed=1)
-    (folder / "photos").symlink_to(folder / "my" / "photos")
-    data = folder / "my" / "data"
-    make_images(data / "bsds400", [f"{number}.jpg" for number in range(400)], (176, 144))
-    make_images(data / "kodak24", [f"{number}.png" for number in range(4)], (384, 256))
-    make_images(folder / "cars", [f"{number}.png" for number in range(64)], (32, 32))
+def save_data(folder):
+    """Write images: `my/photos`, `$ENLARGER_DATA` and the like."""
+    my = folder / "my"
+    data = my / "data"
+    save_images(my / "photos", 12, 224, 208)
+    save_images(my / "hr", 12, 544, 512)
+    save_images(my / "real", 12, 208, 176)
+    save_images(my / "single", 1, 320, 288, seed=1)
+    (my / "single/0.png").rename(my / "photo.png")
+    (folder / "photos").symlink_to(my / "photos")
+    save_images(data / "bsds400", 400, 176, 144, suffix="jpg")
+    save_images(data / "kodak24", 4, 384, 256)
+    save_images(folder / "cars", 64, 32, 32)
     for name in ("train-automobile", "test-automobile"):
-        make_shards(folder / "cars", data / "cifar10", name)
+        pack_shards(folder / "cars", data / "cifar10", name)
     for name in ("set5", "set14"):
         for scale in (2, 3, 4):
-            for side, size in (("hr", (240, 216)), ("lr", (240 // scale, 216 // scale))):
-                images = [f"img_{number:03}.png" for number in range(1, 6)]
-                make_images(data / name / f"x{scale}" / side, images, size)
+            save_images(data / name / f"x{scale}" / "hr", 5, 240, 216)
+            save_images(data / name / f"x{scale}" / "lr", 5, 240 // scale, 216 // scale)
     (folder / "lists").mkdir()
     (folder / "lists" / "best.txt").write_text("\n".join(str(p) for p in data.glob("bsds400/*")))
 
 
-def make_shards(images: Path, out: Path, name: str) -> None:
-    """Pack images, without a word.
-
-    Args:
-        images: Folder of them.
-        out: Is made.
-        name: Of the shards.
-    """
+def pack_shards(images, out, name):
+    """Pack images, without a word."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         pack.main([str(images), str(out), "--name", name])
 
 
-def make_weights(folder: Path) -> None:
-    """Files of weights that tell nothing: IMDN's x4, TAEF2's, and a network that spandrel reads.
-
-    Args:
-        folder: That holds `my`.
-    """
+def save_weights(folder):
+    """Write random weights: IMDN's x4, TAEF2's, and a network that spandrel reads."""
     weights = folder / "my" / "weights"
     weights.mkdir()
     torch.save(taef2_encoder().state_dict(), weights / "taef2_encoder.pth")
@@ -101,8 +78,8 @@ def make_weights(folder: Path) -> None:
     torch.save({"params": state}, folder / "my" / "4x_network.pth")
 
 
-@cache
-def trained() -> tempfile.TemporaryDirectory[str]:
+@functools.cache
+def trained():
     """A folder with the quickstart's run of two steps, for all pages that begin with one."""
     folder = tempfile.TemporaryDirectory()
     _, fit = command("python", [str(REPO / "main.py"), "fit", "--config", str(REPO / QUICKSTART)])
@@ -110,49 +87,40 @@ def trained() -> tempfile.TemporaryDirectory[str]:
     return folder
 
 
-def runs_before(page: Path) -> set[str]:
-    """Names of runs that a page uses and does not train.
-
-    Args:
-        page: The page.
-    """
-    shown = [block.text for block in blocks(page) if block.how != "test"]
-    text = "\n".join(shown).replace("\\\n", "")
+def runs_before(page):
+    """Names of runs that a page uses and does not train."""
+    text = "".join(block.text for block in blocks(page) if block.how != "test")
+    text = text.replace("\\\n", "")
     names = set(re.findall(r"main\.py export runs/(\w+)", text))
     if re.search(rf"main\.py (?:test|predict) --config {QUICKSTART}(?!.*--run\.name)", text):
         names.add("quickstart")
-    trains = re.search(rf"main\.py fit --config {QUICKSTART}$", text, re.MULTILINE)
-    return names - {"quickstart"} if trains else names
+    if re.search(rf"main\.py fit --config {QUICKSTART}$", text, re.MULTILINE):
+        names.discard("quickstart")
+    return names
 
 
-def make_folder(folder: Path, page: Path) -> None:
-    """A folder in which a page's commands can be typed.
-
-    Args:
-        folder: Empty.
-        page: Whose files lie there.
-    """
+def make_folder(folder, page):
+    """Fill a folder so that a page's commands can be typed in it."""
     for path in REPO.iterdir():
         if path.name not in NOT_SHARED:
             (folder / path.name).symlink_to(path)
     (folder / "enlarger").symlink_to(REPO)  # of `~/enlarger`
-    make_data(folder)
-    make_weights(folder)
-    if "pack my/photos my/shards" not in page.read_text(encoding="utf-8"):
-        make_shards(folder / "my" / "photos", folder / "my" / "shards", "shard")
+    save_data(folder)
+    save_weights(folder)
+    if "pack my/photos my/shards" not in page.read_text():
+        pack_shards(folder / "my" / "photos", folder / "my" / "shards", "shard")
     for name in runs_before(page):
         shutil.copytree(Path(trained().name, "runs", "quickstart"), folder / "runs" / name)
     activate = folder / ".venv" / "bin" / "activate"
     activate.parent.mkdir(parents=True)
     activate.touch()
-    for other in [*sorted((REPO / "docs" / "plugins").glob("*.md")), page]:
-        for name, text in files(other).items():
+    for shown in [*sorted((REPO / "docs" / "plugins").glob("*.md")), page]:
+        for name, text in files(shown).items():
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_text(text)
-    programs = folder / FOLDER
-    programs.mkdir()
-    stand_in = [sys.executable, str(REPO / "tests" / "docs" / "stand_in.py")]
+    (folder / FOLDER).mkdir()
     for name in PROGRAMS:
-        call = shlex.join([*stand_in, name])
-        (programs / name).write_text(f'#!/usr/bin/env bash\nexec {call} "$@"\n')
-        (programs / name).chmod(0o755)
+        call = shlex.join([sys.executable, str(REPO / "tests" / "docs" / "stand_in.py"), name])
+        program = folder / FOLDER / name
+        program.write_text(f'#!/usr/bin/env bash\nexec {call} "$@"\n')
+        program.chmod(0o755)

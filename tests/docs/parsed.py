@@ -4,8 +4,6 @@ Each in a process of its own, which has imported torch and Lightning already: th
 all the rest.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import io
@@ -13,25 +11,18 @@ import multiprocessing
 import os
 import runpy
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from multiprocessing.connection import Connection
-from pathlib import Path
-from typing import Any
 
 import main
 from commands.names import TOOLS
 from tests.docs.stand_in import asks
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(
-    [
-        *("commands.cli", "callbacks.metrics.pixels", "torch.distributed.run"),
-        *("benchmarks.photographs.page", "benchmarks.speed.invsr"),  # each a second
-    ]
-)
+PRELOADED = ["commands.cli", "callbacks.metrics.pixels", "torch.distributed.run"]
+PRELOADED += ["benchmarks.photographs.page", "benchmarks.speed.invsr"]  # each a second
+PROCESSES.set_forkserver_preload(PRELOADED)
 
 
-def parsed(words: Sequence[str], folder: Path, environment: Mapping[str, str]) -> str:
+def parsed(words, folder, environment):
     """`ok`, or what is wrong with a command.
 
     Args:
@@ -45,30 +36,34 @@ def parsed(words: Sequence[str], folder: Path, environment: Mapping[str, str]) -
     process.start()
     sends.close()
     try:
-        return str(receives.recv())
+        return receives.recv()
     except EOFError:
         return "its process ended without a word"
     finally:
         process.join()
 
 
-def _child(sends: Connection, words: list[str], folder: str, environment: dict[str, str]) -> None:
+def _child(sends, words, folder, environment):
     os.chdir(folder)
     os.environ.update(environment)
     said = io.StringIO()
-    failed: object = None
+    status = None
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
         try:
             _parse(words)
         except SystemExit as end:
-            failed = end.code
+            status = end.code
         except Exception as error:
-            failed = repr(error)
-    last = (said.getvalue().strip().splitlines() or ["it said nothing"])[-1]
-    sends.send("ok" if not failed else failed if isinstance(failed, str) else last)
+            status = repr(error)
+    if not status:
+        sends.send("ok")
+    elif isinstance(status, str):
+        sends.send(status)
+    else:
+        sends.send((said.getvalue().strip().splitlines() or ["it said nothing"])[-1])
 
 
-def _parse(words: list[str]) -> None:
+def _parse(words):
     if words[0] == "torchrun":
         from torch.distributed.run import get_args_parser
 
@@ -88,7 +83,7 @@ def _parse(words: list[str]) -> None:
         main.main([*words[1:], "--print_config"])
 
 
-def only_parse(patch: Callable[[object, str, object], None] = setattr) -> None:
+def only_parse(patch=setattr):
     """Let argparse end the program where all is well, as it does where something is not.
 
     Args:
@@ -96,7 +91,7 @@ def only_parse(patch: Callable[[object, str, object], None] = setattr) -> None:
     """
     parse = argparse.ArgumentParser.parse_known_args
 
-    def parse_known_args(self: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> Any:
+    def parse_known_args(self, *args, **kwargs):
         options, unknown = parse(self, *args, **kwargs)
         if unknown:
             return options, unknown  # the program refuses them in its own words

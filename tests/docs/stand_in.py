@@ -6,42 +6,35 @@ only, which the caller does (tests/docs/parsed.py). Appends a line of JSON to th
 ``DOCS_LOG`` names.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Sequence
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[2]
 FOLDER = ".programs"  # where the stand-ins lie, first in PATH
 ELSEWHERE = ("torchrun", "srun", "sbatch")  # start processes that are not on this machine
 PROGRAMS = ("python", *ELSEWHERE, "make", "pip", "pytest", "tensorboard", "hf", "ffmpeg", "docker")
-CPU = ("--trainer.accelerator", "cpu", "--trainer.devices", "1")
 # Typed before --config, which may say 0 where nothing can be validated.
-VALIDATED = ("--trainer.limit_val_batches", "1")
-STEPS = (
-    *("--trainer.max_steps", "2", "--trainer.val_check_interval", "2"),
-    *("--trainer.num_sanity_val_steps", "0"),
-    *("--data.init_args.batch_size", "4", "--data.init_args.streams", "4"),
-    *("--data.init_args.workers", "0"),
-)
+VALIDATED = "--trainer.limit_val_batches 1"
+CPU = "--trainer.accelerator cpu --trainer.devices 1"
+STEPS = f"""{CPU} --trainer.max_steps 2 --trainer.val_check_interval 2
+    --trainer.num_sanity_val_steps 0 --data.init_args.batch_size 4 --data.init_args.streams 4
+    --data.init_args.workers 0"""
 MADE_SMALL = {
-    "fit": (*CPU, *STEPS),
-    "check": (*CPU, *STEPS),
-    "encode": (*CPU, "--encode.crops_per_image", "1"),
+    "fit": STEPS,
+    "check": STEPS,
+    "encode": f"{CPU} --encode.crops_per_image 1",
     "validate": CPU,
-    "test": (*CPU, "--trainer.limit_test_batches", "1"),
-    "predict": (*CPU, "--data.init_args.workers", "0", "--trainer.limit_predict_batches", "2"),
-    "export": (),
+    "test": f"{CPU} --trainer.limit_test_batches 1",
+    "predict": f"{CPU} --data.init_args.workers 0 --trainer.limit_predict_batches 2",
 }
 
 
-def parsed_words(program: str, args: Sequence[str]) -> list[str]:
+def parsed_words(program, args):
     """The words of a command that can be parsed without running it, or none.
 
     Args:
@@ -66,7 +59,7 @@ def parsed_words(program: str, args: Sequence[str]) -> list[str]:
     return list(args) if program == "python" and args[0] == "-m" else []
 
 
-def command(program: str, args: Sequence[str], parse: bool = False) -> tuple[str, list[str]]:
+def command(program, args, parse=False):
     """How a command is checked, and what is run for it: nothing where it is to be parsed.
 
     Args:
@@ -86,14 +79,15 @@ def command(program: str, args: Sequence[str], parse: bool = False) -> tuple[str
             return "parsed", []
         return _run_small(list(args))
     if program == "python" and parse:
-        text = args[1] if args[0] == "-c" else Path(args[0]).read_text(encoding="utf-8")
+        text = args[1] if args[0] == "-c" else Path(args[0]).read_text()
         return "compiled", [here, "-c", "import ast, sys; ast.parse(sys.argv[1])", text]
     if program == "python":
         return "run", [here, *args]
     if program == "make":
         return "make -n", ["make", "-C", str(REPO), "-n", *args]
     if program == "pip":
-        return "extras are there", [here, "-c", "", *_known_extras(args)]
+        _refuse_unknown_extras(args)
+        return "extras are there", [here, "-c", ""]
     if program == "pytest":
         return "collected", [here, "-m", "pytest", "--collect-only", "-q", *args]
     if program == "hf":
@@ -105,51 +99,47 @@ def command(program: str, args: Sequence[str], parse: bool = False) -> tuple[str
     raise ValueError(f"{program} {' '.join(args)} is nothing that could be checked")
 
 
-def asks(args: Sequence[str]) -> bool:
+def asks(args):
     """Whether a command only asks for help, or for its configuration."""
     return any(word.endswith((".help", "--help", "--print_config")) for word in args)
 
 
-def _run_small(args: list[str]) -> tuple[str, list[str]]:
-    verb = next((word for word in args[1:] if word in MADE_SMALL), "")
-    if asks(args) or args[0] == "-m" or args[1:] == ["check"] or not MADE_SMALL.get(verb):
+def _run_small(args):
+    verb = next((word for word in args[1:] if word in MADE_SMALL), None)
+    if verb is None or asks(args) or args[0] == "-m" or args[1:] == ["check"]:
         return "run", [sys.executable, *args]
     after = args.index(verb) + 1
-    words = [*args[:after], *VALIDATED, *args[after:], *MADE_SMALL[verb]]
+    words = [*args[:after], *VALIDATED.split(), *args[after:], *MADE_SMALL[verb].split()]
     return "run small", [sys.executable, *words]
 
 
-def _known_extras(args: Sequence[str]) -> list[str]:
-    there = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    named = {e for word in args for part in re.findall(r"\[(.+)\]", word) for e in part.split(",")}
-    if named - set(there):
-        raise ValueError(f"there is no extra {', '.join(sorted(named - set(there)))}")
-    return []
+def _refuse_unknown_extras(args):
+    project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
+    for word in args:
+        for extras in re.findall(r"\[(.+)\]", word):
+            for extra in extras.split(","):
+                if extra not in project["optional-dependencies"]:
+                    raise ValueError(f"there is no extra {extra}")
 
 
-def main(args: Sequence[str]) -> int:
-    """Check one command, and note it.
-
-    Args:
-        args: The program and its arguments.
-
-    Returns:
-        The status of what was run.
-    """
-    how, run = command(args[0], args[1:], os.environ.get("DOCS_CHECK") == "parse")
+def main(program, *args):
+    """Check one command, and note it; return the status of what was run."""
+    how, words = command(program, args, os.environ.get("DOCS_CHECK") == "parse")
     # What runs finds the programs themselves: `make` by the name of its stand-in would not end.
     places = [p for p in os.environ["PATH"].split(os.pathsep) if Path(p).name != FOLDER]
-    there = {**os.environ, "PATH": os.pathsep.join(places)}
-    status = subprocess.run(run, check=False, env=there).returncode if run else 0
-    set_here = {k: v for k, v in os.environ.items() if k.startswith("ENLARGER_")}
+    environment = {**os.environ, "PATH": os.pathsep.join(places)}
+    status = subprocess.run(words, env=environment).returncode if words else 0
     entry = {
-        **{"command": list(args), "how": how, "status": status},
-        **{"words": parsed_words(args[0], args[1:]), "set": set_here},
+        "command": [program, *args],
+        "how": how,
+        "status": status,
+        "words": parsed_words(program, args),
+        "set": {name: v for name, v in os.environ.items() if name.startswith("ENLARGER_")},
     }
-    with Path(os.environ["DOCS_LOG"]).open("a", encoding="utf-8") as log:
+    with Path(os.environ["DOCS_LOG"]).open("a") as log:
         log.write(json.dumps(entry) + "\n")
     return status
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    raise SystemExit(main(*sys.argv[1:]))

@@ -1,0 +1,281 @@
+"""Layers of configuration, what is saved of them, listings and short help."""
+
+import datetime
+import enum
+import inspect
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch import Callback
+
+import main
+from commands.arguments import listing
+from commands.arguments.help import SHOWN, short_help
+from commands.arguments.saved_config import as_yaml
+from commands.interface.named import DEFAULT, expand_model_option, released
+from commands.names import TOOLS
+from datamodules.base import SRDataModule
+from files.yaml import plain_yaml
+from lightning_modules.base import ImageModel
+from tests.conftest import REPO, words_of
+from tests.quick import quick
+
+# ----------------------------------------------------------------- what a later layer changes
+
+
+@pytest.fixture
+def printed(tiny, enlarger, capsys):
+    """Return the configuration of tiny.yaml and what is typed after it."""
+
+    def run(*typed):
+        capsys.readouterr()
+        with pytest.raises(SystemExit):
+            enlarger("fit --config tiny.yaml", *words_of(*typed), "--print_config")
+        return yaml.safe_load(capsys.readouterr().out)
+
+    return run
+
+
+def test_a_file_of_data_replaces_all_earlier_data(printed):
+    data = {"class_path": "datamodules.SRDataModule", "init_args": {"scale": 2, "val": None}}
+    Path("data.yaml").write_text(yaml.safe_dump(data))
+    arguments = printed("--data data.yaml")["data"]["init_args"]
+    assert arguments["train"] is None
+    assert arguments["test"] is None
+    assert arguments["batch_size"] == 16
+
+
+def test_a_typed_key_changes_that_key(printed):
+    config = printed("--data.init_args.val.photos.init_args.root b")
+    source = config["data"]["init_args"]["val"]["photos"]["init_args"]
+    assert source["root"] == "b"
+    assert source["files"] == ["1.png", "2.png"]
+
+
+@pytest.mark.parametrize("key", ["data.crops", "data.init_args.crops"])
+def test_a_group_keeps_its_other_keys(printed, key):
+    Path("more.yaml").write_text("data: {init_args: {crops: {per_image: 3}}}")
+    config = printed(f"--config more.yaml --{key} '{{flips: false}}' --{key} '{{small: skip}}'")
+    crops = config["data"]["init_args"]["crops"]
+    assert crops["per_image"] == 3
+    assert crops["flips"] is False
+    assert crops["small"] == "skip"
+
+
+@pytest.mark.parametrize(
+    ("typed", "name"),
+    [
+        ("predict --data.predict x", DEFAULT),
+        ("predict --model imdn-x2 --data.predict x", "imdn-x2"),
+        ("predict --model=realesrgan-x4 --data.predict x", "realesrgan-x4"),
+        ("predict --config a.yaml --data.predict x", None),
+        ("predict --model my.Class --data.predict x", None),
+        ("predict --model.class_path my.Class --data.predict x", None),
+        ("predict", None),
+        ("fit --model my.Class", None),
+    ],
+)
+def test_predict_takes_a_released_model_by_name_or_by_default(typed, name):
+    words = expand_model_option(typed.split())
+    if name is None:
+        assert words == typed.split()
+    else:
+        model, scale, *_ = released()[name]
+        assert json.loads(words[words.index("--model") + 1]) == model
+        assert words[words.index("--data.init_args.scale") + 1] == str(scale)
+
+
+# ------------------------------------------------------- config.yaml of a run reproduces the run
+
+
+class Word(enum.StrEnum):
+    """An enum that is also text, as Lightning's."""
+
+    STEP = "step"
+
+
+class Mode(enum.Enum):
+    FAST = "fast"
+    SLOW = "slow"
+
+
+class Policy:
+    def __init__(self, times: int = 3):
+        self.times = times
+
+
+@dataclass
+class Options:
+    count: int = 1
+
+
+POLICY = Policy()
+ONES = torch.ones(2)
+LAMBDA = lambda x: x  # noqa: E731
+
+
+class Odd(Callback):
+    """Arguments with defaults of many types."""
+
+    made: list[dict[str, Any]] = []  # noqa: RUF012  (read by the tests)
+
+    def __init__(
+        self,
+        device: torch.device = torch.device("cpu"),  # noqa: B008
+        path: Path = Path("a b"),
+        wait: datetime.timedelta = datetime.timedelta(minutes=3),
+        anonymous: Callable[[float], float] = LAMBDA,
+        function: Callable[[float], float] = math.sin,
+        policy: Policy = POLICY,
+        word: str = Word.STEP,
+        mode: Mode = Mode.SLOW,
+        options: Options = Options(2),  # noqa: B008
+        number_as_text: str = "1e-4",
+        infinite: float = math.inf,
+        text: str = "Ünïcode ✓\n #2: ~",
+        variable: str = "$HOME/x",
+        layer: Any = torch.nn.ReLU,
+        tensor: Any = ONES,
+        untyped=POLICY,
+        paths: Path | list[Path] | None = None,
+        hours: datetime.timedelta | dict[str, int] | None = None,
+    ):
+        arguments = dict(locals())
+        del arguments["self"]
+        Odd.made.append(arguments)
+
+
+GIVEN = f"""
+class_path: {__name__}.Odd
+init_args:
+  policy: {{class_path: {__name__}.Policy, init_args: {{times: 9}}}}
+  wait: '0:10:00'
+  mode: FAST
+  function: math.cos
+  options: {{count: 7}}
+  number_as_text: '1e5'
+  infinite: -.inf
+  paths: [a, b]
+  hours: {{hours: 1}}
+"""
+LIGHTNING = "lightning.pytorch.callbacks"
+TIMER = f"{{class_path: {LIGHTNING}.Timer, init_args: {{duration: '00:01:00:00'}}}}"
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory, photo_folder):
+    """The configurations of a run with odd callbacks and of its repetition from the file."""
+    folder = tmp_path_factory.mktemp("again")
+    text = (REPO / "tests" / "tiny.yaml").read_text().replace("PHOTOS", str(photo_folder))
+    (folder / "tiny.yaml").write_text(text)
+    fit = "fit --config tiny.yaml --data.val null --trainer.max_steps 1 --run.name first"
+    Odd.made.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        callbacks = [TIMER, f"{LIGHTNING}.LambdaCallback", f"{__name__}.Odd", GIVEN]
+        added = [word for callback in callbacks for word in ("--trainer.callbacks+", callback)]
+        main.main([*words_of(fit), *added, "--trainer.max_time", "{hours: 1, minutes: 30}"])
+        main.main(words_of("fit --config runs/first/config.yaml --run.name second"))
+    files = [folder / f"runs/{name}/config.yaml" for name in ("first", "second")]
+    return [plain_yaml(file.read_text()) for file in files]
+
+
+def test_a_saved_configuration_is_read_as_it_was(saved):
+    first, second = saved
+    assert first["run"].pop("name") == "first"
+    assert second["run"].pop("name") == "second"
+    assert first == second
+    assert first["trainer"]["max_time"] == {"hours": 1, "minutes": 30}
+    assert "serialize" not in str(first)
+
+
+def test_defaults_of_any_type_come_back(saved):
+    first, _, second, _ = Odd.made
+    for name in first.keys() - {"tensor"}:
+        assert first[name] == second[name], name
+    for name in ("policy", "anonymous", "tensor", "layer", "untyped"):
+        assert first[name] is second[name], name
+    arguments = saved[0]["trainer"]["callbacks"][-2]["init_args"]
+    assert arguments["number_as_text"] == "1e-4"
+    assert arguments["variable"] == "$HOME/x"
+    assert not {"device", "policy", "anonymous", "tensor", "layer"} & arguments.keys()
+
+
+def test_values_of_any_type_come_back(saved):
+    for arguments in Odd.made[1::2]:
+        assert arguments["policy"].times == 9
+        assert arguments["wait"] == datetime.timedelta(minutes=10)
+        assert arguments["mode"] == Mode.FAST
+        assert arguments["function"] == math.cos
+        assert arguments["options"] == Options(7)
+        assert arguments["number_as_text"] == "1e5"
+        assert arguments["infinite"] == -math.inf
+        assert arguments["paths"] == [Path("a"), Path("b")]
+        assert arguments["hours"] == {"hours": 1}
+
+
+TEXTS = ["1e4", "1.5e3", ".5e+1", "1:30.5", "0o17", "yes", "~", "", "2030-01-01", "a\n b", "#"]
+NUMBERS = [1e-4, 1e22, math.inf, -math.inf, 0, -3, 2.0, True, None]
+
+
+@pytest.mark.parametrize("value", [*TEXTS, *NUMBERS])
+def test_text_stays_text_and_numbers_stay_numbers(value):
+    content = {"key": value, str(value): [value]}
+    again = plain_yaml(as_yaml(content))
+    assert again == content
+    assert type(again["key"]) is type(value)
+
+
+def test_a_users_config_in_the_place_of_a_run_is_not_replaced(tiny, refusal):
+    Path("mine").mkdir()
+    text = Path("tiny.yaml").read_text()
+    Path("mine/config.yaml").write_text(text)
+    sentence = refusal("fit --config mine/config.yaml --run.root . --run.name mine")
+    assert "config.yaml was not written by fit" in sentence
+    assert Path("mine/config.yaml").read_text() == text
+
+
+# -------------------------------------------------------------------------------- help and listing
+
+
+@pytest.mark.parametrize("command", quick(SHOWN, "fit", "predict", "export"))
+def test_the_short_help_names_options_that_exist(tiny, configured, command):
+    keys = [key for key in SHOWN[command] if key not in ("RUN", "debug", "print_config")]
+    config = configured(f"{command} --config tiny.yaml")
+    classes = {
+        "data": inspect.signature(SRDataModule).parameters,
+        "model": inspect.signature(ImageModel).parameters,
+    }
+    assert 4 < len(keys) < 30
+    for key in keys:
+        group, _, name = key.partition(".")
+        if name and group in classes:
+            assert name.partition(".")[0] in classes[group], key
+        else:
+            assert key in config, key
+        assert f"--{key} " in short_help(command)
+
+
+@pytest.mark.parametrize("name", sorted(TOOLS.keys() - {"list"}))
+def test_a_tool_has_help(name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main.main([name, "--help"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: main.py {name} ")
+
+
+def test_each_public_name_is_listed_once():
+    kinds = ("methods", "networks", "parts", "losses", "degradations", "datasets", "metrics")
+    listed = [entry.name for kind in kinds for entry in listing.entries(kind)]
+    classes = [name for name in listed if not name.endswith(".yaml")]
+    exported = [f"{room}.{name}" for room in listing.ROOMS for name in import_module(room).__all__]
+    exported.remove("datamodules.UnreadableImage")  # of files/, passed on
+    assert sorted(classes) == sorted(exported)

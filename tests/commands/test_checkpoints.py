@@ -1,0 +1,444 @@
+"""Checkpoints: their content, which are kept and which is best, damage, kills and full disks."""
+
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import time
+import uuid
+from contextlib import suppress
+from fnmatch import fnmatch
+from pathlib import Path
+from unittest.mock import Mock
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback
+
+from callbacks import PSNR
+from commands.errors import ConfigurationError
+from commands.run.checkpoints import Checkpoints
+from commands.run.files import (
+    checksum_of,
+    file_hash,
+    fingerprint,
+    is_whole,
+    list_checkpoints,
+    newest_whole,
+    write_whole,
+)
+from files import owned
+from files.owned import hidden
+from lightning_modules.networks.edsr import EDSR
+from tests.commands.test_resume import assert_same, newest
+
+FIT = "fit --config tiny.yaml"
+FOLDER = Path("runs/tiny/checkpoints")
+
+
+def steps():
+    """The steps of the run's checkpoints, newest first."""
+    return [int(path.stem.removeprefix("step-")) for path in list_checkpoints(FOLDER)]
+
+
+def name_of(step):
+    return f"step-{step:09d}.ckpt"
+
+
+def ranking():
+    return json.loads((FOLDER / "best.json").read_text())
+
+
+def damage(path):
+    """Flip one bit in the middle, as a bad disk does."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def messages(caplog, level="ERROR"):
+    return [record.getMessage() for record in caplog.records if record.levelname == level]
+
+
+# -------------------------------------------------------------------------------------- its content
+
+
+def test_a_checkpoint_holds_what_the_design_lists_and_nothing_else(trained):
+    checkpoint = newest("tiny")  # with weights_only=True
+    network = EDSR(2, blocks=1, channels=8, global_skip=True)
+    assert set(checkpoint) == {
+        "state_dict",
+        "callbacks",
+        "optimizer_states",
+        "lr_schedulers",
+        "loops",
+        "epoch",
+        "global_step",
+        "pytorch-lightning_version",
+        "model",
+        "SRDataModule",
+        "frozen",
+        "trained_with",
+    }
+    assert checkpoint["frozen"] == {}
+    assert checkpoint["trained_with"] == {"network": {"res_scale": 1.0, "global_skip": True}}
+    assert set(checkpoint["state_dict"]) == {f"network.{name}" for name in network.state_dict()}
+    assert set(checkpoint["callbacks"]) == {"EMA"}
+    averaged = {f"network.{name}" for name, _ in network.named_parameters()}
+    assert set(checkpoint["callbacks"]["EMA"]["weights"]) == averaged
+    assert checkpoint["global_step"] == 12
+    assert checkpoint["model"] == "lightning_modules.Regression"
+
+
+class Own(Callback):
+    """Freezes the first layer, and keeps a number of NumPy's; or an array, which is refused."""
+
+    def __init__(self, array: bool = False):
+        self.best = np.zeros(2) if array else np.float64(2)
+
+    def setup(self, trainer, pl_module, stage):
+        pl_module.network.head.requires_grad_(False)
+
+    def state_dict(self):
+        return {"best": self.best}
+
+
+def head():
+    weights = newest("tiny")["state_dict"]
+    return next(value for name, value in weights.items() if "head" in name)
+
+
+def test_a_frozen_layer_and_numpys_numbers_come_back(tiny, enlarger):
+    command = f"{FIT} --trainer.callbacks+ {__name__}.Own --trainer.max_steps"
+    enlarger(f"{command} 2")
+    before = head()
+    enlarger(f"{command} 3")
+    assert newest("tiny")["callbacks"]["Own"] == {"best": 2}
+    assert torch.equal(head(), before)
+
+
+def test_a_checkpoint_that_no_start_could_read_is_refused(tiny, refusal):
+    own = f"--trainer.callbacks+ {__name__}.Own --trainer.callbacks.array true"
+    assert "numpy" in refusal(f"{FIT} --trainer.max_steps 2 {own}")
+    assert steps() == []
+
+
+def test_a_checkpoint_of_an_earlier_version_from_within_a_validation_is_refused():
+    with pytest.raises(ConfigurationError, match="resumes from the one before"):
+        Checkpoints().load_state_dict({"validation_due": True})
+
+
+# -------------------------------------------------------------------------- which are kept and best
+
+
+def test_the_last_two_and_the_best_are_kept(trained):
+    (best,) = ranking()["best"]
+    expected = {name_of(12), name_of(10), best}
+    files = {path.name for path in FOLDER.iterdir()}
+    assert files == {"best.json", *expected, *(f"{name}.sha256" for name in expected)}
+    assert all(is_whole(path) for path in list_checkpoints(FOLDER))
+
+
+def test_checkpoints_of_other_runs_stay(trained, enlarger):
+    """Copies in the folder, with or without checksums: only the run's own are pruned."""
+    copies = [FOLDER / name_of(step) for step in (1, 2, 3)]
+    for path in copies:
+        shutil.copy(FOLDER / name_of(12), path)
+    shutil.copy(checksum_of(FOLDER / name_of(12)), checksum_of(copies[0]))
+    (FOLDER / name_of(99)).write_bytes(b"of another run, and cut off")
+
+    enlarger(f"{FIT} --trainer.max_steps 16 --checkpoint.every_n_steps 1 --run.change true")
+
+    assert all(path.exists() for path in [*copies, checksum_of(copies[0])])
+    left = set(steps()) - {1, 2, 3}
+    assert {99, 16, 15} <= left
+    assert len(left) <= 4  # the best one is among them
+    assert ranking()["written"] == sorted(name_of(step) for step in left - {99})
+
+
+MEASURED = """--trainer.max_steps 4 --trainer.val_check_interval 1 --trainer.callbacks+
+    '{"class_path": "callbacks.SWD", "init_args": {"levels": 1}}'"""
+
+
+@pytest.mark.parametrize(("monitor", "choose"), [("val/swd", min), ("val/psnr", max)])
+def test_the_best_is_by_the_direction_of_the_metric(fitted, monitor, choose):
+    fitted(f"{MEASURED} --checkpoint.monitor {monitor} --checkpoint.keep_last 4")
+    values = {name: score["value"] for name, score in ranking()["scores"].items()}
+    assert len(values) == 4
+    assert ranking()["mode"] == choose.__name__
+    assert ranking()["best"] == [choose(values, key=values.get)]
+
+
+class Score(Callback):
+    """Log a value of unknown direction: 1, 9, 0, 8."""
+
+    def on_validation_epoch_end(self, trainer, pl_module):
+        if not trainer.sanity_checking:
+            pl_module.log("val/score", float([1, 9, 0, 8][trainer.global_step - 1]))
+
+
+def test_a_value_of_unknown_direction_is_ranked_by_the_given_mode(tiny, enlarger, caplog):
+    score = f"--trainer.callbacks+ {__name__}.Score --checkpoint.monitor val/score"
+    enlarger(f"{FIT} {MEASURED} {score}")
+    assert ranking()["best"] == [name_of(2)]
+    assert caplog.text.count("set checkpoint.mode to max or min") == 1
+    caplog.clear()
+    enlarger(f"{FIT} {MEASURED} {score} --checkpoint.mode min --run.overwrite true")
+    assert ranking()["best"] == [name_of(3)]
+    assert "set checkpoint.mode" not in caplog.text
+
+
+def test_a_gan_is_used_with_its_last_weights_unless_told(tiny, enlarger):
+    patch_gan = """'{"class_path": "lightning_modules.PatchGAN",
+        "init_args": {"width": 4, "layers": 1}}'"""
+    gan = f"--model lightning_modules.RealESRGAN --model.discriminator {patch_gan}"
+    counts = {"": 0, "--checkpoint.monitor val/swd": 1, "--checkpoint.keep_best 1": 1}
+    for options, count in counts.items():
+        enlarger(f"{FIT} {MEASURED} {gan} {options} --run.overwrite true")
+        assert len(ranking()["best"]) == count
+
+
+def test_a_run_that_keeps_no_best_forgets_an_earlier_one(trained, enlarger):
+    assert ranking()["best"]
+    other = "--checkpoint.keep_best 0 --tiling.size 8 --run.change true"
+    enlarger(f"{FIT} {other} --trainer.max_steps 15")
+    assert ranking()["best"] == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "--data.val.photos.files [1.png]",
+        "--data.degradation_seed 1",
+        "--tiling.size 8",
+        "--trainer.limit_val_batches 1",
+        "--trainer.callbacks '[{class_path: callbacks.PSNR, init_args: {border: 0}}]'",
+    ],
+)
+def test_scores_of_another_validation_are_not_compared(trained, enlarger, caplog, change):
+    before = ranking()
+    (old,) = before["best"]
+
+    enlarger(f"{FIT} {change} --run.change true --trainer.max_steps 16")
+
+    assert "best.json has scores of other images, settings or metrics" in caplog.text
+    new, kept = ranking()["best"]
+    assert kept == old
+    assert ranking()["scores"][old] == before["scores"][old]
+    assert ranking()["scores"][new]["measured"] != before["scores"][old]["measured"]
+    assert (FOLDER / old).exists()
+    caplog.clear()
+    enlarger(f"{FIT} {change} --trainer.max_steps 21")
+    assert "best.json" not in caplog.text
+
+
+def test_a_validation_within_an_accumulation_is_not_ranked(tiny, enlarger, caplog):
+    """The 5 batches of an epoch make 2 steps, of 3 and 2 batches."""
+    every = "--trainer.val_check_interval 2 --trainer.check_val_every_n_epoch null"
+    keep = "--checkpoint.keep_best 20 --checkpoint.every_n_steps 0"
+    steps = "--trainer.accumulate_grad_batches 3 --trainer.max_steps 6"
+    enlarger(f"{FIT} {every} {keep} {steps}")
+    # After batches 2, 4, ... 14 of the run; a step ends with batches 3, 5, 8, 10, 13 and 15.
+    assert set(ranking()["scores"]) == {name_of(3), name_of(4)}
+    assert caplog.text.count("set trainer.val_check_interval to a multiple") == 5
+
+
+def test_a_time_limit_waits_for_the_end_of_the_accumulation(tiny, enlarger, monkeypatch):
+    validated = Mock()
+    monkeypatch.setattr(PSNR, "on_validation_epoch_end", validated)
+    time = "--trainer.accumulate_grad_batches 3 --trainer.max_time '{microseconds: 1}'"
+    enlarger(f"{FIT} {time} --trainer.num_sanity_val_steps 0")
+    assert (FOLDER / name_of(1)).is_file()
+    assert validated.call_count == 1
+
+
+# ------------------------------------------------------------------------------- damage and kills
+
+
+@pytest.mark.parametrize("how", ["bit", "no checksum"])
+def test_a_damaged_newest_one_falls_back_to_the_one_before(trained, fitted, enlarger, caplog, how):
+    path = FOLDER / name_of(12)
+    if how == "bit":
+        damage(path)
+    else:
+        checksum_of(path).unlink()
+    caplog.clear()
+
+    enlarger(FIT)
+
+    (loud,) = messages(caplog)
+    assert f"DAMAGED CHECKPOINT: {path}" in loud
+    assert name_of(10) in caplog.text
+    assert is_whole(path)  # the run wrote it again
+    fitted(name="whole")
+    assert_same("tiny", "whole")
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_is_not_resumed(trained, refusal):
+    for path in list_checkpoints(FOLDER):
+        damage(path)
+    sentence = refusal(FIT)
+    assert "all checkpoints in runs/tiny/checkpoints are damaged" in sentence
+    assert "--run.overwrite true" in sentence
+    assert "needs trained weights" in refusal("test --config tiny.yaml")
+
+
+def test_instead_of_a_damaged_best_one_the_newest_is_tested(trained, enlarger, caplog):
+    damage(FOLDER / ranking()["best"][0])
+    enlarger("test --config tiny.yaml")
+    assert "DAMAGED CHECKPOINT: the best one" in caplog.text
+    assert "test uses the newest of the run" in caplog.text
+    assert name_of(12) in (trained / "results.json").read_text()
+
+
+def test_what_a_killed_run_left_half_written_is_removed(trained, enlarger, caplog):
+    left = [
+        hidden(FOLDER / name_of(13)),
+        hidden(FOLDER / name_of(1)),
+        FOLDER / f".{uuid.uuid4().hex}.tmp",
+    ]
+    for path in left:
+        path.write_bytes(b"half")
+    (FOLDER / f"{name_of(99)}.sha256").write_text(f"0  {name_of(99)}\n")
+    (FOLDER / "step-x.ckpt").write_text("not ours")
+    (FOLDER / ".notes.tmp").write_text("not ours")
+
+    enlarger(f"{FIT} --trainer.max_steps 13")
+
+    assert steps()[0] == 13
+    assert "DAMAGED" not in caplog.text
+    assert not any(path.exists() for path in left)
+    assert (FOLDER / ".notes.tmp").exists()
+
+
+FORK = multiprocessing.get_context("fork")  # without the seconds of an import
+
+
+def content_of(step):
+    return step.to_bytes(8, "little") * 40000
+
+
+def write_steps(folder, first, report):
+    for step in range(first, first + 100000):
+        write_whole(folder / name_of(step), lambda file, s=step: file.write(content_of(s)))
+        report.send(step)
+
+
+def test_a_process_killed_while_writing_leaves_the_newest_complete_one(tmp_path):
+    chance = random.Random(3)
+    first = 0
+    for _ in range(12):
+        reports, report = FORK.Pipe(duplex=False)
+        process = FORK.Process(target=write_steps, args=(tmp_path, first, report))
+        process.start()
+        report.close()
+        last = reports.recv()
+        time.sleep(chance.uniform(0.0, 0.02))
+        process.kill()
+        process.join()
+        with suppress(EOFError):
+            while True:
+                last = reports.recv()
+
+        path = newest_whole(tmp_path)
+
+        step = int(path.stem.removeprefix("step-"))
+        assert step in (last, last + 1)  # killed after the rename, before it was reported
+        assert path.read_bytes() == content_of(step)
+        assert path == list_checkpoints(tmp_path)[0]  # a named file is always complete
+        first = step + 1
+
+
+def test_killed_while_a_checkpoint_is_replaced(tmp_path, monkeypatch):
+    path = tmp_path / name_of(1)
+    write_whole(path, lambda file: file.write(b"old") and None)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", Mock(side_effect=OSError("killed")))
+        with pytest.raises(OSError, match="killed"):
+            write_whole(path, lambda file: file.write(b"new") and None)
+    assert is_whole(path)
+    assert fingerprint(path) == file_hash(path)
+    write_whole(path, lambda file: file.write(b"newest") and None)
+    assert checksum_of(path).read_text() == f"{file_hash(path)}  {path.name}\n"
+
+
+# ------------------------------------------------------------------------------------- a full disk
+
+FULL = Path("/dev/full")  # every write to it fails as on a full disk
+needs_full = pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
+
+
+@pytest.fixture
+def fill(monkeypatch):
+    """Fill the disk for one file of the checkpoints' folder; the failure frees it."""
+    begun = owned._open_temporary
+
+    def fill_for(pattern):
+        def begun_on_full_disk(path):
+            file = begun(path)
+            if not fnmatch(path.name, pattern):
+                return file
+            file.close()
+            Path(file.name).unlink()
+            Path(file.name).symlink_to(FULL)
+            monkeypatch.setattr(owned, "_open_temporary", begun)
+            return open(file.name, "wb")
+
+        monkeypatch.setattr(owned, "_open_temporary", begun_on_full_disk)
+
+    return fill_for
+
+
+def contents():
+    """All files of the folder and what they hold; of a link nothing, as /dev/full never ends."""
+    return {path: b"" if path.is_symlink() else path.read_bytes() for path in FOLDER.iterdir()}
+
+
+class AtStepFive(Callback):
+    """Note the folder's content between the failure and the next checkpoint."""
+
+    contents: dict[Path, bytes] = {}  # noqa: RUF012  (set once, read by the test)
+
+    def on_train_batch_start(self, trainer, *args):
+        if trainer.global_step == 5:  # Checkpoints comes before all other callbacks
+            AtStepFive.contents = contents()
+
+
+@needs_full
+def test_a_full_disk_costs_one_checkpoint(fitted, enlarger, fill, caplog):
+    """The earlier ones are kept, training continues, and the next one is written."""
+    fitted("--trainer.max_steps 4 --checkpoint.every_n_steps 2")
+    before = contents()
+    caplog.clear()
+    fill("step-*.ckpt")
+
+    every = "--checkpoint.every_n_steps 2 --run.change true"
+    enlarger(f"{FIT} --trainer.max_steps 12 {every} --trainer.callbacks+ {__name__}.AtStepFive")
+
+    (loud,) = messages(caplog)
+    assert f"{name_of(5)} could not be written" in loud  # validated at the epoch's end
+    assert f"kept: {name_of(4)}, {name_of(2)}" in loud
+    assert "Training continues" in loud
+    assert AtStepFive.contents == before
+    fitted(name="whole")
+    assert_same("tiny", "whole")
+
+
+@needs_full
+def test_a_full_disk_at_the_end_is_an_error(fitted, refusal, enlarger, fill, caplog):
+    fitted("--trainer.max_steps 4 --checkpoint.every_n_steps 2")
+    before = contents()
+    fill("step-*.ckpt")
+    command = f"{FIT} --data.val null --run.change true --trainer.max_steps 6"
+    caplog.clear()
+
+    sentence = refusal(command)
+
+    assert f"{name_of(6)} could not be written" in sentence
+    assert f"kept: {name_of(4)}" in sentence
+    assert "Training continues" not in caplog.text
+    assert contents() == before
+    enlarger(command)  # there is room again
+    assert steps()[0] == 6

@@ -1,0 +1,310 @@
+"""`enlarger.Enlarger`, `load` and `degrade`: images of each kind, files, and trained weights."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import save_file
+
+import enlarger
+from callbacks.predict.files import Extras, encode
+from commands.run.ranking import best_or_newest
+from degradations.bicubic import resize
+from degradations.tools.configure import degradation_of
+from files.images.decode import read_image
+from lightning_modules import EDSR, Bicubic, Regression, ResShift, RRDBNet, Taef2Space
+from lightning_modules.sampling.tiling import Tiling
+from tests.conftest import REPO
+from tests.datamodules.profiles import rgb_profile
+
+RGB = np.random.default_rng(0).integers(0, 256, (24, 20, 3), dtype=np.uint8)
+GREY = RGB[..., 0]
+EVEN = np.full_like(RGB[..., :1], 99)  # an even alpha, which weights no colours
+HIDING = np.where(RGB[..., :1] < 99, 0, RGB[..., 1:2])  # hidden colours would be spread
+
+
+@pytest.fixture(scope="module")
+def bicubic():
+    return enlarger.Enlarger(Bicubic(2), "cpu")
+
+
+def edsr():
+    return Regression(2, network=EDSR(2, blocks=1, channels=4))
+
+
+# ---------------------------------------------------------------------------------------- images
+
+
+def deep(levels):
+    """8 bits as 16."""
+    return levels.astype(np.uint16) * 257
+
+
+KINDS = {
+    "RGB": Image.fromarray(RGB),
+    "L": Image.fromarray(GREY),
+    "LA": Image.fromarray(np.dstack([GREY, EVEN])),
+    "RGBA": Image.fromarray(np.dstack([RGB, EVEN])),
+    "I;16": Image.fromarray(deep(GREY)),
+    "I;16B": Image.frombytes("I;16B", (20, 24), deep(GREY).astype(">u2").tobytes()),
+    "uint8": RGB,
+    "grey uint8": GREY,
+    "uint16": deep(RGB),
+    "float64": RGB / 255,
+    "grey with alpha uint16": deep(np.dstack([GREY, EVEN])),
+    "alpha uint8": np.dstack([RGB, EVEN]),
+    "tensor": torch.from_numpy(RGB / np.float32(255)).movedim(-1, 0),
+}
+# Half a level of 8 or of 16 bits, and more; of floats their rounding.
+WITHIN = dict.fromkeys(("uint16", "grey with alpha uint16", "I;16", "I;16B"), 1e-4)
+WITHIN |= {"float64": 1e-6, "tensor": 1e-6}
+
+
+def as_floats(image):
+    """(H, W, C) in [0, 1]."""
+    if isinstance(image, torch.Tensor):
+        return image.movedim(0, -1).numpy()
+    array = np.atleast_3d(np.asarray(image))
+    return array if array.dtype.kind == "f" else array / np.iinfo(array.dtype).max
+
+
+def as_batch(image):
+    """(1, C, H, W) in [0, 1]."""
+    return torch.from_numpy(as_floats(image)).movedim(-1, 0)[None].float()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_image_is_enlarged_to_its_own_kind(bicubic, kind):
+    """Of each channel, alpha too, it is the bicubic interpolation."""
+    image = KINDS[kind]
+    sr = bicubic.enlarge(image)
+    expected = resize(as_batch(image), (48, 40)).clamp(0, 1)[0].movedim(0, -1).numpy()
+    assert type(sr) is type(image)
+    if isinstance(image, Image.Image):
+        assert sr.mode == image.mode.replace("16B", "16")
+        assert sr.size == (40, 48)
+    else:
+        assert sr.dtype == image.dtype
+    assert np.abs(as_floats(sr) - expected).max() < WITHIN.get(kind, 4e-3)
+
+
+@pytest.mark.parametrize("outer", [0, 1, 40, 200])
+@pytest.mark.parametrize("kind", ["uint8", "uint16"])
+def test_colours_are_weighted_by_alpha(bicubic, outer, kind):
+    """A red square on green that is hardly visible: bicubic of colours multiplied by alpha."""
+    image = np.full((16, 16, 4), (0, 255, 0, outer), kind)
+    image[4:12, 4:12] = (200, 30, 40, 255)
+    image = image * (np.iinfo(kind).max // 255)
+
+    sr = as_floats(bicubic.enlarge(image))
+
+    rgba = as_batch(image)
+    alpha = resize(rgba[:, 3:], (32, 32), clamp=False)
+    colours = resize(rgba[:, :3] * rgba[:, 3:], (32, 32), clamp=False) / alpha
+    expected = colours.clamp(0, 1)[0].movedim(0, -1).numpy()
+    visible = sr[..., 3] > 0.5
+    np.testing.assert_allclose(sr[..., :3][visible], expected[visible], atol=0.02)
+
+
+def test_alpha_is_enlarged_as_a_grey_image_and_copied_where_it_is_constant():
+    model = enlarger.Enlarger(edsr(), "cpu")
+    image = np.dstack([RGB, GREY]) / np.float32(255)
+    image[:, :12, 3] = 1
+    alpha = model.enlarge(image)[..., 3]
+    as_grey = model.enlarge(image[..., [3, 3, 3]]).mean(2)
+    assert (alpha[:, :20] == 1).all()
+    assert (as_grey[:, :20] != 1).any()
+    np.testing.assert_allclose(alpha[:, 24:], as_grey[:, 24:], atol=1e-6)
+
+
+TRANSPARENT = {
+    "LA": Image.fromarray(np.dstack([GREY, HIDING])),
+    "L": Image.fromarray(GREY),  # with tRNS
+    "P": Image.fromarray(np.dstack([RGB, HIDING])).quantize(16),
+    "RGBA": Image.fromarray(np.dstack([RGB, HIDING])),
+}
+
+
+@pytest.mark.parametrize("kind", TRANSPARENT)
+def test_transparency_is_enlarged_as_by_predict(bicubic, command, tmp_path, kind):
+    options = {"transparency": 7} if kind == "L" else {}
+    TRANSPARENT[kind].save(tmp_path / "a.png", icc_profile=rgb_profile(), **options)
+    model = f"--model {REPO}/configs/model/bicubic.yaml --data datamodules.SRDataModule"
+    places = f"--run.root {tmp_path}/runs --writer.folder {tmp_path}/out"
+    command(f"predict {model} --data.scale 2 {places} --data.predict {tmp_path}/a.png")
+
+    written = Image.open(tmp_path / "out/a.png")
+    sr = bicubic.enlarge(Image.open(tmp_path / "a.png"))
+    assert sr.mode == written.mode
+    assert sr.info["icc_profile"] == written.info["icc_profile"]
+    assert np.array_equal(np.asarray(sr), np.asarray(written))
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (torch.zeros(1, 3, 4, 4), "1x3x4x4 of float32; expected"),
+        (RGB.astype(np.float32), r"lies in \[0, 255\]; expected floats in \[0, 1\]"),
+        (torch.full((3, 4, 4), torch.nan), r"lies in \[nan, nan\]; expected"),
+        (Image.fromarray(GREY.astype(np.int32) * 257), "mode I, whose range is unknown"),
+    ],
+)
+def test_what_is_no_image_is_refused(bicubic, image, message):
+    """Nothing is clipped: of values in [0, 255] hardly any but white would be left."""
+    with pytest.raises(ValueError, match=message):
+        bicubic.enlarge(image)
+    with pytest.raises(ValueError, match=message):
+        enlarger.degrade(image)
+    with pytest.raises(ValueError, match=message):
+        enlarger.measure([image], [image])
+
+
+# ------------------------------------------------------------------------------------------ files
+
+
+@pytest.mark.parametrize(
+    ("levels", "profile"),
+    [(RGB, rgb_profile()), (np.dstack([GREY, RGB[..., 1]]), None), (deep(RGB), rgb_profile())],
+)
+def test_a_file_is_enlarged_as_an_image_with_its_profile(bicubic, tmp_path, levels, profile):
+    source = tmp_path / "photo.png"
+    with source.open("w+b") as file:
+        encode(file, levels, Extras(profile), "png", 0)
+    lost = bicubic.enlarge_file(source, tmp_path / "large.png")
+    written = read_image(tmp_path / "large.png")
+    assert lost == []
+    assert np.array_equal(written.array(), bicubic.enlarge(levels))
+    assert written.icc == profile
+
+
+def test_what_a_file_format_lacks_is_returned(bicubic, tmp_path):
+    source = tmp_path / "photo.png"
+    cv2.imwrite(str(source), deep(np.dstack([RGB, GREY])))
+    lost = bicubic.enlarge_file(source, tmp_path / "large.jpg", side=100)
+    assert lost == ["16 bit", "transparency"]
+    assert Image.open(tmp_path / "large.jpg").size == (83, 100)
+
+
+def test_a_target_that_cannot_be_written_is_refused_before_the_work(bicubic, tmp_path):
+    with pytest.raises(ValueError, match="expected a name in png, jpg, webp, tiff"):
+        bicubic.enlarge_file("photo.png", tmp_path / "large.bmp")
+
+
+# ----------------------------------------------------------------------------------------- degrade
+
+
+def test_degrade_is_the_recipe_of_the_command_line():
+    recipe = degradation_of([REPO / "configs/degradation/bicubic.yaml"], 2)
+    lr = recipe(as_batch(RGB), torch.zeros(1, dtype=torch.int64))
+    expected = (lr * 255).round()[0].movedim(0, -1).byte().numpy()
+    assert np.array_equal(enlarger.degrade(RGB, "bicubic", scale=2), expected)
+    assert np.array_equal(enlarger.degrade(RGB, recipe), expected)
+
+
+# --------------------------------------------------------------------------------- trained weights
+
+
+def loaded(source, **arguments):
+    return enlarger.load(source, device="cpu", **arguments).enlarge(RGB)
+
+
+def test_a_run_its_export_and_their_files_are_loaded_as_predict_does(trained, command):
+    Image.fromarray(RGB).save("photo.png")
+    config = trained / "config.yaml"
+    tiles = "  size: 8\n  overlap: 0\n"
+    config.write_text(config.read_text().replace("  size: auto\n  overlap: null\n", tiles))
+    command(f"predict --config {config} --data.predict photo.png")
+    command(f"export {trained} --export.out shared")
+    command("predict --model shared/model.safetensors --data.predict photo.png")
+    predicted = np.asarray(Image.open(trained / "predict/photo.png"))
+    whole = enlarger.load(trained, device="cpu").enlarge(RGB, tiling=Tiling())
+    checkpoint, _ = best_or_newest(trained / "checkpoints")
+
+    assert np.array_equal(loaded(trained), predicted)
+    assert np.array_equal(loaded("shared"), predicted)
+    assert not np.array_equal(whole, predicted)
+    assert np.array_equal(loaded("shared/model.safetensors"), whole)  # a file has no tiles
+    assert np.array_equal(loaded(checkpoint), whole)
+    assert np.array_equal(np.asarray(Image.open("runs/shared/predict/photo.png")), whole)
+    assert not np.array_equal(loaded(trained, color_fix="adain"), predicted)
+
+
+def test_weights_that_an_argument_names_are_read_once(tmp_path):
+    """Otherwise random weights would be taken, without a word."""
+    trained = edsr()
+    torch.save({"params": trained.network.state_dict()}, tmp_path / "a.pth")
+    network = EDSR(2, blocks=1, channels=4)
+    named = Regression(2, network=network, weights=str(tmp_path / "a.pth"))
+    expected = enlarger.Enlarger(trained, "cpu").enlarge(RGB)
+    assert np.array_equal(enlarger.Enlarger(named, "cpu").enlarge(RGB), expected)
+    network.tail[-1].bias.data += 0.5
+    assert not np.array_equal(enlarger.Enlarger(named, "cpu").enlarge(RGB), expected)
+
+
+def test_a_model_without_its_weights_is_refused():
+    missing = Regression(2, network=EDSR(2, blocks=1), weights="no/such.pth")
+    with pytest.raises(FileNotFoundError, match="no weights at no/such"):
+        enlarger.Enlarger(missing)
+    random = ResShift(4, torch.nn.Identity(), Taef2Space())
+    with pytest.raises(ValueError, match="the space of ResShift has random weights"):
+        enlarger.Enlarger(random)
+
+
+NETWORK = {"class_path": "lightning_modules.EDSR", "init_args": {"blocks": 1, "channels": 4}}
+MODEL = {"class_path": "lightning_modules.Regression", "init_args": {"network": NETWORK}}
+
+
+def test_other_weights_of_an_export_are_taken(tmp_path):
+    config = {"model": MODEL, "data": {"init_args": {"scale": 2}}}
+    (tmp_path / "config.yaml").write_text(json.dumps(config))
+    exported = edsr()
+    other = edsr()
+    about = {"enlarger": "0", "model": "lightning_modules.Regression"}
+    weights = {name: tensor.contiguous() for name, tensor in exported.state_dict().items()}
+    save_file(weights, tmp_path / "model.safetensors", about)
+    torch.save({"params": other.network.state_dict()}, tmp_path / "other.pth")
+    by_default = enlarger.load(tmp_path).module.state_dict()
+    by_weights = enlarger.load(tmp_path, weights=str(tmp_path / "other.pth")).module.state_dict()
+    torch.testing.assert_close(by_default, exported.state_dict(), rtol=0, atol=0)
+    torch.testing.assert_close(by_weights, other.state_dict(), rtol=0, atol=0)
+
+
+def test_a_file_that_spandrel_reads_takes_arguments_of_its_method(tmp_path):
+    pytest.importorskip("spandrel", reason="needs the optional package spandrel")
+    published = RRDBNet(4, channels=64, blocks=1).community()
+    file = tmp_path / "x4.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in published.items()}, file)
+    assert enlarger.load(file, color_fix="wavelet").module.color_fix == "wavelet"
+    with pytest.raises(ValueError, match=r"Option 'colour_fix' is not accepted"):
+        enlarger.load(file, colour_fix="wavelet")
+
+
+def save_config(folder, class_path):
+    """Write the configuration of a run or an export."""
+    folder.mkdir(parents=True)
+    model = {"class_path": class_path, "init_args": {}}
+    data = {"class_path": "datamodules.SRDataModule", "init_args": {"scale": 2}}
+    (folder / "config.yaml").write_text(yaml.safe_dump({"model": model, "data": data}))
+
+
+def test_sources_are_runs_and_files_that_enlarge(tmp_path, monkeypatch):
+    regression = "lightning_modules.Regression"
+    save_config(tmp_path / "without_weights", regression)
+    for name, class_path in {
+        "edsr": regression,
+        "edsr/export": regression,  # a run that exists has one line
+        "moved/export": regression,
+        "diffusion": "lightning_modules.Diffusion",
+        "unknown": "lightning_modules.NoSuchClass",
+    }.items():
+        save_config(tmp_path / name, class_path)
+        (tmp_path / name / "model.safetensors").touch()
+    place_of = "commands.interface.models.place_of"
+    monkeypatch.setattr(place_of, lambda name: Path(name) if "x3" in name else None)
+    expected = [str(tmp_path / "edsr"), str(tmp_path / "moved/export"), "imdn-x3"]
+    assert enlarger.sources(tmp_path) == expected

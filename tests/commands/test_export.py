@@ -1,0 +1,176 @@
+"""`export`: exported weights give the same images, and what cannot be exported is refused."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from commands.errors import ConfigurationError
+from commands.export.export import ExportOptions, Origin, export
+from commands.export.formats import exported_tensors
+from commands.run.weights import find_weights
+from files.weights import read_metadata, read_weights
+from lightning_modules.backbone.condition import Condition
+from lightning_modules.backbone.space import KLSpace, PixelSpace
+from lightning_modules.methods.diffusion import Diffusion
+from lightning_modules.methods.real_esrgan import RealESRGAN
+from lightning_modules.methods.regression import Regression
+from lightning_modules.networks.edsr import EDSR
+from lightning_modules.networks.imdn import IMDN
+from lightning_modules.networks.liif import AnySize
+from lightning_modules.networks.rrdb import RRDBNet, SRVGGNetCompact
+from tests.lightning_modules.backbone.unets import CLASSES, WRAPPERS, inputs, small_kl, wrapped
+from tests.quick import quick
+
+OUT = Path("runs/tiny/export")
+TRAINED_WITH = "lightning_modules.Regression"
+
+
+def edsr(scale):
+    torch.manual_seed(0)
+    return EDSR(scale, blocks=1, channels=8, global_skip=True)
+
+
+def export_model(model, folder, **options):
+    """Export a model without a run; return the folder."""
+    cls = f"{type(model).__module__}.{type(model).__qualname__}"
+    config = {"model": {"class_path": cls}, "data": {"class_path": "datamodules.SRDataModule"}}
+    out = folder / "out"
+    export(model, ExportOptions(str(out), **options), Origin(folder / "run", config, None))
+    return out
+
+
+# ------------------------------------------------------------------------------------- safetensors
+
+
+def test_exported_weights_are_those_of_the_checkpoint(trained, enlarger):
+    enlarger("export", trained)
+    checkpoint = find_weights(str(trained), 2)
+    expected = read_weights(checkpoint)
+    exported = read_weights(OUT / "model.safetensors")
+    about = read_metadata(OUT / "model.safetensors")
+
+    assert {path.name for path in OUT.iterdir()} == {"config.yaml", "model.safetensors"}
+    assert find_weights(str(OUT), 2) == OUT / "model.safetensors"
+    assert expected.name.endswith("(EMA)")
+    assert exported.model == TRAINED_WITH
+    torch.testing.assert_close(exported.tensors, expected.tensors, rtol=0, atol=0)
+    assert about["sha256"] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    assert about["weights"] == f"{checkpoint.name} (EMA)"
+    assert about["model"] == TRAINED_WITH
+    assert about["step"] == "5"
+    assert about["scale"] == "2.0"
+    network = json.loads(about["init_args"])["network"]
+    assert network["init_args"]["channels"] == 8
+
+
+def test_nothing_is_overwritten(tmp_path):
+    model = Regression(2.0, edsr)
+    out = tmp_path / "out"
+    out.mkdir()
+    export_model(model, tmp_path)  # an empty folder counts as missing
+    (out / "config.yaml").write_text("old")
+    with pytest.raises(ConfigurationError, match=r"out exists: remove it"):
+        export_model(model, tmp_path)
+    assert (out / "config.yaml").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_nothing_of_the_training_is_needed(trained, enlarger, monkeypatch):
+    config = yaml.safe_load((trained / "config.yaml").read_text())
+    config["trainer"] |= {"accelerator": "gpu", "devices": 8, "strategy": "ddp"}
+    config["data"]["init_args"]["train"]["init_args"]["root"] = "nowhere"
+    config["ckpt_path"] = "nowhere.ckpt"
+    (trained / "config.yaml").write_text(yaml.safe_dump(config))
+    shutil.copytree(trained, "moved")
+    monkeypatch.chdir("moved")
+    enlarger("export .")
+    assert Path("export/model.safetensors").is_file()
+
+
+def test_frozen_parts_are_exported_unless_they_have_a_source():
+    space = KLSpace(small_kl())
+    model = Diffusion(1.0, wrapped("image", in_channels=4, out_channels=4), space)
+    of_space = {name for name in model.state_dict() if name.startswith("space.")}
+    assert of_space
+    assert of_space <= exported_tensors(model).keys()  # or they would be lost
+
+    space.source = "somewhere 0123456789abcdef"
+
+    exported = exported_tensors(model)
+    assert not of_space & exported.keys()
+    assert any(name.startswith("denoiser.unet.") for name in exported)
+
+
+# ---------------------------------------------------------------------------------- other programs
+
+
+@pytest.mark.parametrize("kind", WRAPPERS)
+@torch.no_grad()
+def test_diffusers_reads_an_exported_network(kind, tmp_path):
+    space = KLSpace(small_kl()) if kind == "image" else PixelSpace()
+    denoiser = wrapped(kind, in_channels=space.channels, out_channels=space.channels)
+    z, t, text = inputs(kind, channels=space.channels)
+    expected = denoiser(z, t, Condition(text=text))
+
+    out = export_model(Diffusion(1.0, denoiser, space), tmp_path, diffusers=True)
+
+    plain = CLASSES[kind][0].from_pretrained(out, subfolder="unet", low_cpu_mem_usage=False)
+    assert torch.equal(plain(z, t, text).sample, expected)
+    ours = WRAPPERS[kind](str(out)).eval()
+    assert torch.equal(ours(z, t, Condition(text=text)), expected)
+    assert (out / "vae").is_dir() == (kind == "image")
+    if kind == "image":
+        image = torch.rand(1, 3, 16, 16)
+        assert torch.equal(KLSpace(str(out), "vae").encode(image), space.encode(image))
+
+
+def any_size(scale):
+    return AnySize(scale, edsr)
+
+
+@pytest.mark.parametrize("network", quick([edsr, IMDN, any_size], edsr))
+@torch.no_grad()
+def test_onnx_gives_the_same_images(network, tmp_path):
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model = Regression(2.0, network)
+
+    out = export_model(model, tmp_path, onnx=True)
+
+    session = runtime.InferenceSession(out / "model.onnx")
+    assert session.get_modelmeta().custom_metadata_map["model"] == TRAINED_WITH
+    assert session.get_inputs()[0].shape == ["batch", 3, "height", "width"]
+    for count, height, width in ((1, 24, 40), (3, 37, 29)):  # not the size that export traced
+        lr = torch.rand(count, 3, height, width)
+        batch = {
+            "lr": lr,
+            "size": (2 * height, 2 * width),
+            "key": ["a"] * count,
+            "seed": torch.zeros(count, dtype=torch.int64),
+        }
+        expected = model.enlarge(batch)["sr"]
+        (sr,) = session.run(None, {"lr": lr.numpy()})
+        assert expected.std() > 0.01  # not all white
+        torch.testing.assert_close(torch.from_numpy(sr), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+@pytest.mark.parametrize("network", [RRDBNet, SRVGGNetCompact])
+@torch.no_grad()
+def test_spandrel_reads_an_exported_network(network, scale, tmp_path):
+    spandrel = pytest.importorskip("spandrel", reason="needs the optional package spandrel")
+    torch.manual_seed(0)
+    model = RealESRGAN(scale, network=lambda s: network(s, 8, 2))
+
+    out = export_model(model, tmp_path, community=True)
+
+    descriptor = spandrel.ModelLoader().load_from_file(out / "network.safetensors")
+    lr = torch.rand(1, 3, 12, 16)
+    expected = model(lr, (12 * scale, 16 * scale)).clamp(0, 1)
+    assert descriptor.scale == scale
+    torch.testing.assert_close(descriptor(lr).clone(), expected, rtol=0, atol=1e-5)

@@ -1,0 +1,134 @@
+"""`enlarger.fit` and `enlarger.data`: runs in Python are resumed, ranked and named as runs are."""
+
+import json
+import shutil
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning.pytorch import Trainer
+from PIL import Image
+
+import enlarger
+from callbacks import EMA, PSNR
+from callbacks.results.files import read_file
+from callbacks.results.results import Results
+from commands.run.files import newest_whole
+from datamodules import Folder
+from lightning_modules import EDSR, Regression
+from tests.commands.test_resume import Unfreezes
+from tests.distributed.records import newest
+
+QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "logger": False}
+RGB = np.random.default_rng(0).integers(0, 256, (48, 20, 3), dtype=np.uint8)
+
+
+def save_images(folder, level=0):
+    """Write four images in a new folder, named by it."""
+    folder.mkdir()
+    for number in range(4):
+        Image.fromarray(RGB | np.uint8(level)).save(folder / f"{folder.name}{number}.png")
+    return folder
+
+
+def edsr(**settings):
+    return Regression(2, network=EDSR(2, blocks=1, channels=4), **settings)
+
+
+def data(train, val=None):
+    return enlarger.data(train, scale=2, val=val, crop_size=16, batch_size=2, workers=0)
+
+
+def assert_equal(state, expected):
+    torch.testing.assert_close(state, expected, rtol=0, atol=0)
+
+
+def test_fit_continues_a_run_as_if_it_had_not_stopped(tmp_path, monkeypatch):
+    """The model has the averages in the end; the checkpoint has the weights."""
+    photos = save_images(tmp_path / "photos")
+    monkeypatch.chdir(tmp_path)
+
+    def fit(steps, run):
+        torch.manual_seed(0)
+        ema = EMA(0.5)
+        model = enlarger.fit(
+            edsr(), data(photos), callbacks=[ema], max_steps=steps, run=run, **QUIET
+        )
+        assert_equal(dict(model.module.named_parameters()), ema.state_dict()["weights"])
+        return model.module.state_dict()
+
+    whole = fit(4, None)
+    fit(3, "x")
+    resumed = fit(4, "x")
+    fit(4, "x")  # which has nothing to do
+
+    assert_equal(resumed, whole)
+    path = newest_whole(tmp_path / "runs/x/checkpoints")
+    weights = torch.load(path)["state_dict"]
+    assert path.name == "step-000000004.ckpt"
+    assert any(not torch.equal(value, weights[name]) for name, value in whole.items())
+    # Lightning's own trainer takes the checkpoint.
+    model = edsr()
+    images = enlarger.data(photos, scale=2, val=photos, workers=0)
+    trainer = Trainer(enable_model_summary=False, **QUIET)
+    trainer.validate(model, images, ckpt_path=path, weights_only=True, verbose=False)
+    assert_equal(model.state_dict(), weights)
+
+
+def test_what_a_callback_unfroze_is_trained_after_a_resume(tmp_path, photo_folder):
+    images = partial(enlarger.data, photo_folder, scale=2, crop_size=16, batch_size=4, workers=0)
+    for steps in (8, 9):
+        settings = {"callbacks": [Unfreezes()], "max_steps": steps, **QUIET}
+        enlarger.fit(edsr(), images(), run=tmp_path / "x", **settings)
+    (optimizer,) = newest(tmp_path / "x")["optimizer_states"]
+    assert len(optimizer["param_groups"]) == 2
+    assert newest(tmp_path / "x")["global_step"] == 9
+
+
+def test_fit_goes_on_with_other_images_or_another_optimiser(tmp_path, caplog):
+    """Scores of other images are not ranked together; the checkpoint's learning rate is said."""
+    easy = save_images(tmp_path / "easy")
+    hard = save_images(tmp_path / "hard", level=128)
+
+    def fit(steps, val, lr=1e-3):
+        """Train; return the checkpoints that are ranked together with the newest."""
+        caplog.clear()
+        model = edsr(optimizer=partial(torch.optim.Adam, lr=lr))
+        settings = {"callbacks": [PSNR()], "max_steps": steps, **QUIET}
+        enlarger.fit(model, data(easy, val), run=tmp_path / "run", **settings)
+        scores = json.loads((tmp_path / "run/checkpoints/best.json").read_text())["scores"]
+        newest_set = scores[max(scores)]["measured"]
+        return [int(name[5:14]) for name in scores if scores[name]["measured"] == newest_set]
+
+    assert fit(2, easy) == [2]
+    assert fit(4, easy) == [2, 4]
+    assert "goes on with" not in caplog.text
+    assert fit(6, hard, lr=1e-5) == [6]
+    assert "the checkpoint's lr 0.001, not 1e-05" in caplog.text
+    shutil.copy(easy / "easy0.png", hard / "hard0.png")
+    assert fit(8, hard) == [8]
+
+
+def test_results_of_trained_weights_do_not_name_the_file_before(tmp_path, photo_folder):
+    """Neither after training, nor after Lightning's ``ckpt_path``, in the same process."""
+    file = str(tmp_path / "a.pth")
+    torch.save(edsr().state_dict(), file)
+    images = data(photo_folder)
+    images.test = {"test": Folder(str(photo_folder))}
+    settings = {"max_steps": 1, "default_root_dir": tmp_path, **QUIET}
+    trainer = Trainer(callbacks=[PSNR(), Results()], enable_checkpointing=False, **settings)
+
+    def names():
+        rows = read_file(Path(tmp_path, "results.json"))
+        return [(row.checkpoint, row.sha256 is not None) for row in rows]
+
+    model = edsr(weights=file)
+    trainer.test(model, images, verbose=False)
+    trainer.fit(model, images)
+    trainer.test(model, images, verbose=False)
+    assert names() == [(file, True), (f"{file}, trained on", False)]
+
+    trainer.save_checkpoint(tmp_path / "b.ckpt")
+    trainer.test(edsr(weights=file), images, verbose=False, ckpt_path=tmp_path / "b.ckpt")
+    assert names() == [(file, True), (f"{file}, trained on", False)]

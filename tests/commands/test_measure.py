@@ -1,0 +1,180 @@
+"""`enlarger.measure`, and the commands `measure` and `compare`: numbers and their protocols."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+import enlarger
+from callbacks import PSNR
+from callbacks.results.compare import mean_interval
+from callbacks.results.files import append
+from commands import compare, measure
+from lightning_modules import Bicubic
+from main import main
+from tests.callbacks.results.measured import row
+from tests.datamodules.profiles import rgb_profile
+
+DRAWS = np.random.default_rng(0)
+RGB = DRAWS.integers(0, 256, (24, 20, 3), dtype=np.uint8)
+
+
+def psnr(sr, hr, peak=255):
+    return 10 * np.log10(peak**2 / np.mean((sr / 1.0 - hr) ** 2))
+
+
+def save(folder, images):
+    """Write images as a.png, b.png ... in a folder."""
+    Path(folder).mkdir()
+    for name, image in zip("abcdef", images, strict=False):
+        cv2.imwrite(f"{folder}/{name}.png", image[..., ::-1])
+
+
+@pytest.fixture
+def pair():
+    """Two outputs and their references, (2, 24, 20, 3)."""
+    return DRAWS.integers(0, 256, (2, 2, 24, 20, 3), dtype=np.uint8)
+
+
+def test_numbers_are_those_of_the_definition(pair):
+    outputs, references = pair
+    metrics = ["psnr", PSNR(color="rgb", label="rgb")]
+    found = enlarger.measure(list(outputs), list(references), metrics, scale=2)
+    inner = [psnr(sr[2:-2, 2:-2], hr[2:-2, 2:-2]) for sr, hr in zip(*pair, strict=True)]
+    assert list(found["rgb"]["images"]) == ["000000", "000001"]
+    assert list(found["rgb"]["images"].values()) == pytest.approx(inner, rel=1e-5)
+    assert found["psnr"]["n"] == 2
+    assert found["psnr"]["protocol"]["color"] == "y"
+
+
+def test_folders_are_measured_as_the_images_in_them(pair, tmp_path):
+    outputs, references = pair
+    save(tmp_path / "sr", outputs)
+    save(tmp_path / "hr", references)
+    by_images = enlarger.measure(list(outputs), list(references), ["psnr"], scale=2)["psnr"]
+    by_folders = enlarger.measure(tmp_path / "sr", tmp_path / "hr", ["psnr"], scale=2)["psnr"]
+    assert by_folders["value"] == by_images["value"]
+    assert list(by_folders["images"]) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("outputs", "references", "metrics", "message"),
+    [
+        ([RGB], [RGB], ["pnsr"], "no metric 'pnsr'; did you mean 'psnr'"),
+        ({"a": RGB}, {"b": RGB}, ["psnr"], "differ in 2 names, such as a"),
+        ([RGB[:9]], [RGB], ["psnr"], "expected equal sizes"),
+        ([RGB], [RGB], ["lr_consistency"], "has no `lr` to compare"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(outputs, references, metrics, message):
+    with pytest.raises(ValueError, match=message):
+        enlarger.measure(outputs, references, metrics)
+
+
+def test_images_are_measured_whole_and_references_cut_to_outputs():
+    """Though the scale does not divide their sides."""
+    hr = DRAWS.integers(0, 256, (23, 19, 3), dtype=np.uint8)
+    lr = enlarger.degrade(hr, "bicubic", scale=2)
+    bicubic = enlarger.Enlarger(Bicubic(2), "cpu")
+    whole = bicubic.enlarge(lr, size=(23, 19))
+    cut = bicubic.enlarge(lr)
+    exact = enlarger.measure([whole], [hr], [PSNR(color="rgb", border=0)], scale=2)["psnr"]
+    of_whole = enlarger.measure([whole], [hr], "psnr", scale=2)["psnr"]["protocol"]
+    of_cut = enlarger.measure([cut], [hr], "psnr", scale=2)["psnr"]["protocol"]
+    assert exact["value"] == pytest.approx(psnr(whole, hr), rel=1e-5)
+    assert of_whole["border"] == 2
+    assert "reference" not in of_whole
+    assert of_cut["border"] == 2
+    assert of_cut["reference"] == "cut to multiples of 2"
+
+
+def test_rounding_is_as_the_protocol_says(tmp_path):
+    """Of files of 16 bits, and of arrays of floats."""
+    hr = DRAWS.integers(90, 65446, (24, 20, 3)).astype(np.uint16)
+    sr = (hr + DRAWS.integers(-90, 90, hr.shape)).astype(np.uint16)
+    expected = psnr(sr, hr, peak=65535)
+    save(tmp_path / "sr", [sr])
+    save(tmp_path / "hr", [hr])
+    exact = PSNR(color="rgb", border=0, round_8bit=False)
+    rounded = PSNR(color="rgb", border=0)
+    for images in ([tmp_path / "sr", tmp_path / "hr"], [[sr / 65535], [hr / 65535]]):
+        value = enlarger.measure(*images, [exact])["psnr"]["value"]
+        assert value == pytest.approx(expected, rel=1e-4)
+        assert abs(enlarger.measure(*images, [rounded])["psnr"]["value"] - expected) > 1
+
+
+def test_pillow_images_are_measured_in_srgb_as_files_are(tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(RGB).save(path, icc_profile=rgb_profile())
+    of_image = enlarger.measure([Image.open(path)], [path], ["psnr"])["psnr"]
+    of_levels = enlarger.measure([RGB], [path], ["psnr"])["psnr"]
+    assert np.isinf(of_image["value"])
+    assert np.isfinite(of_levels["value"])
+
+
+# ------------------------------------------------------------------------------------ the commands
+
+
+def test_measure_prints_and_writes_the_numbers(pair, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    outputs, references = pair
+    save("sr", outputs)
+    save("hr", references)
+    with pytest.raises(SystemExit) as ended:
+        main(["measure", "sr", "--reference", "hr", "--scale=2", "--json=out.json"])
+    found = enlarger.measure("sr", "hr", scale=2)
+    printed = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert json.loads(Path("out.json").read_text()) == found
+    for name in ("psnr", "ssim"):
+        assert f"{name:<12} {found[name]['value']:<10.5g} of 2 images" in printed
+
+
+def test_measure_refuses_a_metric_without_its_references(tmp_path, refusal):
+    Image.fromarray(RGB).save(tmp_path / "a.png")
+    assert refusal(f"measure {tmp_path} --metric psnr") == "psnr needs references"
+
+
+def test_an_infinite_number_is_written_as_text(tmp_path):
+    Image.fromarray(RGB).save(tmp_path / "a.png")
+    file = tmp_path / "out.json"
+    assert measure.main([str(tmp_path), f"--reference={tmp_path}", f"--json={file}"]) == 0
+    found = json.loads(file.read_text(), parse_constant=pytest.fail)["psnr"]
+    assert found["value"] == "inf"
+    assert found["images"] == {"a": "inf"}
+
+
+def test_compare_of_folders_is_by_the_numbers_of_measure(tmp_path, capsys, monkeypatch):
+    """Whatever the formats of their files."""
+    monkeypatch.chdir(tmp_path)
+    hr = [DRAWS.integers(0, 256, (10, 12, 3), dtype=np.uint8).repeat(3, 0) for _ in range(6)]
+    save("hr", hr)
+    save("sharp", [image // 8 * 8 for image in hr])
+    save("soft", [image // 32 * 32 for image in hr])
+    Path("soft/a.png").rename("soft/a.bmp.png")
+    Image.open("soft/a.bmp.png").save("soft/a.bmp")
+    Path("soft/a.bmp.png").unlink()
+
+    assert compare.main(["sharp", "soft", "--reference", "hr", "--scale", "2"]) == 0
+
+    of_sharp = enlarger.measure("sharp", "hr", scale=2)["psnr"]["images"]
+    of_soft = enlarger.measure("soft", "hr", scale=2)["psnr"]["images"]
+    differences = np.array([of_sharp[name] - of_soft[name] for name in of_sharp])
+    low, high = mean_interval(differences)
+    printed = capsys.readouterr().out
+    assert f"{differences.mean():+.4f}" in printed
+    assert f"{low:+.4f} to {high:+.4f}" in printed
+    assert "A is better" in printed
+
+
+def test_compare_of_runs_is_by_their_results(tmp_path, capsys):
+    for name, value in (("one", 31.0), ("two", 30.0)):
+        images = [row(image=f"set5/{number}", value=value + number) for number in range(6)]
+        append(tmp_path / name, [row(value=value, n=6), *images])
+    assert compare.main([str(tmp_path / "one"), str(tmp_path / "two")]) == 0
+    assert "A is better" in capsys.readouterr().out
+    with pytest.raises(FileNotFoundError, match="name the directory of a run"):
+        compare.main([str(tmp_path / "one"), "nowhere"])

@@ -1,0 +1,263 @@
+"""The number of processes, how they begin, compare what they have, and end together."""
+
+import hashlib
+import itertools
+import os
+import resource
+import subprocess
+import sys
+import threading
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import yaml
+from jsonargparse import Namespace
+from lightning.pytorch.strategies import DDPStrategy
+
+from callbacks.evaluation import FailedElsewhereError
+from commands.distributed import preflight, ranks
+from commands.distributed.launch import DDP, FullySharded, own_strategy
+from commands.distributed.preflight import differences, start_facts, versions
+from commands.distributed.ranks import LOST, Ranks, is_broken_link, seconds_after_launcher
+from commands.errors import ConfigurationError, TemporaryError
+from commands.process import MOST
+from commands.run.files import fingerprint, wait_for, write_whole
+from commands.tracebacks import ROOMS
+from commands.world import agree, claimed
+from files.waits import WAITS
+from tests.conftest import REPO
+
+# ---------------------------------------------------------------------------------- how many
+
+TABLE = yaml.safe_load(Path(__file__).with_name("launchers.yaml").read_text())
+
+
+def world_of(monkeypatch, variables, devices="auto", num_nodes=1, strategy="auto"):
+    """What the variables of a launcher and the arguments of the trainer agree on."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, str(value))
+    counts = {"devices": devices, "num_nodes": num_nodes}
+    return agree(Namespace(strategy=strategy, accelerator="cpu", plugins=None, **counts))
+
+
+@pytest.mark.usefixtures("no_launcher")
+@pytest.mark.parametrize("row", TABLE["runs"])
+def test_launcher_and_trainer_agree_on_one_run(monkeypatch, row):
+    world = world_of(monkeypatch, row["variables"], **row.get("trainer", {}))
+    for key in ("rank", "size", "devices", "num_nodes", "strategy"):
+        assert getattr(world, key) == row[key]
+    assert world.is_first == (row["rank"] == 0) == claimed().is_first
+
+
+@pytest.mark.usefixtures("no_launcher")
+@pytest.mark.parametrize("row", TABLE["refused"], ids=lambda row: row["words"])
+def test_launcher_and_trainer_that_contradict_are_refused(monkeypatch, row):
+    with pytest.raises(ConfigurationError) as refused:
+        world_of(monkeypatch, row["variables"], **row.get("trainer", {}))
+    assert row["words"] in str(refused.value)
+
+
+@pytest.mark.usefixtures("no_launcher")
+def test_a_variable_that_is_no_number_is_named_before_lightning_reads_it(refusal, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "x")
+    assert "WORLD_SIZE is 'x'" in refusal("fit --help all")
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_strategies_have_our_limit_and_both_backends(monkeypatch, gpu):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    assert own_strategy("auto", "auto", processes=1) == "auto"
+    users = DDPStrategy()
+    assert own_strategy(users, "auto", processes=2) is users
+    for name, accelerator in itertools.product((*DDP, "auto", "fsdp"), ("auto", "gpu", "cpu")):
+        strategy = own_strategy(name, accelerator, processes=2)
+        assert isinstance(strategy, FullySharded if name == "fsdp" else DDPStrategy)
+        backend = "cpu:gloo,cuda:nccl" if gpu and accelerator != "cpu" else None
+        assert strategy.process_group_backend == backend
+        assert strategy._timeout == timedelta(seconds=WAITS.limit)
+
+
+# ------------------------------------------------------------------ what they compare at the start
+
+
+def config_of(batch_size):
+    data = {"init_args": {"batch_size": batch_size, "seed": 0}}
+    return {"data": data, "trainer": {"max_steps": 3}}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("python", "3.99.0", "Python: 3.99.0 there"),
+        ("code", "0" * 16, "Enlarger's code: 0000000000000000 there"),
+        ("plugins", "0" * 16, "the code of your own classes"),
+        ("libraries", {**versions(), "torch": "1.0"}, "torch is 1.0 there"),
+        ("config", start_facts(config_of(8))["config"], "batch_size is 8 there, 4 on rank 0"),
+        ("config", start_facts(config_of(4.0))["config"], "batch_size is 4.0 there, 4 on rank 0"),
+    ],
+)
+def test_a_difference_is_named_with_process_and_value(key, value, expected):
+    facts = start_facts(config_of(4))
+    (difference,) = differences([("a", facts), ("b", facts), ("c", {**facts, key: value})])
+    assert difference.startswith("rank 2 (on c) differs in ")
+    assert expected in difference
+    assert "seed" not in difference
+
+
+def test_code_is_told_apart_by_its_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr(preflight, "ROOT", tmp_path)
+    (tmp_path / "main.py").write_text("a = 1\n")
+    for name in ROOMS:
+        (tmp_path / name).mkdir()
+    before = start_facts({})["code"]
+    (tmp_path / "commands" / "new.py").write_text("")
+    between = start_facts({})["code"]
+    (tmp_path / "main.py").write_text("a = 2\n")
+    after = start_facts({})["code"]
+    assert len({before, between, after}) == 3
+
+
+def test_the_code_of_plugins_counts(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    path = tmp_path / "an_own_class.py"
+    path.write_text("class Own: pass\n")
+    __import__("an_own_class")
+    config = {"model": [{"class_path": "an_own_class.Own"}]}
+    before = start_facts(config)["plugins"]
+    path.write_text("class Own: x = 1\n")
+    assert len({before, start_facts(config)["plugins"], start_facts({})["plugins"]}) == 3
+    monkeypatch.setattr(preflight, "ROOT", Path(str(tmp_path)[:-1]))  # it begins alike
+    assert [*preflight._plugin_files(config)]
+
+
+def test_a_checkpoint_must_be_the_one_that_the_first_process_sees(tmp_path):
+    path = tmp_path / "step-000000003.ckpt"
+    write_whole(path, lambda file: file.write(b"content") and None)
+    digest = fingerprint(path)
+    assert digest == hashlib.sha256(b"content").hexdigest()
+    wait_for(path, digest, 0.0)
+    path.write_bytes(b"Content")
+    with pytest.raises(ConfigurationError, match="its content differs"):
+        wait_for(path, digest, 0.0)
+    path.unlink()
+    with pytest.raises(ConfigurationError, match="there is no such file"):
+        wait_for(path, digest, 0.0)
+
+
+# ------------------------------------------------------------------------------- how they end
+
+PATIENCE = 60.0  # seconds
+GLOO = RuntimeError(
+    "[/a/third_party/gloo/gloo/transport/tcp/pair.cc:545] Read error [10.77.0.2]:59033: "
+    "Connection reset by peer. This is typically caused by a remote worker hanging."
+)
+
+
+class Process(Ranks):
+    """One process, as a thread of this one with a real store; it notes its end."""
+
+    def __init__(self, store, rank):
+        super().__init__(limit=PATIENCE)
+        self.rank = rank
+        self.met = True
+        self.ended = threading.Event()
+        self.status = 0
+        threading.Thread(target=self._listen, args=(store.clone(),), daemon=True).start()
+
+    def _exit(self, reason, status):
+        self.status = status
+        self.ended.set()
+
+
+@pytest.fixture
+def store(monkeypatch):
+    monkeypatch.setattr(ranks, "POLL_SECONDS", 0.02)
+    monkeypatch.setattr(ranks, "LAST_SECONDS", 0.0)
+    return new_store()
+
+
+def new_store():
+    wait = timedelta(seconds=5)
+    return dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=wait)
+
+
+def test_a_failure_ends_the_others_with_its_status(store):
+    first, second, third = (Process(store, rank) for rank in range(3))
+    assert second.fail(ValueError("no such key"), 2) is None
+    assert first.ended.wait(PATIENCE)
+    assert third.ended.wait(PATIENCE)
+    assert first.status == third.status == 2
+    assert str(first.first).endswith("stopped: no such key")
+
+
+@pytest.mark.parametrize("error", [GLOO, FailedElsewhereError("no such key")])
+def test_what_follows_from_a_failure_has_its_status(store, error):
+    """A job that ends with a configuration error must not be started again."""
+    first, second = (Process(store, rank) for rank in range(2))
+    second.fail(ValueError("no such key"), 2)
+    reason = first.fail(error, 1)
+    assert isinstance(reason, TemporaryError)
+    assert reason.status == 2
+
+
+def test_a_lost_connection_without_a_reason_is_temporary(store):
+    reason = Process(store, 0).fail(GLOO, 1)
+    assert isinstance(reason, TemporaryError)
+    assert reason.status == LOST == 75
+    assert "lost (Read error [10.77.0.2]:59033: Connection reset by peer.)" in str(reason)
+
+
+def test_an_error_that_names_a_path_is_no_lost_connection():
+    assert not is_broken_link(RuntimeError("/data/igloo/1.png cannot be read"))
+
+
+def test_a_process_that_lightning_started_ends_after_the_first_one(monkeypatch):
+    """The first one takes up to 2.5 s; then its launcher's thread may kill it."""
+    assert seconds_after_launcher() == 0
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert seconds_after_launcher() > 2.5
+
+
+def test_of_those_that_fail_alike_one_says_why(store):
+    first, second = (Process(store, rank) for rank in range(2))
+    second.fail(ValueError("no such key"), 2)
+    reason = first.fail(ValueError("no such key"), 2)
+    assert isinstance(reason, TemporaryError)
+    assert "no such key" not in str(reason)
+
+
+def test_a_store_that_is_gone_ends_a_process(store):
+    server = new_store()
+    process = Process(server, 1)
+    del server
+    assert process.ended.wait(PATIENCE)
+    assert process.status == LOST
+
+
+# ---------------------------------------------------------------------------- what the system gives
+
+
+def test_a_command_raises_the_limit_of_open_files(tiny, refusal):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= hard <= 512:
+        pytest.skip("this machine has too low a limit")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
+    try:
+        refusal("fit --config tiny.yaml --trainer.max_steps many")
+        raised, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert raised == (MOST if hard < 0 else min(hard, MOST))
+
+
+def test_a_command_ends_without_a_word_when_its_reader_has_seen_enough():
+    reads, writes = os.pipe()
+    os.close(reads)
+    command = [sys.executable, REPO / "main.py", "list", "methods"]
+    ended = subprocess.run(command, text=True, stdout=writes, stderr=subprocess.PIPE)
+    os.close(writes)
+    assert ended.returncode == 0
+    assert ended.stderr == ""

@@ -1,0 +1,91 @@
+"""Mistakes of users are answered by words that name the fix; a bug keeps its traceback."""
+
+import json
+import shutil
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+
+import pytest
+import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from tests.commands import plugins_with_bugs
+from tests.conftest import REPO
+
+FIT = "fit --config tiny.yaml"
+PLUGINS = plugins_with_bugs.__name__
+TABLE = yaml.safe_load(Path(__file__).with_name("refusals.yaml").read_text())
+
+
+@pytest.mark.parametrize(("typed", "words"), TABLE["typed"].items())
+def test_what_is_typed(tiny, refusal, monkeypatch, typed, words):
+    monkeypatch.delenv("ENLARGER_WEIGHTS", raising=False)
+    sentence = refusal(f"{FIT} {typed}" if typed.startswith("--") else typed)
+    assert words in sentence
+
+
+@pytest.mark.parametrize(("content", "words"), TABLE["files"].items())
+def test_a_configuration_file(tiny, refusal, content, words):
+    Path("more.yaml").write_text(f"{content}\n")
+    assert words in refusal(f"{FIT} --config more.yaml")
+
+
+def test_broken_training_images_are_skipped_and_counted(tiny, photo_folder, enlarger, caplog):
+    """By the workers of a loader, too."""
+    shutil.copytree(photo_folder, "photos")
+    Path("photos/0.png").write_bytes(Path("photos/1.png").read_bytes()[:1000])
+    data = "--data.train.root photos --data.val null --data.workers 2"
+    enlarger(f"{FIT} {data} --trainer.max_steps 5")
+    assert "skipped a training image, unreadable (1 so far)" in caplog.text
+    assert Path("runs/tiny/checkpoints/step-000000005.ckpt").is_file()
+
+
+# --------------------------------------------------------------------------- the user's own code
+
+
+def test_a_module_of_ones_own_that_imports_what_is_missing(tiny, refusal):
+    Path("importing.py").write_text("import torhc\n")
+    assert "No module named 'torhc'" in refusal(f"{FIT} --model importing.Method")
+
+
+@pytest.mark.parametrize(
+    ("mistake", "workers"), [("raise", 0), ("zero", 2), ("attribute in the constructor", 0)]
+)
+def test_an_error_of_a_plugin_keeps_its_traceback(tiny, enlarger, mistake, workers):
+    source = json.dumps({"class_path": f"{PLUGINS}.Mistaken", "init_args": {"mistake": mistake}})
+    command = f"{FIT} --data.val null --data.workers {workers} --data.train"
+    with pytest.raises(Exception) as raised:  # noqa: PT011  (of whatever type it is)
+        enlarger(command, source)
+    assert not isinstance(raised.value, SystemExit)
+    shown = "".join(traceback.format_exception(raised.value))
+    assert "plugins_with_bugs.py" in shown
+    assert plugins_with_bugs.MESSAGES[mistake] in shown
+
+
+def test_an_error_of_lightning_is_its_text(tiny, enlarger, refusal):
+    command = f"{FIT} --trainer.callbacks+ {PLUGINS}.LogsWhereItMayNot"
+    assert "self.log" in refusal(command)
+    with pytest.raises(MisconfigurationException):
+        enlarger(f"{command} --debug")
+
+
+# ------------------------------------------------------------------------ before torch is imported
+
+
+@pytest.mark.parametrize(
+    ("typed", "answer"),
+    [("", "the commands are fit, validate"), ("prdict", "did you mean 'predict'?")],
+)
+def test_a_typo_is_answered_without_torch(typed, answer):
+    code = f"""
+import sys, main
+try:
+    main.main({typed.split()})
+except SystemExit as ended:
+    print(ended.code, "torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True)
+    assert done.stdout == "2 False\n"
+    assert answer in done.stderr

@@ -1,0 +1,466 @@
+"""The run directory: name, configuration, lock, other runs and the weights that are used."""
+
+import contextlib
+import copy
+import errno
+import fcntl
+import json
+import multiprocessing
+import os
+import re
+import signal
+import stat
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch import Callback
+
+from commands.errors import ConfigurationError, TemporaryError
+from commands.run import directory
+from commands.run.directory import RunDirectory, alone_in, run_folder
+from commands.run.files import write_whole
+from commands.run.folder_lock import HOLDER
+from commands.run.weights import choose_weights, find_weights, load_trained
+from files.manifest import MANIFEST
+from lightning_modules import EDSR, Regression
+from tests.commands.test_resume import newest
+from tests.files.test_weights import Bomb
+
+FIT = "fit --config tiny.yaml"
+TEST = "test --config tiny.yaml"
+
+
+def read_config(run):
+    return yaml.safe_load((run / "config.yaml").read_text())
+
+
+def write_config(run, config):
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+
+
+# --------------------------------------------------------------------------------------- its name
+
+
+@pytest.mark.parametrize("name", [".", "..", "a/..", "/abs/x", "../x", "a/../../x"])
+def test_a_run_is_below_the_folder_of_all(tmp_path, name):
+    """Overwriting another folder would rename it with all runs."""
+    with pytest.raises(ConfigurationError, match="which is not a folder below"):
+        run_folder(str(tmp_path), name)
+
+
+# ----------------------------------------------------------------------------- its configuration
+
+
+def test_changes_that_a_run_allows_are_named(trained, enlarger, caplog):
+    caplog.clear()
+    free = {
+        "trainer.log_every_n_steps": 5,
+        "trainer.val_check_interval": 2,
+        "trainer.devices": 1,
+        "checkpoint.keep_last": 3,
+        "data.init_args.workers": 1,
+        "trainer.max_steps": 13,
+    }
+    enlarger(" ".join([FIT, *(f"--{key} {value}" for key, value in free.items())]))
+    lines = [r.getMessage() for r in caplog.records if "changed on resume" in r.getMessage()]
+    assert sorted(line.split(": ")[1] for line in lines) == sorted(free)
+    assert "changed on resume: trainer.max_steps: 12 -> 13" in lines
+    assert newest("tiny")["global_step"] == 13
+    assert read_config(trained)["checkpoint"]["keep_last"] == 3
+
+
+def test_other_changes_are_refused_and_all_listed(trained, refusal):
+    before = (trained / "config.yaml").read_text()
+    sentence = refusal(
+        f"{FIT} --data.crops.flips false --seed_everything 1 --model.loss charbonnier "
+        "--trainer.log_every_n_steps 5 --trainer.max_steps 11 --trainer.benchmark true "
+        "--run.matmul_precision high --run.seeds 2"
+    )
+    first, *changes, last = [line.strip() for line in sentence.splitlines()]
+    assert first == "the run in runs/tiny was started with another configuration:"
+    assert changes == [
+        "data.crops.flips: True -> False",
+        "model.loss: l1 -> charbonnier",
+        "run.matmul_precision: None -> high",
+        "seed_everything: 0 -> 1",
+        "trainer.benchmark: None -> True",
+        "trainer.max_steps: 12 -> 11",
+    ]
+    for way_out in ("--run.change true", "--run.name NAME", "--run.overwrite true"):
+        assert way_out in last
+    assert (trained / "config.yaml").read_text() == before
+
+
+STEP_LR = "torch.optim.lr_scheduler.StepLR"  # keeps its rates in the checkpoint
+WARM_UP = "lightning_modules.WarmUpCosine"  # computes them from the step
+
+
+@pytest.mark.parametrize(
+    ("schedule", "part", "name", "accepted"),
+    [
+        (STEP_LR, "optimizer", "lr", False),
+        (None, "optimizer", "lr", False),
+        (STEP_LR, "lr_scheduler", "gamma", False),
+        (WARM_UP, "optimizer", "lr", True),
+        (WARM_UP, "lr_scheduler", "steps", True),
+        (WARM_UP, "optimizer", "weight_decay", False),
+    ],
+)
+def test_a_change_that_the_checkpoint_would_undo_is_refused(
+    trained, schedule, part, name, accepted
+):
+    """Else a changed learning rate would be recorded, and not used."""
+    before = read_config(trained)
+    arguments = before["model"]["init_args"]
+    arguments["optimizer"] = {"class_path": "torch.optim.Adam", "init_args": {}}
+    arguments["lr_scheduler"] = schedule and {"class_path": schedule, "init_args": {}}
+    arguments[part]["init_args"][name] = 0.1
+    write_config(trained, before)
+    after = copy.deepcopy(before)
+    after["model"]["init_args"][part]["init_args"][name] = 1.1
+
+    refused = pytest.raises(ConfigurationError, match="so this has no effect")
+    with contextlib.nullcontext() if accepted else refused:
+        RunDirectory(trained).check(after, change=True)
+
+
+def test_an_argument_that_another_torch_has_is_no_change(trained):
+    config = read_config(trained)
+    optimizer = {"class_path": "torch.optim.Adam", "init_args": {}}
+    config["model"]["init_args"]["optimizer"] = optimizer
+    write_config(trained, config)
+    optimizer["init_args"]["of_another_torch"] = 1
+    RunDirectory(trained).check(config, change=True)
+
+
+@pytest.mark.parametrize(
+    ("key", "accepted"), [("limit_train_batches", False), ("gradient_clip_val", True)]
+)
+def test_one_batch_is_not_all_batches(trained, key, accepted):
+    """1 and 1.0 of the trainer's limits; elsewhere they are one number."""
+    config = read_config(trained)
+    config["trainer"][key] = 1.0
+    write_config(trained, config)
+    config["trainer"][key] = 1
+    refused = pytest.raises(ConfigurationError, match=rf"{key}: 1\.0 -> 1\n")
+    with contextlib.nullcontext() if accepted else refused:
+        RunDirectory(trained).check(config, change=False)
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_another_order_of_stages_is_another_configuration(trained, shuffled):
+    stages = {"b": {"class_path": "degradations.JPEG"}, "a": {"class_path": "degradations.USM"}}
+    config = read_config(trained)
+    config["data"]["init_args"]["val"] = stages  # whose order means nothing
+    if shuffled:
+        stages = [{"class_path": "degradations.Shuffled", "init_args": {"stages": stages}}]
+    config["degradation"] = {"class_path": "degradations.Pipeline", "init_args": {"stages": stages}}
+    text = yaml.safe_dump(config, sort_keys=False)
+    (trained / "config.yaml").write_text(text)
+
+    RunDirectory(trained).check(yaml.safe_load(text), change=False)
+    sorted_config = yaml.safe_load(yaml.safe_dump(config))
+    with pytest.raises(ConfigurationError, match=r"\('b', 'a'\) -> \('a', 'b'\)") as refused:
+        RunDirectory(trained).check(sorted_config, change=False)
+    assert "val" not in str(refused.value)
+
+
+@pytest.mark.parametrize("content", [b"- a\n", b"a: [1", b"\xff\xfe\x00", None])
+def test_a_damaged_or_missing_configuration_is_reported(trained, content):
+    """Compared with an empty one, all keys would be changed."""
+    run = RunDirectory(trained)
+    if content is None:
+        run.config_file.unlink()
+        said = "is missing: restore it, or"
+    else:
+        run.config_file.write_bytes(content)
+        said = "is damaged: restore it, or"
+        with pytest.raises(ConfigurationError, match=said):
+            run.trained_config()
+    with pytest.raises(ConfigurationError, match=said):
+        run.check({"a": 1}, change=False)
+    run.check({"a": 1}, change=True)
+
+
+def test_keys_of_an_earlier_version_in_the_configuration_of_a_run_are_read(trained, enlarger):
+    file = trained / "config.yaml"
+    earlier = "run:\n  lost_after_seconds: 60.0\n  preflight_minutes: 10.0\n"
+    file.write_text(file.read_text().replace("run:\n", earlier))
+    enlarger(f"{FIT} --trainer.max_steps 13")
+    file.write_text(file.read_text().replace("run:\n", earlier))
+    enlarger(f"fit --config {file} --trainer.max_steps 14")
+    assert newest("tiny")["global_step"] == 14
+
+
+# ------------------------------------------------------------------------------------ a new start
+
+
+def test_overwrite_moves_the_old_run_aside(trained, enlarger, caplog):
+    before = {path.name: path.read_bytes() for path in (trained / "checkpoints").iterdir()}
+    enlarger(f"{FIT} --trainer.max_steps 2 --run.overwrite true")
+    assert newest("tiny")["global_step"] == 2
+    (aside,) = (path for path in Path("runs").iterdir() if path.name != "tiny")
+    assert aside.name.startswith("tiny.")
+    assert {path.name: path.read_bytes() for path in (aside / "checkpoints").iterdir()} == before
+    assert f"the run in runs/tiny was moved to {aside}" in caplog.text
+    assert read_config(trained)["run"]["overwrite"] is False
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        "--trainer.strategy ddp_spawn",  # by the trainer
+        "--trainer.callbacks+ lightning.pytorch.callbacks.LearningRateFinder",
+        "--model.network.blocks -1",
+        "--model.weights gone.pth",
+        "--data.train.root missing",
+    ],
+)
+def test_a_refused_start_leaves_the_old_run_where_it_is(trained, refusal, refused):
+    before = sorted(Path("runs").rglob("*"))
+    refusal(f"{FIT} --run.overwrite true {refused}")
+    assert sorted(Path("runs").rglob("*")) == before
+
+
+def test_a_run_begins_with_a_given_checkpoint_and_goes_on_with_its_own(trained, enlarger, caplog):
+    given = max((trained / "checkpoints").glob("*.ckpt"))
+    command = f"{FIT} --ckpt_path {given} --run.name second --trainer.max_steps"
+    enlarger(f"{command} 13")
+    assert newest("second")["global_step"] == 13
+    given.unlink()  # even if that is gone by now
+    caplog.clear()
+    enlarger(f"{command} 14")
+    assert "resuming the run in runs/second from" in caplog.text
+    assert "step-000000013.ckpt" in caplog.text
+    assert newest("second")["global_step"] == 14
+
+
+def test_a_given_checkpoint_keeps_its_optimiser_and_its_rate(trained, caplog):
+    given = max((trained / "checkpoints").glob("*.ckpt"))
+    config = read_config(trained)
+    arguments = config["model"]["init_args"]
+    second = RunDirectory(trained.with_name("second"))
+    assert second.begin_from(str(given), config) == given
+    arguments["lr_scheduler"] = None
+    second.begin_from(str(given), config)
+    assert "lr_scheduler is null: the learning rate stays that of the checkpoint" in caplog.text
+    arguments["optimizer"] = {"class_path": "torch.optim.SGD", "init_args": {"lr": 1.0}}
+    with pytest.raises(ConfigurationError, match=r"optimizer: \S*adam -> torch.optim.SGD; undo"):
+        second.begin_from(str(given), config)
+
+
+@pytest.mark.parametrize("overwrite", ["true", "false"])
+def test_a_checkpoint_of_the_run_itself_is_no_beginning(trained, refusal, overwrite):
+    oldest = min((trained / "checkpoints").glob("*.ckpt"))
+    sentence = refusal(f"{FIT} --ckpt_path {oldest} --run.overwrite {overwrite}")
+    assert "a checkpoint of the run itself" in sentence
+    assert newest("tiny")["global_step"] == 12
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ({"pytorch-lightning_version": "2", "x": Bomb(Path("ran"))}, "loading that would run code"),
+        ([1, 2], "bad.ckpt holds a list"),
+        ({"params": {"a": torch.ones(1)}}, "no checkpoint of fit: for weights alone, use --model"),
+    ],
+)
+def test_a_file_that_is_no_checkpoint_is_no_beginning(tiny, refusal, content, expected):
+    torch.save(content, "bad.ckpt")
+    assert expected in refusal(f"{FIT} --ckpt_path bad.ckpt")
+    assert not Path("ran").exists()
+    assert not Path("runs/tiny/config.yaml").exists()
+
+
+# ------------------------------------------------------------------------------- one at a time
+
+FORK = multiprocessing.get_context("fork")  # without the seconds of an import
+PATIENCE = 0.3  # seconds
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Wait for a lock for a moment only."""
+    monkeypatch.setattr(directory, "SILENT_SECONDS", 0.1)
+    monkeypatch.setattr(directory, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr("commands.table.LOCK_SECONDS", 0.4)
+
+
+@pytest.mark.parametrize("options", ["", "--run.overwrite true"])
+def test_a_second_fit_of_a_run_is_refused(trained, enlarger, impatient, capsys, caplog, options):
+    before = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
+    with alone_in(trained, PATIENCE):
+        with pytest.raises(SystemExit) as stopped:
+            enlarger(f"{FIT} --trainer.max_steps 13 {options}")
+        assert stopped.value.code == 75
+        holder = f"process {os.getpid()} on {os.uname().nodename}"
+        assert f"{holder} writes to runs/tiny" in capsys.readouterr().err
+        assert caplog.text.count("waiting for it to end") == 1
+        assert before == {path: path.read_bytes() for path in before}
+        enlarger("check --config tiny.yaml")
+        enlarger(f"{FIT} --trainer.fast_dev_run true")
+    enlarger(f"{FIT} --trainer.max_steps 13 {options}")
+    assert not (trained / HOLDER).exists()
+
+
+def hold(run, end):
+    """Hold a run's lock, with a child that leaves it and lives until it is asked to end."""
+    with alone_in(run, PATIENCE):
+        child = os.fork() == 0
+        if not child:
+            signal.pause()
+    end.send("held, and the child is out")
+    end.poll(60)
+    os._exit(0)
+
+
+def test_a_killed_run_frees_its_folder_though_its_workers_live(tmp_path, impatient):
+    mine, other = FORK.Pipe()
+    process = FORK.Process(target=hold, args=(tmp_path / "run", other))
+    process.start()
+    assert mine.recv() == "held, and the child is out"
+    with (
+        pytest.raises(TemporaryError, match=f"process {process.pid} on"),
+        alone_in(tmp_path / "run", PATIENCE),
+    ):
+        pass
+    process.kill()
+    process.join()
+    with alone_in(tmp_path / "run", PATIENCE):
+        pass
+    assert not mine.poll()
+    mine.send("end")
+
+
+class Moves(Callback):
+    """Move the run's folder after the third step, and put another one in its place."""
+
+    def on_train_batch_end(self, trainer, *args):
+        if trainer.global_step == 3:
+            Path("runs/tiny").rename("runs/other")
+            Path("runs/tiny").mkdir()
+
+
+def test_a_run_whose_folder_is_moved_writes_to_no_other(tiny, refusal):
+    assert "runs/tiny was moved" in refusal(f"{FIT} --trainer.callbacks+ {__name__}.Moves")
+    assert list(Path("runs/tiny").iterdir()) == []
+
+
+def test_one_predict_at_a_time_in_a_folder(tiny, photo_folder, enlarger, impatient):
+    model = "--config tiny.yaml --model lightning_modules.Bicubic"
+    command = f"predict {model} --data.predict {photo_folder} --writer.folder out"
+    with alone_in(Path("out"), PATIENCE), pytest.raises(SystemExit) as stopped:
+        enlarger(command)
+    assert stopped.value.code == 75
+    enlarger(command)
+    assert len(list(Path("out").glob("*.png"))) == 10
+
+
+def lock_on_nfs(descriptor, operation, flock=fcntl.flock):
+    """Lock files alone, as NFS does."""
+    if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+        raise OSError(errno.EBADF, "Bad file descriptor")
+    flock(descriptor, operation)
+
+
+@pytest.mark.parametrize("name", ["alias", "links/run", "by/../../runs/run"])
+@pytest.mark.parametrize("nfs", [False, True])
+def test_a_run_is_locked_by_any_name(tmp_path, impatient, monkeypatch, name, nfs):
+    if nfs:
+        monkeypatch.setattr(fcntl, "flock", lock_on_nfs)
+    runs = tmp_path / "runs"
+    (runs / "by").mkdir(parents=True)
+    (runs / "alias").symlink_to("run")
+    (runs / "links").symlink_to(runs)
+    with (
+        alone_in(runs / "run", PATIENCE),
+        pytest.raises(TemporaryError),
+        alone_in(runs / name, PATIENCE),
+    ):
+        pass
+    with alone_in(runs / name, PATIENCE):
+        pass
+
+
+def test_the_folder_that_replaces_a_run_is_locked_too(tmp_path, impatient):
+    run = RunDirectory(tmp_path / "run")
+    with run.alone(PATIENCE):
+        run.path.joinpath("config.yaml").touch()
+        run.move_aside()
+        with pytest.raises(TemporaryError), alone_in(tmp_path / "run", PATIENCE):
+            pass
+    (aside,) = tmp_path.iterdir()
+    assert [path.name for path in aside.iterdir()] == ["config.yaml"]
+
+
+def test_on_a_disk_without_locks_runs_are_not_refused(tmp_path, monkeypatch, caplog):
+    def flock(descriptor, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with alone_in(tmp_path / "run", PATIENCE), alone_in(tmp_path / "run", PATIENCE):
+        assert "No locks available" in caplog.text
+
+
+# ---------------------------------------------------------------------------- which weights it uses
+
+
+def test_test_uses_the_best_checkpoint_and_says_so(trained, enlarger, caplog):
+    ranking = json.loads((trained / "checkpoints" / "best.json").read_text())
+    (best,) = ranking["best"]
+    value = ranking["scores"][best]["value"]
+    enlarger(TEST)
+    assert best != "step-000000012.ckpt"  # the newest is another one
+    assert f"test uses best val/psnr {value:.4f} of the run in runs/tiny" in caplog.text
+    results = json.loads((trained / "results.json").read_text())["results"]
+    assert best in results[0]["checkpoint"]
+
+
+def test_a_run_stands_for_its_best_checkpoint(tmp_path):
+    folder = tmp_path / "run" / "checkpoints"
+    for step in (1, 2):
+        write_whole(folder / f"step-{step:09d}.ckpt", lambda file: torch.save({}, file))
+    assert find_weights(str(tmp_path / "run"), 2).name == "step-000000002.ckpt"
+    name = "step-000000001.ckpt"
+    best = {"monitor": "val/psnr", "best": [name], "scores": {name: 30.0}}
+    (folder / "best.json").write_text(json.dumps(best))
+    assert find_weights(str(tmp_path / "run"), 2).name == name
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigurationError, match=r"init_args\.base_weights .* without checkpoints"):
+        find_weights(str(tmp_path / "empty"), 2, "model.init_args.base_weights")
+
+
+def test_a_checkpoint_that_fit_deletes_meanwhile_is_chosen_once_more(trained):
+    run = RunDirectory(trained)
+    choice = choose_weights(run, None, None)
+    model = Regression(2, EDSR(2, blocks=1, channels=8, global_skip=True))
+    choice.checkpoint.unlink()
+    path = load_trained(model, run, "test", choice)
+    assert path == trained / "checkpoints" / "step-000000012.ckpt"
+
+
+@pytest.mark.parametrize("command", [f"{TEST} --model.weights", f"{FIT} --ckpt_path"])
+@pytest.mark.parametrize("damage", ["text", "one bit"])
+def test_a_corrupt_file_of_weights_is_refused(trained, refusal, command, damage):
+    checkpoint = next((trained / "checkpoints").glob("*.ckpt"))
+    content = bytearray(b"x" * 1000)
+    if damage == "one bit":
+        content = bytearray(checkpoint.read_bytes())
+        weights = torch.load(checkpoint)["state_dict"].values()
+        bias = next(weight for weight in weights if weight.ndim == 1)
+        content[content.index(bias.numpy().tobytes())] ^= 1
+    Path("bad.ckpt").write_bytes(content)
+    sentence = refusal(f"{command} bad.ckpt --run.name x")
+    assert "bad.ckpt" in sentence
+    assert "corrupt" in sentence or "damaged" in sentence
+
+
+def test_the_shipped_manifest_is_complete():
+    entries = yaml.safe_load(MANIFEST.read_text())
+    assert {"imdn-x2", "imdn-x3", "imdn-x4"} <= set(entries)
+    for name, entry in entries.items():
+        assert set(entry) == {"file", "sha256", "licence", "source", "used_by"}, name
+        assert entry["sha256"] is None or re.fullmatch(r"[0-9a-f]{64}", entry["sha256"]), name
+        assert entry["source"].startswith("https://"), name

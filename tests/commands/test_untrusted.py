@@ -1,0 +1,211 @@
+"""No data and no file of the working directory is run, configures, or is replaced."""
+
+import importlib
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from callbacks.predict.predictions import NAME
+from commands.run.directory import FIXED
+from files.marks import MARKS
+from files.own_modules import OWN, import_own
+from files.owned import NotOursError, refuse_foreign, remove_file, write_whole
+from tests.conftest import REPO, words_of
+from tests.quick import quick
+
+# ------------------------------------------------------------------------ data is no configuration
+
+STREAM = """class_path: datamodules.Stream
+init_args: {samples: 1, urls: "pipe:touch RAN; cat /dev/null", allow_pipes: true}
+"""
+
+
+@pytest.fixture
+def evil(tiny, bicubic):
+    """The working directory of a user who has got an image that is a configuration."""
+    Path("a.jpg").write_text(STREAM)
+    yield tiny
+    assert not Path("RAN").exists()
+
+
+def test_an_image_that_is_text_is_unusable(evil, refusal, caplog):
+    refusal("predict --config bicubic/tiny.yaml --data.predict a.jpg")
+    assert not list(Path("runs").rglob("*.png"))
+    assert "unusable, left out: a.jpg: " in caplog.text
+
+
+@pytest.mark.parametrize("given", ["a.jpg", "[a.jpg]", '["a.jpg"]'])
+def test_the_name_of_an_image_stays_a_name(evil, configured, given):
+    Path("more.yaml").write_text(f"data: {{init_args: {{predict: {given}}}}}\n")
+    expected = "a.jpg" if given == "a.jpg" else ["a.jpg"]
+    predict = "predict --config bicubic/tiny.yaml"
+    for config in (
+        configured(f"{predict} --config more.yaml"),
+        configured(f"{predict} --data.predict", given),
+    ):
+        assert config.data.init_args.predict == expected
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "--config a.jpg",
+        "--data.init_args.train a.jpg",
+        "--data.init_args.val '{x: a.jpg}'",
+        "--model a.jpg",
+        "--trainer.callbacks [a.jpg]",
+        "--trainer a.jpg",
+    ],
+)
+def test_no_argument_takes_an_image_for_configuration(evil, refusal, typed):
+    refusal(f"fit --config tiny.yaml {typed}")
+
+
+@pytest.mark.parametrize("urls", ["*.tar", "pipe:touch RAN;.tar"])
+def test_the_name_of_a_shard_is_no_command(evil, refusal, urls):
+    Path("pipe:touch RAN;.tar").write_bytes(b"")
+    train = "--data.init_args.train datamodules.Shards"
+    refusal(f"fit --config tiny.yaml {train} '--data.init_args.train.urls={urls}'")
+
+
+# ------------------------------------------------------------------- nothing in the folder is run
+
+# A finder that answers nothing, in each Python process of a command, also in those that it starts:
+# it writes a script of each name that is asked for, before Python looks for it. The names of the
+# standard library were imported before it: they are written, too.
+TRACER = """
+import importlib, os, sys
+class Tracer:
+    def find_spec(self, name, path=None, target=None):
+        if path is None:
+            write(name)
+            importlib.invalidate_caches()
+def write(name):
+    script = os.path.join({folder!r}, name + ".py")
+    if name != "mine" and name != "blocks" and not os.path.exists(script):
+        with open(script, "w") as file:
+            file.write("open({ran!r}, 'a').write(__name__ + chr(10))\\n")
+for name in sys.stdlib_module_names:
+    write(name)
+sys.meta_path.insert(0, Tracer())
+"""
+MINE = """
+import importlib
+from degradations.base import Stage
+from blocks import half
+
+
+class Half(Stage):
+    '''Darken.'''
+
+    def draw(self, draws, shape):
+        return {}
+
+    def forward(self, x, params):
+        assert importlib.import_module("blocks").half is half
+        return half(x)
+"""
+MODEL = "--model lightning_modules.Bicubic --data datamodules.SRDataModule"
+HALF = "--degradation degradations.Pipeline --degradation.stages '[{class_path: mine.Half}]'"
+COMMANDS = [
+    f"predict {MODEL} --data.scale 2 --data.predict a.png",
+    f"fit --config tiny.yaml --trainer.max_steps 2 --data.workers 1 {HALF}",
+    "pack PHOTOS packed --workers 2",
+    "check",
+]
+
+
+@pytest.fixture
+def folder(tiny, photo_folder):
+    """A working directory with an image and a class of the user's."""
+    Image.new("RGB", (24, 24)).save("a.png")
+    Path("mine.py").write_text(MINE)
+    Path("blocks.py").write_text("def half(x):\n    return x / 2\n")
+    Path("PHOTOS").symlink_to(photo_folder)
+    return tiny
+
+
+@pytest.mark.parametrize("command", quick(COMMANDS, COMMANDS[2]))
+def test_no_script_of_a_name_that_is_asked_for_runs(folder, tmp_path_factory, command):
+    site = tmp_path_factory.mktemp("site")
+    ran = folder / "RAN"
+    (site / "sitecustomize.py").write_text(TRACER.format(folder=str(folder), ran=str(ran)))
+    done = subprocess.run(
+        [sys.executable, REPO / "main.py", *words_of(command)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(list(folder.glob("*.py"))) > 300
+    assert not ran.exists(), ran.read_text()
+
+
+def test_a_neighbour_is_found_by_a_users_module_alone(folder, monkeypatch):
+    monkeypatch.setattr(OWN, "folder", str(folder))
+    for name in ("mine", "blocks"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("blocks")  # by this test, as by a library
+    assert find_spec("blocks") is None
+    import_own("mine")
+    assert sys.modules["blocks"].half(2) == 1
+
+
+# ------------------------------------------------------------- files of others with names of ours
+
+FOREIGN = {
+    ".jsonl": '{"id": 1, "prompt": "a cat"}\n',
+    ".json": '{"images": [{"id": 1, "file_name": "a.png"}], "annotations": []}\n',
+    ".csv": "a,b\n1,2\n",
+}
+PREDICT = """predict --config tiny.yaml --model lightning_modules.Bicubic --run.name other
+    --writer.folder out"""
+
+
+@pytest.mark.parametrize("name", [*FIXED, "out/predictions.jsonl"])
+@pytest.mark.parametrize("text", ["\x00", None])
+def test_every_writer_refuses_a_foreign_file(tmp_path, name, text):
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = text or FOREIGN[path.suffix]
+    path.write_text(content)
+    with pytest.raises(NotOursError, match="Enlarger did not write it"):
+        write_whole(path, "ours")
+    with pytest.raises(NotOursError, match="Enlarger did not write it"):
+        remove_file(path)
+    assert path.read_text() == content
+
+
+@pytest.mark.parametrize("name", FIXED)
+@pytest.mark.parametrize("verb", ["fit", "test"])
+def test_a_run_refuses_a_foreign_file_before_any_work(tiny, refusal, verb, name):
+    path = Path("runs/tiny", name)
+    path.parent.mkdir(parents=True)
+    path.write_text(FOREIGN[path.suffix])
+    sentence = refusal(f"{verb} --config tiny.yaml")
+    assert f"{path} exists, and Enlarger did not write it" in sentence
+    assert [file for file in Path("runs").rglob("*") if file.is_file()] == [path]
+
+
+def test_what_the_commands_write_is_ours(trained, photo_folder, enlarger):
+    enlarger("test --config tiny.yaml")
+    enlarger(f"{PREDICT} --data.predict {photo_folder}")
+    marked = [path for path in Path().rglob("*") if any(n.fullmatch(path.name) for n, _ in MARKS)]
+    expected = {Path(name).name for name in FIXED} - {"weights.json"}  # of weights that fit in part
+    assert {path.name for path in marked} >= expected | {NAME}
+    for path in marked:
+        refuse_foreign(path)
+
+
+def test_nothing_is_written_through_a_link(tiny, photo_folder, refusal):
+    Path("out").mkdir()
+    Path("target").mkdir()
+    Path("out", NAME).symlink_to("../target/mine")
+    assert f"{NAME} is a link" in refusal(f"{PREDICT} --data.predict {photo_folder}")
+    assert list(Path("target").iterdir()) == []

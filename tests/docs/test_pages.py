@@ -1,0 +1,114 @@
+"""The pages: their commands say how they are checked; examples, notebook and generated parts."""
+
+import doctest
+import importlib
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import webdataset
+from PIL import Image
+
+from docs import hooks, reference
+from docs.make_screenshots import DIGESTS, digests
+from tests.conftest import REPO
+from tests.docs import commands
+from tests.docs.blocks import blocks, pages
+
+NOTEBOOK = (REPO / "docs/quickstart.ipynb").read_text()
+EXAMPLES = [
+    "lightning_modules.ResShift",
+    "lightning_modules.CasArbi",
+    "lightning_modules.InvSR",
+    "lightning_modules.SelfCascade",
+    "lightning_modules.NSARM",
+    "callbacks.PSNR",
+    "callbacks.SSIM",
+    "callbacks.LPIPS",
+    "callbacks.FID",
+    "callbacks.NIQE",
+    "callbacks.EMA",
+    "callbacks.Writer",
+    "datamodules.SRDataModule",
+    "datamodules.Folder",
+    "datamodules.Shards",
+    "degradations.RealESRGAN",
+    "enlarger.load",
+    "enlarger.Enlarger",
+]
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.relative_to(REPO).as_posix())
+def test_every_block_says_how_it_is_checked(page):
+    shown = list(blocks(page))
+    for block in shown:
+        assert block.how != "test" or commands.tested(block) == "ok"
+    comments = re.findall(r"^<!-- checked:", page.read_text(), re.MULTILINE)
+    assert len(comments) == sum(block.how != "run" for block in shown)
+
+
+@pytest.mark.parametrize("place", EXAMPLES)
+def test_the_example_of_a_docstring_runs_as_it_stands(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("my/photos").mkdir(parents=True)
+    Path("my/shards").mkdir()
+    for number, name in enumerate("ab"):
+        photo = Path(f"my/photos/{name}.png")
+        Image.fromarray(np.full((48, 64, 3), 99, np.uint8)).save(photo)
+        with webdataset.TarWriter(f"my/shards/{number:03}.tar") as shard:
+            shard.write({"__key__": str(number), "png": photo.read_bytes()})
+    room, _, name = place.rpartition(".")
+    documented = getattr(importlib.import_module(room), name)
+    names = {"image": Image.new("RGB", (32, 24))}
+    found = doctest.DocTestFinder().find(documented, name, globs=names)
+    examples = [test for test in found if test.examples]
+    torch.manual_seed(0)
+    assert examples
+    for example in examples:
+        assert doctest.DocTestRunner().run(example).failed == 0
+
+
+def test_the_notebook_runs_from_its_first_cell_to_its_last(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for cell in json.loads(NOTEBOOK)["cells"]:
+        if cell["cell_type"] == "code":
+            text = "".join(cell["source"]).replace("max_steps=30", "max_steps=2")
+            exec(compile(text, "cell", "exec"), names)
+    assert names["photo"].size == (384, 288)
+    assert names["lr"].size == (192, 144)
+    for sr in names["outputs"].values():
+        assert sr.size == (384, 288)
+    assert "bicubic" in capsys.readouterr().out
+    assert names["numbers"]["bicubic"]["psnr"]["value"] > 30
+    assert names["numbers"]["ours"]["psnr"]["value"] > 20
+
+
+def test_the_page_of_the_notebook_has_its_outputs():
+    page = hooks.notebook_page(NOTEBOOK)
+    assert page.count("![output](data:image/") == 3
+    assert "```\nbicubic" in page
+
+
+def test_a_section_of_the_readme_is_included_with_its_links():
+    line = "[Start](../README.md#start) <!-- include -->"
+    text = hooks.site_text(f"Before.\n\n{line}\n\nAfter.", "index.md")
+    assert text.startswith("Before.\n\nLinux or macOS")
+    assert "](repository/benchmarks/results/quickstart.json)" in text
+    assert text.endswith("\n\nAfter.")
+    assert "](docs/" not in text
+
+
+def test_every_file_has_a_page_of_the_reference_with_its_first_line():
+    made = dict(reference.api_pages("callbacks"))
+    row = "| [`metrics/pixels.py`](callbacks/metrics/pixels.md) | PSNR and SSIM with the "
+    assert "::: callbacks.metrics.pixels\n" in made["reference/callbacks/metrics/pixels.md"]
+    assert row in made["reference/callbacks.md"]
+    assert not any("__init__" in name for name in made)
+
+
+def test_what_the_screenshots_show_has_not_changed_since():
+    assert json.loads(DIGESTS.read_text()) == digests(), "run docs/make_screenshots.py"
