@@ -70,7 +70,7 @@ def test_encode_json(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"scale 4, but data\.init_args\.scale is 2"):
         Latents(urls).prepare(2.0)
     (tmp_path / "pairs" / ABOUT).write_text("{")
-    with pytest.raises(ValueError, match=r"encode\.json: Expecting"):
+    with pytest.raises(ValueError, match=r"encode\.json, which .* is missing or damaged"):
         Latents(urls).prepare(4.0)
     (tmp_path / "pairs" / ABOUT).unlink()
     with pytest.raises(ValueError, match=r"encode\.json, which .* is missing"):
