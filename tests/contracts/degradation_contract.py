@@ -31,7 +31,7 @@ from degradations.base import Canvas, Degradation, Stage
 from degradations.draws import Draws, Params, split_params, to_device
 from degradations.stages.noise import hashed_fields
 from tests.contracts import discovery
-from tests.make_images import make_images
+from tests.make import make_images
 
 SEEDS = torch.arange(16) * 7919 + 5
 SIZES = [(32, 32), (37, 53), (48, 17)]

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from callbacks.metrics.consistency import LRConsistency, Repetition, autocorrelation
 from degradations.bicubic import resize
-from tests.make_images import keys, read, uniform
+from tests.make import keys, read, uniform
 
 
 def consistency(metric, sr, lr):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from callbacks.metrics import iqa
 from callbacks.metrics.iqa import IQA
 from files import manifest
-from tests.make_images import keys, noisy, smooth
+from tests.make import keys, noisy, smooth
 from tests.stand_ins import save_niqe_model
 
 needs_pyiqa = pytest.mark.skipif(

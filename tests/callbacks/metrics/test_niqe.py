@@ -11,7 +11,7 @@ from PIL import Image
 from skimage import data
 
 from callbacks.metrics.niqe import NIQE, block_features, mean_and_covariance, read_model
-from tests.make_images import as_tensor, keys, photograph, read
+from tests.make import as_tensor, keys, photograph, read
 from tests.reference import niqe_numpy
 from tests.stand_ins import save_niqe_model
 

@@ -11,7 +11,7 @@ from torch import nn
 from torchvision import models
 
 from callbacks.metrics.perceptual import LPIPS, Perceptual
-from tests.make_images import keys, noisy, uniform
+from tests.make import keys, noisy, uniform
 
 BUILD = {"alex": models.alexnet, "squeeze": models.squeezenet1_1, "vgg": models.vgg16}
 PUBLISHED = {"alex": "alexnet", "squeeze": "squeezenet", "vgg": "vgg16"}

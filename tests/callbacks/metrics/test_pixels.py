@@ -14,7 +14,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 import enlarger
 from callbacks.metrics.pixels import PSNR, SSIM
 from tests.callbacks.tiny import Tiny, loader, trainer
-from tests.make_images import as_tensor, keys, noisy, read, smooth
+from tests.make import as_tensor, keys, noisy, read, smooth
 
 
 def pair(count=3):

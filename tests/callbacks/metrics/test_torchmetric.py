@@ -22,7 +22,7 @@ from callbacks.metrics.torchmetric import TorchMetric
 from callbacks.results.files import read_file
 from callbacks.results.results import Results
 from tests.callbacks.tiny import Double, Images, NoHR, Tiny, loader, outputs, trainer
-from tests.make_images import keys
+from tests.make import keys
 
 SIDE = 48  # VIF needs 41
 PSNR = partial(PeakSignalNoiseRatio, data_range=1.0)
