@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -21,6 +20,7 @@ from callbacks.predict.predictions import NAME
 from callbacks.predict.writer import Writer
 from datamodules.base import SRDataModule
 from datamodules.sources.prompts import Seeds
+from tests.callbacks.predict.test_predictions import stored
 from tests.callbacks.tiny import Tiny, trainer
 
 
@@ -50,31 +50,30 @@ def names(root: Path) -> list[str]:
     return sorted(path.relative_to(root / "out").as_posix() for path in found if path.is_file())
 
 
-def test_a_folder_of_frames_for_each_clip(tmp_path: Path) -> None:
+def test_each_clip_is_a_folder_of_frames(tmp_path):
     predict(tmp_path, suffix="_x2")
     folders = ("000000_x2", "000001_x2")
     frames = [f"{folder}/{n:04}.png" for folder in folders for n in (1, 2, 3)]
     assert names(tmp_path) == [*frames, NAME]
     pixels = [np.asarray(Image.open(tmp_path / "out" / frame)) for frame in frames]
     assert pixels[0].shape == (6, 9, 3)
-    assert [int(p[0, 0, 0]) for p in pixels] == [0, 26, 51] * 2
+    assert [int(frame[0, 0, 0]) for frame in pixels] == [0, 26, 51] * 2
     assert pixels[0][0, 0, 1] != pixels[3][0, 0, 1]
-    lines = [json.loads(line) for line in (tmp_path / "out" / NAME).read_text().splitlines()]
+    lines = stored(tmp_path / "out")
     assert sorted(line["output"] for line in lines if "hash" in line) == list(folders)
     assert lines[0]["size"] == [6, 9]
 
 
-def test_what_is_done_is_left_alone(tmp_path: Path) -> None:
+def test_what_is_done_is_left_alone(tmp_path):
     assert predict(tmp_path, 1).made == 1
     assert predict(tmp_path, 2).made == 1
     shutil.rmtree(tmp_path / "out/000000")
     assert predict(tmp_path, 2).made == 1
+    assert predict(tmp_path, 2, exif="drop").made == 2  # made otherwise
     assert len(names(tmp_path)) == 7
 
 
-def test_a_clip_that_was_cut_off_is_made_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_clip_that_was_cut_off_is_made_again(tmp_path, monkeypatch):
     def cut_off(path: Path, *rest: Any) -> list[str]:
         if path.name == "0002.png":
             raise OSError("the disk is full")
@@ -100,27 +99,12 @@ predict(Path(sys.argv[1]), 1)
 """
 
 
-def test_a_clip_whose_process_was_killed_is_made_again(tmp_path: Path) -> None:
+def test_a_clip_whose_process_was_killed_is_made_again(tmp_path):
     subprocess.run([sys.executable, "-c", KILLED, tmp_path], check=False)
     (left,) = (tmp_path / "out/000000").iterdir()
     assert left.suffix == ".tmp"
 
     assert predict(tmp_path, 1).made == 1
-    assert len(names(tmp_path)) == 4
-
-
-def test_a_file_in_the_place_of_a_clip_of_ours(tmp_path: Path) -> None:
-    predict(tmp_path, 1)
-    shutil.rmtree(tmp_path / "out/000000")
-    (tmp_path / "out/000000").write_text("mine")
-    with pytest.raises(ValueError, match="000000 exists, and no line"):
-        predict(tmp_path, 1, exif="drop")
-    assert (tmp_path / "out/000000").read_text() == "mine"
-
-
-def test_other_settings_replace_the_frames(tmp_path: Path) -> None:
-    predict(tmp_path, 1)
-    assert predict(tmp_path, 1, exif="drop").made == 1
     assert len(names(tmp_path)) == 4
 
 
@@ -130,9 +114,7 @@ def test_other_settings_replace_the_frames(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "settings"), [("notes.txt", {"exif": "drop"}), ("0001.png", {"format": "jpg"})]
 )
-def test_what_would_stay_among_the_new_frames_is_refused(
-    tmp_path: Path, name: str, settings: dict[str, Any]
-) -> None:
+def test_what_would_stay_among_the_new_frames_is_refused(tmp_path, name, settings):
     predict(tmp_path, 1)
     (tmp_path / "out/000000/notes.txt").write_text("mine")
     before = names(tmp_path)
@@ -143,7 +125,7 @@ def test_what_would_stay_among_the_new_frames_is_refused(
 
 
 @pytest.mark.parametrize("kind", ["file", "link to a folder", "link to nowhere"])
-def test_something_else_in_the_place_of_a_clip(tmp_path: Path, kind: str) -> None:
+def test_something_else_in_the_place_of_a_clip_stays(tmp_path, kind):
     (tmp_path / "out").mkdir()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/0001.png").write_text("mine")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,9 +13,7 @@ DRAWS = np.random.default_rng(0)
 
 
 @pytest.mark.parametrize("type", [np.uint8, np.uint16])
-def test_a_reduction_is_the_mean_of_squares_however_rows_come(
-    type: type, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_reduction_is_the_mean_of_squares_however_rows_come(type, monkeypatch):
     monkeypatch.setattr(screen, "SIDE", 20)
     pixels = DRAWS.integers(0, 256, (31, 47, 3)).astype(type)
     reduction = screen.Reduction()
@@ -30,9 +26,7 @@ def test_a_reduction_is_the_mean_of_squares_however_rows_come(
     assert np.array_equal(reduction.pixels(), squares.mean((1, 3)).round())
 
 
-def test_a_large_image_is_shown_reduced_with_its_profile(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_large_image_is_shown_reduced_with_its_profile(tmp_path, monkeypatch):
     monkeypatch.setattr(screen, "SIDE", 20)
     from tests.datamodules.profiles import rgb_profile
 

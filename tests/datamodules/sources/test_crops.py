@@ -11,9 +11,10 @@ from skimage import data as photographs
 from datamodules.base import Source, SRDataModule
 from datamodules.sources.clips import MovingCrops
 from datamodules.sources.crops import Crops, OneLR
+from datamodules.sources.folder import Folder
 from datamodules.sources.mix import Mix
 from degradations.bicubic import Bicubic
-from tests.datamodules.memory import Memory, evaluation
+from tests.datamodules.memory import Memory, evaluation, random_image
 
 
 class Numbered(Source):
@@ -123,3 +124,17 @@ def test_images_that_are_no_squares():
     sample = lr.read(0)
     assert sample["hr"].shape == (65, 97, 3)  # 64.8 and 97.2
     assert sample["lr"].shape == (24, 36, 3)
+
+
+def test_squares_keep_transparency_and_sources_within_others_are_converted(tmp_path):
+    alpha = random_image(40, 40)[..., :1]
+    hr = np.full((40, 40, 3), 99, np.uint8)
+    Image.fromarray(np.concatenate([hr, alpha], 2)).save(tmp_path / "a.png")
+    inner = Folder(str(tmp_path))
+    squares = Crops(Mix({"x": inner}), size=8, per_image=1)
+    squares.srgb = False
+    squares.prepare(2.0)
+    assert inner.srgb is False
+    windows = np.lib.stride_tricks.sliding_window_view(alpha[..., 0], (8, 8))
+    found = squares.read(0)["meta"]["alpha"]
+    assert (windows == found).all((2, 3)).sum() == 1
