@@ -1,4 +1,4 @@
-"""Images that are written strip by strip: the same pixels, little memory, and what is too large."""
+"""Large images: written strip by strip with little memory, and shown reduced."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from benchmarks.memory import peak_mib
+from callbacks.predict import screen
 from callbacks.predict.files import write_image
 from callbacks.predict.writer import Writer
 from datamodules import SRDataModule
@@ -27,6 +28,7 @@ from lightning_modules import Regression
 from lightning_modules.sampling.tiling import Tiling
 from tests.callbacks.predict.test_predictions import stored
 from tests.callbacks.tiny import trainer
+from tests.datamodules.profiles import rgb_profile
 
 
 class Nearest(nn.Module):
@@ -160,3 +162,35 @@ def test_what_is_too_large_ends_before_it_starts(tmp_path, monkeypatch, lacks):
     (line,) = stored(tmp_path / "64")
     assert line["error"].startswith("an output of 204 x 240 pixels needs 0.0 GB")
     assert line["error"].endswith("0.0 are free")
+
+
+# ----------------------------------------------------------------------- What pages show of images
+
+
+DRAWS = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("type", [np.uint8, np.uint16])
+def test_a_reduction_is_the_mean_of_squares_however_rows_come(type, monkeypatch):
+    monkeypatch.setattr(screen, "SIDE", 20)
+    pixels = DRAWS.integers(0, 256, (31, 47, 3)).astype(type)
+    reduction = screen.Reduction()
+
+    for start, stop in ((0, 1), (1, 12), (12, 31)):
+        reduction.add(pixels[start:stop], (31, 47))
+
+    squares = pixels[:30, :45].reshape(10, 3, 15, 3, 3)
+    assert reduction.height == 31
+    assert np.array_equal(reduction.pixels(), squares.mean((1, 3)).round())
+
+
+def test_a_large_image_is_shown_reduced_with_its_profile(tmp_path, monkeypatch):
+    monkeypatch.setattr(screen, "SIDE", 20)
+    source = tmp_path / "photograph.png"
+    rgb = DRAWS.integers(0, 256, (30, 60, 3), dtype=np.uint8)
+    Image.fromarray(rgb).save(source, icc_profile=rgb_profile())
+
+    shown = screen.reduced(read_image(source))
+
+    assert shown.size == (20, 10)
+    assert shown.info["icc_profile"] == rgb_profile()
