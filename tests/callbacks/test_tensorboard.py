@@ -122,8 +122,3 @@ def test_an_output_that_is_not_finite_is_black(tmp_path: Path) -> None:
     fit(tmp_path, Breaks(), Images(1), ValidationImages())
     (image,) = logged(tmp_path).values()
     assert not columns(image, SIDE, SIDE)[2].any()
-
-
-def test_without_a_logger_there_are_none(tmp_path: Path) -> None:
-    trainer(tmp_path, ValidationImages()).fit(Tiny(), loader(Images(2)), loader())
-    assert list(tmp_path.rglob("events*")) == []

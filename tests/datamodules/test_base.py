@@ -20,7 +20,7 @@ from PIL.ExifTags import Base
 
 from callbacks.metrics.pixels import PSNR
 from datamodules.augment import Albumentations
-from datamodules.base import Source, SRDataModule, check_crop
+from datamodules.base import SRDataModule, check_crop
 from datamodules.batches import collate
 from datamodules.order.plan import Item
 from datamodules.samples import PredictImages, TrainingImages
@@ -30,7 +30,6 @@ from degradations.base import cut_size
 from degradations.bicubic import Bicubic
 from lightning_modules.controls.simple import Bicubic as BicubicModel
 from lightning_modules.methods.regression import Regression
-from tests.contracts.degradation_contract import global_generators_untouched
 from tests.datamodules.memory import (
     Memory,
     by_name,
@@ -121,13 +120,6 @@ def test_a_validation_sample_is_the_same_in_any_batch():
         torch.testing.assert_close(found[sample], image, rtol=0, atol=FLOAT_ERROR)
 
 
-def test_global_generators_are_left_alone():
-    data = data_of(random_images(12), val={"a": random_images(2)})
-    with global_generators_untouched():
-        list(training(data))
-        list(evaluation(data, "val"))
-
-
 # ------------------------------------------------------------------------------------------ crops
 
 
@@ -163,14 +155,6 @@ def test_horizontal_flips_keep_rows():
     hr = located(8, 8)
     crops = crops_of({"hr": hr}, 30, scale=2.0, crop_size=8, flips="horizontal")
     assert {crop["hr"].tobytes() for crop in crops} == {hr.tobytes(), hr[:, ::-1].tobytes()}
-
-
-def test_crops_of_a_fractional_scale():
-    data = data_of(random_images(4), scale=2.5, crop_size=18, degradation=Bicubic(2.5))
-    (batch,) = training(data)
-    assert batch["hr"].shape == (4, 3, 18, 18)
-    assert batch["lr"].shape == (4, 3, 7, 7)  # 18 / 2.5 is 7.2
-    assert batch["size"] == (18, 18)
 
 
 @pytest.mark.parametrize(
@@ -314,16 +298,6 @@ def test_batches_of_predict():
     assert sixteen["lr"].max() <= 1
 
 
-def test_images_that_are_done_are_left_out():
-    data = data_of(predict=random_images(4, 8, 8))
-    data.setup("predict")
-    data.skip_in_predict({"p00", "p02"})
-    (loader,) = data.predict_dataloader()
-    assert data.predict_keys == ["p00", "p01", "p02", "p03"]
-    assert keys_of(loader) == ["predict/p01", "predict/p03"]
-    assert len(list(evaluation(data, "predict"))) == 4  # the next one leaves out nothing
-
-
 @pytest.mark.parametrize("size", [(19, 40), (40, 29)])
 def test_an_image_larger_than_the_output_is_an_error_of_its_own(size):
     source = Memory({"a": {"hr": random_image(9, 7)}, "b": {"hr": random_image(20, 30)}})
@@ -368,26 +342,6 @@ def test_profiles_are_converted_where_that_is_asked_for(tmp_path):
 # ----------------------------------------------------------------------------- sources of plugins
 
 
-class Least(Source):
-    """The least that a source has to have: no `super().__init__()`, no `prepare`."""
-
-    def __init__(self) -> None:
-        pass
-
-    @property
-    def keys(self) -> list[str]:
-        return ["a", "b"]
-
-    def read(self, index: int) -> Any:
-        return {"hr": random_image(24, 24, index)}
-
-
-def test_the_least_that_a_source_has_to_have():
-    data = data_of(Least(), batch_size=2, val={"mine": Least()})
-    assert len(list(training(data))) == 1
-    assert len(list(evaluation(data, "val"))) == 2
-
-
 def test_a_sample_that_a_source_holds_is_not_changed():
     samples = {
         "a": {"hr": random_image(33, 40), "text": "x", "meta": {"path": "p"}},
@@ -428,12 +382,6 @@ def test_degradations_compute_in_float32_under_autocast():
 
 
 # --------------------------------------------------------------------------------------- resuming
-
-
-def test_a_run_goes_on_with_the_same_data_and_other_workers():
-    state = opened(random_images(8)).state_dict()
-    assert state["groups"] == [8]
-    opened(random_images(8), workers=2, eval_batch_size=3).load_state_dict(state)
 
 
 @pytest.mark.parametrize(

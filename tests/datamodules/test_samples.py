@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 from typing import Any
 
@@ -170,16 +169,6 @@ def test_an_image_is_tried_once_for_a_place():
     assert sorted(source.reads) == [0, 1, 2, 3, 4]
 
 
-def test_skipped_images_are_counted_by_reason():
-    tally = Tally(1.0)
-    tally.add(16, [broken(1), broken(2, "missing"), broken(3, planned=False)])
-    tally.add(16, [broken(1), broken(4, "small")])
-    assert tally.summary() == "truncated 3, missing 1, small 1"
-    assert tally.samples == 32
-    assert tally.failed == 3  # planned and unreadable
-    assert tally.unreadable == 4
-
-
 @pytest.mark.parametrize(("limit", "allowed"), [(0.01, 10), (0.0, 0), (0.5, 500)])
 def test_below_a_thousand_samples_the_limit_is_of_a_thousand(limit, allowed):
     tally = Tally(limit)
@@ -196,16 +185,6 @@ def test_a_run_stops_above_the_limit_with_the_list_of_images():
         list(training(data))
     assert str(caught.value).endswith("\n  shard-7.tar: bad: cut off")
     assert data.tally.samples < 200
-
-
-def test_small_images_are_told_at_the_end(caplog):
-    images = {"dot": {"hr": random_image(2, 2)}, **random_images(9, 8, 8).samples}
-    settings = {"batch_size": 10, "crop_size": 8, "per_image": 50}
-    data = data_of(Memory(images), **settings, small="skip", unreadable_limit=0)
-    assert len(list(training(data))) == 50
-    with caplog.at_level(logging.WARNING, "datamodules.base"):
-        data.teardown("fit")
-    assert "not used in 500 samples of this process: small 5" in caplog.text
 
 
 # ------------------------------------------------------------------------------------------ draws

@@ -89,13 +89,6 @@ def test_a_line_that_was_cut_off_spoils_no_other(tmp_path):
     assert outputs_in(tmp_path) == {"a.png", "c.png"}
 
 
-def test_a_disk_that_is_full_is_an_error(tmp_path, monkeypatch):
-    original = os.write
-    monkeypatch.setattr(os, "write", lambda file, data: original(file, data[:10]))
-    with pytest.raises(OSError, match=r"predictions.jsonl: a line could not be written whole"):
-        Predictions(tmp_path, made()).add(line())
-
-
 # ---------------------------------------------------------------------------- what a next run does
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import io
 import logging
 import os
 import subprocess
@@ -18,7 +17,6 @@ import numpy as np
 import pytest
 import torch
 from av.stream import Disposition
-from PIL import ExifTags, Image
 
 from callbacks.predict.predictions import NAME, outputs_in
 from callbacks.predict.writer import Writer
@@ -231,40 +229,6 @@ def test_chapters_are_kept(tmp_path):
     assert summit["start"] * summit["time_base"] == Fraction(1, 5)
 
 
-@pytest.mark.parametrize(
-    ("name", "codec", "audio"), [("a.avi", "mpeg4", "pcm_mulaw"), ("a.mkv", "libx264", "wavpack")]
-)
-def test_what_is_left_out_is_said_at_the_first_frame(tmp_path, name, codec, audio, caplog):
-    source = make_video(tmp_path / name, EVEN, codec=codec, audio=audio)
-    with pytest.raises(KeyError, match="stopped"):
-        predict(source, tmp_path / "out", stop_at=2)
-    assert caplog.text.count(f"{source}: not kept: audio stream 1 ({audio})") == 1
-    predict(source, tmp_path / "out")
-    assert len(read_video(tmp_path / "out/a_x2.mp4").times) == len(EVEN)
-
-
-def test_camera_clips_with_exif_are_read(tmp_path, caplog):
-    """PyAV does not know FFmpeg's side data of EXIF."""
-    exif = Image.Exif()
-    data = io.BytesIO()
-    exif[ExifTags.Base.ImageDescription] = "Hut"
-    Image.new("RGB", (32, 24), "teal").save(data, "JPEG", exif=exif)
-    source = tmp_path / "a.avi"
-    with av.open(str(source), "w") as container:
-        stream: Any = container.add_stream("mjpeg", rate=25)
-        stream.width = 32
-        stream.height = 24
-        stream.pix_fmt = "yuvj420p"
-        for number in range(3):
-            packet = av.Packet(data.getvalue())
-            packet.stream, packet.pts, packet.dts = stream, number, number
-            packet.time_base = Fraction(1, 25)
-            container.mux(packet)
-    predict(source, tmp_path / "out")
-    assert len(read_video(tmp_path / "out/a_x2.mp4").times) == 3
-    assert "a.avi: not kept: metadata of frames" in caplog.text
-
-
 def test_odd_sides_get_a_pixel(tmp_path):
     source = make_video(tmp_path / "a.mp4", EVEN[:2], size=(34, 22))
     predict(source, tmp_path / "out", scale=1.5)
@@ -316,13 +280,6 @@ def test_a_killed_run_leaves_nothing_under_the_name_and_begins_again(tmp_path):
     assert files(tmp_path / "out") == ["a_x2.mp4"]
     assert (tmp_path / "out/a_x2.mp4").read_bytes() == whole.read_bytes()
     assert read_video(whole).times == [Fraction(time, 1000) for time in LONG]
-
-
-def test_a_stopped_run_leaves_no_file(tmp_path):
-    source = make_video(tmp_path / "a.mp4", LONG, audio="aac")
-    with pytest.raises(KeyError, match="stopped"):
-        predict(source, tmp_path / "out", stop_at=60)
-    assert files(tmp_path / "out") == []
 
 
 # ------------------------------------------------------------------------------ several processes

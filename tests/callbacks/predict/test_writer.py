@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import os
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -504,15 +503,6 @@ def test_a_folder_that_cannot_be_one_is_refused_before_any_work(tmp_path):
     assert (tmp_path / "file").read_bytes() == b"precious"
 
 
-def test_a_read_only_folder_is_refused_unless_all_is_done(tmp_path, monkeypatch):
-    predict(tmp_path, Writer(), Data({"a": batch_of()}))
-    monkeypatch.setattr("os.access", lambda *_: False)  # tests may run as root
-    predict(tmp_path, Writer(), Data({"a": batch_of()}))
-    with pytest.raises(ValueError, match=r"nothing can be written in .*predict: it is read-only"):
-        predict(tmp_path, Writer(), Data({"a": batch_of(), "b": batch_of()}))
-    assert images_in(tmp_path / "predict") == ["a.png"]
-
-
 @pytest.mark.parametrize("key", ["../a", "b/../../a", "/a"])
 def test_keys_that_lead_out_of_the_folder_are_refused(tmp_path, key):
     with pytest.raises(ValueError, match=f"the key '{key}' leads out of the folder"):
@@ -530,29 +520,3 @@ def test_a_full_disk_stops_the_run_and_leaves_no_half_file(tmp_path, monkeypatch
     with pytest.raises(OSError, match="No space left"):
         predict(tmp_path, Writer(), Data({str(i): batch_of() for i in range(12)}))
     assert not list((tmp_path / "predict").iterdir())
-
-
-def test_few_images_wait_and_threads_end(tmp_path, monkeypatch):
-    gate = threading.Event()
-    most = 0
-
-    class Counts(Writer):
-        def _submit(self, *arguments: Any) -> None:
-            nonlocal most
-            if len(self._pending) == 4:
-                gate.set()
-            super()._submit(*arguments)
-            most = max(most, len(self._pending))
-
-    original = image_file.encode
-
-    def slow(*arguments: Any) -> bytes:
-        assert gate.wait(120)
-        return original(*arguments)
-
-    monkeypatch.setattr(image_file, "encode", slow)
-    writer = Counts()
-    predict(tmp_path, writer, Data({str(i): batch_of() for i in range(20)}))
-    assert writer.written == len(images_in(tmp_path / "predict")) == 20
-    assert most == 4  # it continued while images were being encoded, but not without limit
-    assert not [t for t in threading.enumerate() if t.name.startswith("writer")]

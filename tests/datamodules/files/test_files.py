@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -214,11 +213,3 @@ def test_a_caption_that_cannot_be_read_names_its_image(tmp_path, data, message):
         decoded(raw, srgb=False)
     [entry] = find_inputs(str(folder)).entries
     assert process(Recipe(), entry).refused.reason == "broken text"
-
-
-@pytest.mark.parametrize("name", ["a.txt", "a.json"])
-def test_a_pipe_in_the_place_of_a_caption_does_not_block(tmp_path, name):
-    in_folder(tmp_path, {"a.png": png(8)})
-    os.mkfifo(tmp_path / name)
-    [entry] = find_inputs(str(tmp_path)).entries
-    assert process(Recipe(), entry).refused.reason == "not a file"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 from collections import Counter
-from itertools import islice
 
 import numpy as np
 import pytest
@@ -122,45 +121,6 @@ def test_seeds_are_all_different(plan, epoch):
     seeds += [item.seed for batch in epoch_of(plan, epoch + 1) for item in batch]
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= seed < 2**63 for seed in seeds)
-
-
-def test_epochs_and_seeds_differ():
-    plan = Plan((100,), 0, 10, 2)
-    order = images_of(plan, 0)
-    assert sorted(order) == list(range(100))
-    for other in (images_of(plan, 1), images_of(Plan((100,), 1, 10, 2), 0)):
-        assert sorted(other) == list(range(100))
-        assert (np.array(order) == other).sum() < 10  # 1 is expected
-
-
-@given(plans() | mixtures(), st.data())
-@settings(max_examples=60, deadline=None)
-def test_a_process_reads_a_contiguous_part(plan, data):
-    world = data.draw(st.sampled_from(divisors(plan.streams)))
-    share = len(plan) * plan.batch_size // world
-    sequence = sequence_of(plan, 0) // plan.repeats
-    for rank in range(world):
-        items = images_of(plan, 0, rank, world)
-        part = sequence[rank * share : (rank + 1) * share]
-        assert Counter(items) == Counter(part.tolist())
-
-
-@given(plans(), st.integers(0, 3))
-@settings(max_examples=60, deadline=None)
-def test_a_sample_lies_in_a_window_of_few_groups(plan, epoch):
-    """The order takes windows one after another, and so does each of its parts."""
-    ends = np.cumsum(plan.groups)
-    groups = np.searchsorted(ends, sequence_of(plan, epoch) // plan.repeats, "right")
-    rest, seen = groups.tolist(), set()
-    while rest:
-        window = set()
-        while rest and (rest[0] in window or len(window) < plan.window):
-            window.add(rest.pop(0))
-        # A group that ended in the window does not occur again.
-        assert not window & seen
-        seen |= {group for group in window if group not in rest}
-        left = {group for group in window if group in rest}
-        assert len(left) < plan.window
 
 
 @given(plans() | mixtures(), st.integers(0, 3))
@@ -319,14 +279,6 @@ def test_a_sampler_asks_where_the_run_stands_whenever_an_epoch_begins():
     assert list(sampler) == epoch_of(PLAN, 0, 0, 1, 2)
     position[:] = [1, 3]
     assert list(sampler) == epoch_of(PLAN, 1, 3, 1, 2)
-
-
-def test_an_epoch_that_was_begun_is_not_moved():
-    position = [0, 0]
-    batches = iter(PlanSampler(PLAN, 0, 1, lambda: (position[0], position[1])))
-    first = list(islice(batches, 2))
-    position[:] = [5, 1]
-    assert first + list(batches) == epoch_of(PLAN, 0)
 
 
 @given(st.integers(0, 20), st.integers(1, 4), st.integers(1, 6), st.lists(st.integers(0, 2**62)))

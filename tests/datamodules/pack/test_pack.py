@@ -143,14 +143,6 @@ def test_lists_of_basicsr_have_sizes_after_the_names(tmp_path):
     assert keys(tmp_path / "meta_info.txt") == ["0001_s001", "x/b, c (1)", "d (2,3)"]
 
 
-def test_files_of_a_list_that_are_missing_are_refused(tmp_path, caplog):
-    save(tmp_path / "a.png")
-    (tmp_path / "list.txt").write_text("a.png\ngone.png\nnotes.doc\n")
-    assert pack.main([str(tmp_path / "list.txt"), str(tmp_path / "out")]) == 1
-    assert "refused (missing): " in caplog.text
-    assert "notes.doc: not the name of an image" in caplog.text
-
-
 def test_names_that_can_be_no_keys_are_refused(tmp_path, caplog):
     for name in (b"a\nb.png", b"\xff\xfe.png", b"__meta__/a.png", b"good.png"):
         path = os.fsencode(tmp_path) + b"/in/" + name
@@ -188,13 +180,3 @@ def test_samples_whose_members_lie_apart_are_joined(tmp_path):
     packed = members(tmp_path / "out" / "shard-000000.tar")
     assert packed == apart
     assert [name[0] for name in packed] == list("000011112222")
-
-
-def test_a_pair_of_wrong_sizes_among_good_ones_is_refused(tmp_path, caplog):
-    for number in range(3):
-        save(tmp_path / "hr" / f"{number}.png", (8, 6), seed=number)
-        save(tmp_path / "lr" / f"{number}.png", (4, 3 if number else 2), seed=number)
-    arguments = [str(tmp_path / "hr"), str(tmp_path / "out"), "--lr", str(tmp_path / "lr")]
-    assert pack.main([*arguments, "--scale", "2"]) == 1
-    assert "0.png: the pair does not fit --scale 2.0: HR 8x6, LR 4x2, expected" in caplog.text
-    assert source(tmp_path / "out").keys == ["1", "2"]

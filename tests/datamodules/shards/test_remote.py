@@ -145,10 +145,6 @@ def test_a_part_of_a_file_is_read(server, ranges):
     assert read_range(url, len(CONTENT) - 10, 20) == CONTENT[-10:]
 
 
-def test_nothing_is_after_the_end(server):
-    assert read_range(f"{server.url}/f.bin", len(CONTENT), 20) == b""
-
-
 @pytest.mark.parametrize("faults", [[], [503, 500], [None, "cut", "cut"], ["stall"], [429, "cut"]])
 def test_a_file_is_read_despite_failures(server, monkeypatch, faults):
     monkeypatch.setattr(remote, "STALL", 0.5)
@@ -362,15 +358,6 @@ def test_a_full_disk_is_left_alone(files, tmp_path, monkeypatch, caplog):
     assert names(tmp_path) == []
     assert cache.fetch(shard(files, 0)) is None  # not now
     assert "or its disk" in caplog.text
-
-
-def test_a_download_that_failed_is_tried_again(files, tmp_path, monkeypatch):
-    monkeypatch.setattr(remote, "DEADLINE", 0.0)
-    cache = cache_of(tmp_path)
-    files.faults = [503]
-    with pytest.raises(RemoteError, match="503"):
-        cache.fetch(shard(files, 0))
-    assert cache.fetch(shard(files, 0)).read_bytes() == content(0)
 
 
 def test_files_of_others_are_not_removed(files, tmp_path):

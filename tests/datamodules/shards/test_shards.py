@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import webdataset
 import xxhash
 import yaml
 from jsonargparse import ArgumentParser
@@ -29,12 +28,9 @@ from datamodules.shards.index import (
     build_index,
     checksum_of,
     load_index,
-    parse_index,
-    read_index,
-    save_index,
 )
 from datamodules.shards.shards import Shards
-from datamodules.shards.writer import find_shards, write_shard
+from datamodules.shards.writer import write_shard
 from datamodules.source import Source
 from files.images.decode import UnreadableImage
 from tests.datamodules.image_files import encoded, image_bytes, indexed, pixels
@@ -203,15 +199,6 @@ def test_stages_of_ones_own(tmp_path):
     assert pickle.loads(pickle.dumps(source)).read(2)["text"] == "2"
 
 
-def test_stages_of_webdataset(two):
-    source = prepared(two / "t-000.tar", stages=[webdataset.decode("rgb8")])
-    np.testing.assert_array_equal(source.read(0)["hr"], pixels(seed=0))
-    write(two / "t-000.tar", {"k1.png": image_bytes(1), "k0.png": image_bytes(0)})
-    source.prepare(2.0)
-    assert list(source.keys) == ["k1", "k0"]
-    np.testing.assert_array_equal(source.read(1)["hr"], pixels(seed=0))
-
-
 # ------------------------------------------------------------------------------------ broken tars
 
 
@@ -337,13 +324,6 @@ def test_an_index_has_checksums_places_and_sizes(shard):
     assert index.members[2]["txt"][3:] == (0, 0)
 
 
-@pytest.mark.parametrize("examine", [False, True])
-def test_an_index_is_written_and_read(shard, tmp_path, examine):
-    index = build_index(shard, examine)
-    save_index(index, tmp_path / "i.json")
-    assert read_index(tmp_path / "i.json") == index
-
-
 @pytest.mark.parametrize("change", ["content", "time"])
 def test_the_index_of_a_tar_that_changed_is_made_again(two, change):
     prepared(two / "t-*.tar")
@@ -415,12 +395,6 @@ def test_an_index_that_lies_is_made_again(shard, tmp_path, lie, caplog):
     assert "is damaged" in caplog.text
 
 
-@pytest.mark.parametrize("text", ["", "[]", "null", '{"version": 2}', "[" * 100_000])
-def test_a_text_that_is_no_index_is_refused(text):
-    with pytest.raises(ValueError):  # noqa: PT011  (any: the caller names the file)
-        parse_index(text.encode())
-
-
 # ------------------------------------------------------------------------------ tars that do harm
 
 
@@ -474,18 +448,6 @@ def test_links_are_refused(shard, kind):
         build_index(shard)
 
 
-def test_sparse_members_are_refused(tmp_path):
-    sparse = bytearray(header("k.png", 512, tarfile.GNUTYPE_SPARSE))
-    sparse[386:410] = b"00000000000\0" + b"00000001000\0"  # the extents: 512 bytes at 0
-    sparse[483:495] = b"00077777777\0"  # the true size
-    sparse[148:156] = b" " * 8
-    sparse[148:156] = b"%06o\0 " % sum(sparse)
-    path = tmp_path / "s.tar"
-    path.write_bytes(bytes(sparse) + bytes(512) + bytes(1024))
-    with pytest.raises(ValueError, match=r"'k\.png' .*is sparse"):
-        build_index(path)
-
-
 # ----------------------------------------------------------------------------------------- writer
 
 
@@ -532,11 +494,3 @@ def test_a_broken_input_of_the_writer_leaves_nothing(tmp_path):
     with pytest.raises(OSError, match="gone"):
         write_shard(tmp_path / "s-000000.tar", samples())
     assert list(tmp_path.iterdir()) == []
-
-
-def test_shards_of_a_name_are_found(tmp_path):
-    ours = ["s-000000.tar", "s-1000000.tar"]
-    others = ["s-000000.tar.idx.json", "ss-000000.tar", "s-x.tar", "s-000000.tar.txt", "s.tar"]
-    for name in [*ours, *others]:
-        (tmp_path / name).touch()
-    assert [path.name for path in find_shards(tmp_path, "s")] == ours

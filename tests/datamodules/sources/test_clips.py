@@ -93,10 +93,6 @@ def test_folders_of_frames_are_clips(root):
     assert starts == set(range(1, 9))  # 8, 10, 12 is the last
 
 
-def test_a_folder_that_is_a_clip(tmp_path):
-    assert list(prepared(Clips(str(write(tmp_path / "own", (1, 2))), frames=2)).keys) == ["own"]
-
-
 def test_frames_may_have_16_bits_and_be_made_squares(tmp_path):
     import cv2
 

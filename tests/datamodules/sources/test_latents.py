@@ -153,13 +153,6 @@ def test_each_line_of_a_file_is_a_prompt(file, caplog):
     assert all(batch["size"] == (32, 32) for batch in found)
 
 
-def test_in_predict(file):
-    first, *_ = batches(Prompts(file, 32), "predict")
-    assert (first["text"], first["size"]) == (["a red car"], (32, 32))
-    first, *_ = batches(Seeds(2, 32), "predict", size=(64, 48))
-    assert (first["key"], first["size"]) == (["predict/000000"], (64, 48))
-
-
 def test_a_size_is_a_pair_again_after_pinned_memory():
     """Torch makes it a list on the way to a GPU."""
     data = SRDataModule(2.0, test={"own": Seeds(1, 32)}, workers=0)
