@@ -61,7 +61,7 @@ def metrics() -> list[ImageMetric]:
 
 
 @pytest.mark.distributed
-def test_digests_of_two_processes(tmp_path: Path) -> None:
+def test_digests_of_two_processes_are_those_of_one(tmp_path: Path) -> None:
     run = trainer(tmp_path / "two", OneThread(), PSNR(), Results(), devices=2, strategy="ddp_fork")
     run.validate(Sharded(), verbose=False)
     trainer(tmp_path / "one", PSNR(), Results()).validate(Tiny(), loader(), verbose=False)
@@ -76,7 +76,8 @@ def test_two_processes_are_as_one(tmp_path: Path) -> None:
     callbacks = [OneThread(), *metrics(), EMA(), Save(tmp_path)]
     run = trainer(tmp_path, *callbacks, devices=2, strategy="ddp_fork", max_epochs=2)
     run.fit(Sharded())
-    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    first = torch.load(tmp_path / "0.pt")
+    second = torch.load(tmp_path / "1.pt")
 
     # EMA needs no communication: equal weights have equal averages.
     assert first["ema"]["updates"] == 4
@@ -87,7 +88,8 @@ def test_two_processes_are_as_one(tmp_path: Path) -> None:
     # Both processes hold the same numbers, bit-equal to those of one process on the averages.
     assert first["records"] == second["records"]
     assert first["logged"] == second["logged"]
-    model, alone = Tiny(), metrics()
+    model = Tiny()
+    alone = metrics()
     model.load_state_dict(first["raw"] | first["ema"]["weights"])
     run = trainer(tmp_path / "alone", *alone)
     run.validate(model, loader(batch_size=1), verbose=False)
@@ -143,7 +145,7 @@ def got(folder: Path, where: str) -> list[str]:
 
 
 @pytest.mark.distributed
-def test_what_each_process_gives(tmp_path: Path) -> None:
+def test_all_processes_get_what_each_gives(tmp_path: Path) -> None:
     assert got(tmp_path, "nowhere") == ["[0, 1]", "[0, 1]"]
 
 
@@ -164,9 +166,10 @@ def evaluate(run: Path, dataset: str) -> None:
     trainer(run, *callbacks).test(Tiny(), loader(Images(2, dataset)), verbose=False)
 
 
-def test_nothing_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluations_at_once_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second one starts when the first has read the files, but not yet written them."""
-    there, original = threading.Event(), results_files._retrained
+    there = threading.Event()
+    original = results_files._retrained
 
     def second() -> None:
         try:

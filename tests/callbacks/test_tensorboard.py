@@ -22,23 +22,18 @@ from tests.callbacks.tiny import Double, Images, NoHR, Tiny, loader, trainer
 
 
 def test_a_full_disk_costs_curves_and_no_run(tmp_path, monkeypatch, caplog):
-    full, write = [False], RecordWriter.write
+    def full(writer: Any, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    def write_or_fail(writer, data):
-        if full[0]:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        write(writer, data)
-
-    monkeypatch.setattr(RecordWriter, "write", write_or_fail)
     monkeypatch.setattr("threading.excepthook", lambda _: None)
     logger = TensorBoard(str(tmp_path), name="", version="")
     logger.log_metrics({"train/loss": 0.5}, step=10)
     logger.experiment.flush()
-    full[0] = True
-    for step in range(20, 30):
-        logger.log_metrics({"train/loss": 0.4}, step=step)
-        logger.experiment.flush()
-    full[0] = False
+    with monkeypatch.context() as patch:
+        patch.setattr(RecordWriter, "write", full)
+        for step in range(20, 30):
+            logger.log_metrics({"train/loss": 0.4}, step=step)
+            logger.experiment.flush()
     logger.finalize("success")
     again = TensorBoard(str(tmp_path), name="", version="")
     again.log_metrics({"train/loss": 0.3}, step=50)

@@ -41,7 +41,8 @@ def found_in(path: Path) -> Iterator[tuple[str, str, int]]:
                     yield name, alias.name, node.lineno
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
             continue
-        function, of = node.func.attr, node.func.value
+        function = node.func.attr
+        of = node.func.value
         module = of.id if isinstance(of, ast.Name) else ""
         # `str.replace` takes two arguments, `Path.replace` one.
         moves = function == "replace" and len(node.args) == 1 and not node.keywords

@@ -330,10 +330,13 @@ def clip_file(folder: Path) -> Path:
 
 def forest(generator: np.random.Generator, features: int, trees: int = 3) -> dict[str, Any]:
     """Return trees with one node and two leaves, in the layout of Ma et al.'s file."""
-    left, right = np.zeros((3, trees), np.int64), np.zeros((3, trees), np.int64)
-    left[0], right[0] = 2, 3
+    left = np.zeros((3, trees), np.int64)
+    right = np.zeros((3, trees), np.int64)
+    left[0] = 2
+    right[0] = 3
     column = generator.integers(1, features + 1, (3, trees))
-    threshold, answer = generator.random((3, trees)), 10 * generator.random((3, trees))
+    threshold = generator.random((3, trees))
+    answer = 10 * generator.random((3, trees))
     names = ("ldau", "rdau", "status", "count", "threshold", "prediction", "attribute")
     return dict(zip(names, (left, right, left, left, threshold, answer, column), strict=True))
 

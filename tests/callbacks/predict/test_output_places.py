@@ -145,7 +145,7 @@ class Clips(Tiny):
 
 
 def predict_clips(root: Path, count: int = 2, size: Any = (6, 9), **settings: Any) -> Clips:
-    data = SRDataModule(1.0, predict_clips=Seeds(count, size, frames=3), workers=0)
+    data = SRDataModule(1.0, predict=Seeds(count, size, frames=3), workers=0)
     model = Clips()
     writer = Writer(folder=str(root / "out"), **settings)
     trainer(root, writer).predict(model, data, return_predictions=False)

@@ -61,13 +61,14 @@ class Counted(Bicubic):
 def predict(
     source: Path, out: Path, stop_at: int = -1, how: str = "error", **settings: Any
 ) -> Counted:
-    workers, scale = settings.pop("workers", 0), settings.pop("scale", 2.0)
+    workers = settings.pop("workers", 0)
+    scale = settings.pop("scale", 2.0)
     data = SRDataModule(scale, predict=str(source), workers=workers)
     data.outputs = Outputs(out, partial(outputs_in, out))  # as the command does
     model = Counted(scale)
-    model.stop_at, model.how = stop_at, how
-    several: dict[str, Any] = {"limit_predict_batches": settings.pop("limit", None)}
-    several |= {"devices": 2, "strategy": "ddp_fork"} if settings.pop("several", False) else {}
+    model.stop_at = stop_at
+    model.how = how
+    several = {"devices": 2, "strategy": "ddp_fork"} if settings.pop("several", False) else {}
     writer = Writer(folder=str(out), suffix="_x2", **settings)
     run = trainer(out.parent, writer, OneThread(), **several)
     gc.collect()  # a forked process that frees a decoder of PyAV waits for its threads forever

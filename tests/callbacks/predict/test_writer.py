@@ -439,9 +439,11 @@ def test_what_was_made_otherwise_is_made_again(tmp_path, caplog):
 def test_without_a_configuration_the_objects_say_how_it_was_made(tmp_path):
     Image.new("RGB", (6, 5)).save(tmp_path / "a.png")
     written = []
-    for scale, size, fix in ((4, None, "none"), (2, None, "none"), *2 * [(2, (9, 9), "adain")]):
+    ways = [(4, None, "none"), (2, None, "none"), (2, (9, 9), "adain"), (2, (9, 9), "adain")]
+    for scale, size, fix in ways:
         data = SRDataModule(scale, predict=str(tmp_path / "a.png"), workers=0, size=size)
-        model, writer = Bicubic(scale), Writer(str(tmp_path / "out"))
+        model = Bicubic(scale)
+        writer = Writer(str(tmp_path / "out"))
         model.color_fix = fix
         trainer(tmp_path, writer).predict(model, data, return_predictions=False)
         written.append(writer.written)
@@ -451,7 +453,8 @@ def test_without_a_configuration_the_objects_say_how_it_was_made(tmp_path):
 
 def test_without_a_configuration_other_weights_are_noticed(tmp_path):
     Image.new("RGB", (6, 5)).save(tmp_path / "a.png")
-    file, written = str(tmp_path / "a.ckpt"), []
+    file = str(tmp_path / "a.ckpt")
+    written = []
 
     def model(**arguments: Any) -> Regression:
         torch.manual_seed(0)

@@ -168,7 +168,8 @@ def test_a_replacement_lies_near_the_place_at_first():
     sequence = sequence_of(plan, 1)
     for position in (0, 9_999, 10_000, 25_000, 39_999):
         stream = stream_of(plan, position)
-        start, stop = max(stream.start, position - NEAR), min(stream.stop, position + NEAR)
+        start = max(stream.start, position - NEAR)
+        stop = min(stream.stop, position + NEAR)
         near = set(sequence[start:stop].tolist())
         tried = [plan.replacement(1, position, attempt) for attempt in range(ATTEMPTS_NEAR)]
         assert set(tried) <= near
