@@ -45,7 +45,7 @@ class EvaluationCallback(Callback, ABC):
     # ------------------------------------------------------------------------- Lightning's hooks
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start afresh."""
+        """Start an evaluation."""
         self._start(trainer)
 
     def on_validation_batch_end(
@@ -57,17 +57,17 @@ class EvaluationCallback(Callback, ABC):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Look at the images of one batch."""
+        """Add the images of one batch."""
         self._add(outputs, batch, dataloader_idx)
 
     on_test_epoch_start, on_test_batch_end = on_validation_epoch_start, on_validation_batch_end
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Bring together what all processes saw."""
+        """Combine the numbers of all processes."""
         self._finish(trainer, pl_module, "val")
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Bring together what all processes saw."""
+        """Combine the numbers of all processes."""
         self._finish(trainer, pl_module, "test")
 
 
@@ -112,7 +112,10 @@ def predicted_dataset(trainer: Trainer, index: int) -> Any:
 
 
 def accumulated(trainer: Trainer) -> int:
-    """Return the batches per step; methods with two optimisers count them themselves."""
+    """Return the number of batches whose gradients are accumulated for one optimiser step.
+
+    A method that optimises manually, as with two optimisers, has a number of its own.
+    """
     batches = method_of(trainer.lightning_module).batches_per_step
     return trainer.accumulate_grad_batches if batches is None else batches
 
@@ -139,10 +142,10 @@ def gather_on_first(mine: T) -> list[T]:
 
 
 def patient_group() -> Any:
-    """Return a group of all processes that waits for the slowest of them without a limit.
+    """Return a process group of all processes without a time limit; None on one process.
 
-    For the end of uneven work, such as one long video. A closed connection ends the wait at once.
-    On one process it is None.
+    For the end of uneven work: a process may have one long video more than the others. If a process
+    ends, its closed connections still end the wait of the others.
     """
     return dist.new_group(backend="gloo", timeout=NO_LIMIT) if is_distributed() else None
 

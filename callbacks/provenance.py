@@ -9,30 +9,18 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import torch
 
 PACKAGES = ("torch", "lightning", "torchmetrics", "numpy")
 
 
-class Provenance(TypedDict):
-    """What wrote a file.
+def provenance() -> dict[str, Any]:
+    """Return what wrote a file: the command as it was typed, commit, versions, and arithmetic.
 
-    command: As it was typed.
-    commit: The commit of the code, ``-dirty`` with local changes; None if unknown.
-    versions: Versions of Python and of the packages that numbers depend on.
-    arithmetic: Precision of float32 matrix products, and torch's other switches.
+    The last is the precision of float32 matrix products, and torch's other switches.
     """
-
-    command: str
-    commit: str | None
-    versions: dict[str, str]
-    arithmetic: dict[str, str | bool]
-
-
-def provenance() -> Provenance:
-    """Return the provenance of this process."""
     cudnn: Any = torch.backends.cudnn
     return {
         "command": shlex.join(sys.argv),
@@ -48,7 +36,7 @@ def provenance() -> Provenance:
 
 
 def commit() -> str | None:
-    """Return the commit of the code in this folder.
+    """Return the commit of this code, ``-dirty`` with local changes; None if it is unknown.
 
     A copy without git, as in a container, has it in the variable ``ENLARGER_COMMIT``.
     """

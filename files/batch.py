@@ -29,14 +29,14 @@ class Span(NamedTuple):
 
     @property
     def covered(self) -> tuple[float, float]:
-        """Where its output starts and stops in its LR, which is cut between pixels."""
+        """Start and stop of the tile's output, in pixels of its LR; they may lie within a pixel."""
         start = self.out.start * self.lr_side / self.out_side - self.lr.start
         stop = self.out.stop * self.lr_side / self.out_side - self.lr.start
         return start, stop
 
     @property
     def back(self) -> Span:
-        """The same side, from the output to the image."""
+        """The same side with LR and output exchanged, to downscale an output to its LR."""
         return Span(self.out, self.lr, self.out_side, self.lr_side)
 
 
@@ -63,7 +63,7 @@ class Tile(NamedTuple):
 
     @property
     def back(self) -> Tile:
-        """The same tile, from the output to the image."""
+        """The same tile with LR and output exchanged."""
         return Tile(self.rows.back, self.columns.back)
 
 
@@ -83,7 +83,7 @@ class Piece(NamedTuple):
 
 
 def tiles_of(batch: Batch) -> list[Tile]:
-    """Return a batch's tiles; those of its whole images, if they are none."""
+    """Return the tile that each element of a batch is; a whole image is a tile of itself."""
     if "tiles" in batch:
         return batch["tiles"]
     h, w = batch["lr"].shape[-2:]
@@ -94,7 +94,7 @@ def tiles_of(batch: Batch) -> list[Tile]:
 
 
 def boxes_of(batch: Batch) -> list[Box] | None:
-    """Return the parts of LR that the outputs cover; None without tiles."""
+    """Return the part of each tile's LR that its output covers; None for whole images."""
     return [tile.box for tile in batch["tiles"]] if "tiles" in batch else None
 
 

@@ -32,16 +32,14 @@ def _large_file_hash(path: Path, size: int, mtime_ns: int) -> str:
 
 
 def checksum_of(path: Path) -> Path:
-    """Return the file with the checksum of another, beside it."""
+    """Return the path ``FILE.sha256`` beside a file, where its checksum may be."""
     return path.with_name(f"{path.name}.sha256")
 
 
 def stated_digests(path: Path) -> list[str]:
-    """Return the SHA-256 of a file as the file beside it states it, usually one."""
-    try:
-        text = checksum_of(path).read_text(encoding="utf-8")
-    except (OSError, ValueError):  # ValueError: not text
-        return []
+    """Return the SHA-256 that ``FILE.sha256`` states for a file, usually one; none without it."""
+    beside = checksum_of(path)
+    text = beside.read_text(encoding="utf-8", errors="replace") if beside.is_file() else ""
     return [digest.lower() for digest in _DIGEST.findall(text)]
 
 
@@ -66,7 +64,7 @@ def check_intact(path: Path) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise as ``check_intact`` for the weights files of a network in a library's layout."""
+    """Raise as ``check_intact`` for all weights files below a folder of diffusers."""
     for path in sorted(folder.rglob("*.safetensors")) or sorted(folder.rglob("*.bin")):
         check_intact(path)
 

@@ -24,22 +24,21 @@ def locked(path: Path, flags: int = 0) -> int | None:
     """
     how = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_NOFOLLOW
     descriptor = os.open(path, how | flags, 0o666)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        is_there = os.path.samestat(os.fstat(descriptor), os.stat(path))
-    except (BlockingIOError, FileNotFoundError):
-        is_there = False
-    except OSError:
-        os.close(descriptor)
-        raise
-    if is_there:
-        return descriptor
-    os.close(descriptor)
+    with contextlib.ExitStack() as closing:
+        closing.callback(os.close, descriptor)
+        with contextlib.suppress(BlockingIOError, FileNotFoundError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                closing.pop_all()  # it stays open
+                return descriptor
     return None
 
 
 def lock(descriptor: int) -> None:
-    """Lock an open file or folder once no other process holds it; a disk may have no locks."""
+    """Wait until no other process locks an open file or folder, and lock it.
+
+    A disk without locks is no error.
+    """
     with contextlib.suppress(OSError):
         fcntl.flock(descriptor, fcntl.LOCK_EX)
 

@@ -111,7 +111,7 @@ def found(name: str) -> Path | None:
 
 
 def place_of(name: str) -> Path | None:
-    """Return the first file of a name on this machine, unverified, or None."""
+    """Return where the file of a name is on this machine, without a look at its hash, or None."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     entry = entry_of(name)
@@ -127,7 +127,7 @@ def place_of(name: str) -> Path | None:
 
 
 def folders() -> list[Path]:
-    """Return the folders of files under their own names: ``$ENLARGER_WEIGHTS``, torch's cache."""
+    """Return the folders that are searched: ``$ENLARGER_WEIGHTS`` if it is set, torch's cache."""
     user_folder = os.environ.get("ENLARGER_WEIGHTS")
     if not user_folder:
         return [_torch_cache()]
@@ -154,7 +154,7 @@ def _fetch(name: str) -> str:
     path = _torch_cache() / entry["file"]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_name(f".{path.name}.lock")), _patience():
+        with FileLock(path.with_name(f".{path.name}.lock")), _connection_timeout():
             if not path.is_file():  # another process may have fetched it meanwhile
                 log.info("fetching %s (licence: %s)", entry["source"], entry["licence"])
                 torch.hub.download_url_to_file(entry["source"], str(path), entry["sha256"])
@@ -164,8 +164,11 @@ def _fetch(name: str) -> str:
 
 
 @contextmanager
-def _patience() -> Iterator[None]:
-    # torch's download waits forever if a firewall drops packets.
+def _connection_timeout() -> Iterator[None]:
+    """Let new connections fail after ``PATIENCE`` seconds without an answer.
+
+    torch's download, which has no timeout, would wait forever if a firewall drops packets.
+    """
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(PATIENCE)
     try:

@@ -19,7 +19,7 @@ SHEET = re.compile(rb"\x89PNG.*tEXtSoftware\0Enlarger preview", re.DOTALL)  # of
 
 
 def mark_of(name: str) -> re.Pattern[bytes] | None:
-    """Return how a file of this name begins that is ours; None if its name is not a fixed one."""
+    """Return the pattern of the first bytes of our files of this name; None for other names."""
     for pattern, mark in MARKS:
         if pattern.fullmatch(name):
             return mark

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ def free_memory(device: torch.device) -> int:
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + kept
     free = UNKNOWN_MEMORY
-    try:
+    with contextlib.suppress(OSError, KeyError, ValueError):  # another system, or no limit
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         amounts = dict(line.split(":") for line in lines)
         free = 1024 * int(amounts["MemAvailable"].split()[0])
@@ -32,24 +33,22 @@ def free_memory(device: torch.device) -> int:
         # What was read and written stays in memory until another use needs the room.
         cached = int(amounts["inactive_file"])
         free = min(free, int(limit) - int(used) + cached)
-    except (OSError, KeyError, ValueError):
-        pass  # another system, or no limit
     return free
 
 
 def refuse_whole(size: tuple[int, int], bytes_per_pixel: int, device: torch.device) -> None:
-    """Refuse an output that must be in memory as a whole, if that is not free.
+    """Raise if a device has too little memory for an output that must be there as a whole.
 
     Args:
-        size: (H, W).
-        bytes_per_pixel: What it takes.
-        device: Where.
+        size: (H, W) of the output.
+        bytes_per_pixel: Bytes that each of its pixels takes.
+        device: The device.
 
     Raises:
-        MemoryError: With the numbers.
+        MemoryError: With the bytes that are needed and those that are free.
     """
     needed = bytes_per_pixel * size[0] * size[1]
-    _refuse(size, needed, free_memory(device), "of memory")
+    _refuse_above(free_memory(device), needed, size, "of memory")
 
 
 def free_disk(folder: Path) -> int:
@@ -60,20 +59,20 @@ def free_disk(folder: Path) -> int:
 
 
 def refuse_file(size: tuple[int, int], needed: int, folder: Path) -> None:
-    """Refuse an output that cannot fit on the disk.
+    """Raise if an output does not fit on the disk.
 
     Args:
-        size: (H, W).
-        needed: Bytes that it takes.
+        size: (H, W) of the output, for the message.
+        needed: Bytes that its file takes.
         folder: Where it will be; it, or parts of its path, may be missing.
 
     Raises:
-        MemoryError: With the numbers.
+        MemoryError: With the bytes that are needed and those that are free.
     """
-    _refuse(size, needed, free_disk(folder), "on the disk")
+    _refuse_above(free_disk(folder), needed, size, "on the disk")
 
 
-def _refuse(size: tuple[int, int], needed: float, free: int, where: str) -> None:
+def _refuse_above(free: int, needed: int, size: tuple[int, int], where: str) -> None:
     if needed > free:
         raise MemoryError(
             f"an output of {size[1]} x {size[0]} pixels needs {needed / 1e9:.1f} GB {where}, and "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import socket
 import urllib.request
@@ -22,11 +23,10 @@ def answers(address: str) -> bool:
     if urllib.request.getproxies():
         return True
     parts = urlsplit(address)
-    try:
+    with contextlib.suppress(OSError):
         socket.create_connection((parts.hostname or "", parts.port or 443), PATIENCE).close()
-    except OSError:
-        return False
-    return True
+        return True
+    return False
 
 
 def hub_answers() -> bool:

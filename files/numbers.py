@@ -40,40 +40,49 @@ else:
         """A number from 0 to 1."""
 
 
-def _in_range(kind: type, value: Any) -> int | float:
-    """Return the number, an int or float.
+RANGES: dict[type, tuple[float, float]] = {  # least and greatest number
+    PositiveInt: (1, sys.float_info.max),
+    NonNegativeInt: (0, sys.float_info.max),
+    PositiveFloat: (math.ulp(0.0), sys.float_info.max),
+    NonNegativeFloat: (0, sys.float_info.max),
+    UnitInterval: (0, 1),
+}
+
+
+def _number_in_range(kind: type, value: Any) -> int | float:
+    """Return a value of a configuration as a plain int or float.
+
+    Args:
+        kind: One of the types of ``RANGES``.
+        value: A number, or its text.
 
     Raises:
-        ValueError: It is not one, or outside of the range.
+        ValueError: It is no number, or outside of the range.
     """
     is_integer = issubclass(kind, int)
-    least: float = 0
-    if kind is PositiveInt:
-        least = 1
-    elif kind is PositiveFloat:
-        least = math.ulp(0.0)
-    most = 1 if kind is UnitInterval else sys.float_info.max
+    least, greatest = RANGES[kind]
     number: int | float = math.nan
-    if not isinstance(value, bool):
+    is_other_type = isinstance(value, bool) or (is_integer and isinstance(value, float))
+    if not is_other_type:
         with contextlib.suppress(TypeError, ValueError):
             number = int(value) if is_integer else float(value)
-    if not least <= number <= most or (is_integer and isinstance(value, float)):
+    if not least <= number <= greatest:
         description = (kind.__doc__ or "").lower()
         raise ValueError(f"Expected {description} Got value: {value}")
     return number
 
 
-for _kind in (PositiveInt, NonNegativeInt, PositiveFloat, NonNegativeFloat, UnitInterval):
+for _kind in RANGES:
     register_type(
         _kind,
         serializer=int if issubclass(_kind, int) else float,
-        deserializer=functools.partial(_in_range, _kind),
+        deserializer=functools.partial(_number_in_range, _kind),
         type_check=lambda value, kind: False,  # plain numbers are checked again
     )
 
 
 def positive(text: str) -> int:
-    """Return an integer above 0 that was typed, for argparse.
+    """Return the integer above 0 that a text says: the ``type`` of an argument for argparse.
 
     Raises:
         ArgumentTypeError: It is none.

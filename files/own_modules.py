@@ -40,7 +40,7 @@ class OwnModules:
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Find a top-level module; those below it are found through its ``__path__``."""
-        if path is not None or not self._is_asked_for(_importer()):
+        if path is not None or not self._may_import(_importer()):
             return None
         spec = PathFinder.find_spec(name, [self.folder])
         if spec is not None:
@@ -49,12 +49,13 @@ class OwnModules:
                 spec.submodule_search_locations = [*spec.submodule_search_locations]
         return spec
 
-    def _is_asked_for(self, importer: FrameType | None) -> bool:
+    def _may_import(self, importer: FrameType | None) -> bool:
+        """Return whether the importing code is one of ``LOOKUPS``, or a module found here."""
         if importer is None:
             return False
         module = _module_of(importer)
-        by_user = module.partition(".")[0] in self._modules
-        return by_user or (module, importer.f_code.co_name) in LOOKUPS
+        is_own = module.partition(".")[0] in self._modules
+        return is_own or (module, importer.f_code.co_name) in LOOKUPS
 
 
 OWN = OwnModules()
@@ -69,12 +70,14 @@ def start_safely() -> None:
 
 
 def own_environment() -> dict[str, str]:
-    """Return the environment for a user's own commands: as it was before ``start_safely``."""
+    """Return the environment variables for commands of a user: without that of ``start_safely``."""
     return dict(os.environ.items() - {SAFE_PATH})
 
 
 def import_own(name: str) -> ModuleType:
     """Import a module that a user named, also from the working directory.
+
+    Because it is among ``LOOKUPS``, the finder searches that directory.
 
     Raises:
         ImportError: If there is no such module, or it cannot be imported.
@@ -83,6 +86,7 @@ def import_own(name: str) -> ModuleType:
 
 
 def _importer() -> FrameType | None:
+    """Return the frame of the code whose import calls ``find_spec``, past those of importlib."""
     frame: FrameType | None = sys._getframe(2)  # of the caller of find_spec
     while frame is not None and _module_of(frame).partition(".")[0] == "importlib":
         frame = frame.f_back

@@ -13,6 +13,7 @@ rooms and fails if another module does.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import shutil
@@ -38,27 +39,29 @@ class MovedError(OSError):
 
 # -------------------------------------------------------------------------------------- the places
 
-_PLACES: dict[str, os.stat_result] = {}  # folders that this process has locked, when it did
+_HELD: dict[str, os.stat_result] = {}  # each folder that this process writes to, as it was then
 
 
 def hold_place(folder: Path) -> None:
-    """Refuse from now on to write to another folder that takes the place of this one."""
-    _PLACES[os.path.abspath(folder)] = folder.stat()
+    """From now on, have ``refuse_moved`` fail if another folder takes the place of this one."""
+    _HELD[os.path.abspath(folder)] = folder.stat()
 
 
 def free_place(folder: Path) -> None:
-    """Forget a folder of ``hold_place``."""
-    _PLACES.pop(os.path.abspath(folder), None)
+    """Undo ``hold_place`` of a folder."""
+    _HELD.pop(os.path.abspath(folder), None)
 
 
 def refuse_moved(path: Path) -> None:
-    """Raise if a path lies in a folder of ``hold_place`` that was moved or replaced.
+    """Raise if a path lies in a folder of ``hold_place`` that was moved or replaced since.
+
+    Every function that writes calls it: a user may move a run's folder while the run writes.
 
     Raises:
         MovedError: It was.
     """
     absolute = Path(os.path.abspath(path))
-    for folder, status in _PLACES.items():
+    for folder, status in _HELD.items():
         if not absolute.is_relative_to(folder):
             continue
         if not os.path.isdir(folder) or not os.path.samestat(os.stat(folder), status):
@@ -71,7 +74,7 @@ def refuse_moved(path: Path) -> None:
 # ----------------------------------------------------------------------------------------- writing
 
 
-_UNFINISHED = re.compile(r"\.([0-9a-f]{16}|[0-9a-f]{32})\.tmp")  # names of ``_begun``
+_TEMPORARY = re.compile(r"\.([0-9a-f]{16}|[0-9a-f]{32})\.tmp")  # names of ``_open_temporary``
 
 
 def hidden(path: Path) -> Path:
@@ -100,7 +103,7 @@ def whole_file(path: Path, before: Callable[[], None] | None = None) -> Iterator
     refuse_foreign(path)
     refuse_moved(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _naming(path), _begun(path) as file:
+    with _open_temporary(path) as file:
         try:
             yield file
             file.flush()
@@ -109,24 +112,25 @@ def whole_file(path: Path, before: Callable[[], None] | None = None) -> Iterator
                 before()
             refuse_moved(path)
             os.replace(file.name, path)
-        except BaseException:
+        except BaseException as error:
             Path(file.name).unlink(missing_ok=True)
+            if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+                error.filename = str(path)  # the error of a full disk does not say which
             raise
         finally:
             free(file.fileno())
 
 
-def _begun(path: Path) -> BinaryIO:
-    """Open an empty temporary file that no other process writes.
+def _open_temporary(path: Path) -> BinaryIO:
+    """Open an empty temporary file beside a path, which no other process writes.
 
     It has the hidden name, so that a killed process leaves one file. It has a name of its own if
     another process writes the same file, the hidden one is another user's, or the disk has no
     locks.
     """
-    try:
+    descriptor = None
+    with contextlib.suppress(OSError):
         descriptor = locked(hidden(path), os.O_CREAT)
-    except OSError:
-        descriptor = None
     if descriptor is None:
         return open(path.with_name(f".{uuid.uuid4().hex}.tmp"), "xb")
     file = open(hidden(path), "r+b", opener=lambda *_: descriptor)  # noqa: SIM115
@@ -160,9 +164,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
     try:
         yield beside
         os.replace(beside, path)
-    except BaseException:
+    finally:
         shutil.rmtree(beside, ignore_errors=True)
-        raise
 
 
 def refuse_foreign(path: Path, mark: re.Pattern[bytes] | None = None) -> None:
@@ -214,17 +217,6 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-@contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    # Errors of a full disk do not name the file.
-    try:
-        yield
-    except OSError as error:
-        if error.errno is not None and error.filename is None:
-            error.filename = str(path)
-        raise
-
-
 # ---------------------------------------------------------------------------------------- deleting
 
 
@@ -246,7 +238,7 @@ def remove_unfinished(folder: Path) -> None:
         folder: A folder where no other process writes.
     """
     for path in folder.glob(".*.tmp"):
-        if _UNFINISHED.fullmatch(path.name):
+        if _TEMPORARY.fullmatch(path.name):
             remove_file(path)
 
 
@@ -260,17 +252,15 @@ def remove_empty(folder: Path) -> None:
 
 
 def move_aside(path: Path, word: str | None = None) -> Path:
-    """Rename a file or folder to keep it, and return its new path.
+    """Rename a file or folder to keep it beside its successor, and return its new path.
 
     Args:
         path: The file or folder.
         word: Suffix of the new name; by default the time.
     """
     suffix = word or time.strftime("%Y%m%d-%H%M%S")
-    number = 0
-    while True:
+    for number in itertools.count():
         aside = path.with_name(f"{path.name}.{suffix}-{number}")
         if not os.path.lexists(aside):  # a rename would replace an empty folder
-            path.rename(aside)
-            return aside
-        number += 1
+            break
+    return path.rename(aside)

@@ -7,6 +7,7 @@ files are opened: a named pipe would block until something is written to it.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fnmatch
 import glob
@@ -150,25 +151,27 @@ def walk(root: str | os.PathLike[str]) -> Iterator[tuple[Path, list[str], list[s
 
 
 def is_image(path: PurePath) -> bool:
-    """Return whether a name is that of an image; hidden files (``._1.jpg`` of a Mac) are not."""
+    """Return whether a file's name is that of an image; hidden names (``._1.jpg``) are not."""
     return path.suffix.lower() in IMAGE_EXTENSIONS and not path.name.startswith(".")
 
 
 def is_video(path: PurePath) -> bool:
-    """Return whether a name is that of a video; hidden files are not, nor is TypeScript."""
+    """Return whether a file's name is that of a video; hidden names are not.
+
+    A name in ``.ts`` may be TypeScript, so such a file is read.
+    """
     if path.name.startswith("."):
         return False
     ending = path.suffix.lower()
-    return ending in VIDEO_EXTENSIONS or (ending == TRANSPORT_STREAM and _has_packets(path))
+    return ending in VIDEO_EXTENSIONS or (ending == TRANSPORT_STREAM and _is_mpeg(path))
 
 
-def _has_packets(path: PurePath) -> bool:
-    try:
-        with open_regular(path) as file:
-            data = file.read(189)
-    except OSError:
-        return False
-    return data[:1] == data[188:] == b"G"
+def _is_mpeg(path: PurePath) -> bool:
+    """Return whether two packets of an MPEG transport stream begin a file."""
+    with contextlib.suppress(OSError), open_regular(path) as file:
+        data = file.read(189)
+        return data[:1] == data[188:] == b"G"
+    return False
 
 
 def list_images(root: Path, videos: bool = False) -> list[Path]:
@@ -220,13 +223,16 @@ def image_key(path: Path, root: Path) -> str:
 
 
 def shard_key(key: str) -> str:
-    """Return a key without dots in its last part: in a shard, a key ends at the first one."""
+    """Return a key as a shard can have it, where it ends at its name's first dot.
+
+    Dots in its last part become underscores.
+    """
     folder, slash, name = key.rpartition("/")
     return folder + slash + name.replace(".", "_")
 
 
 def unique(images: Iterable[tuple[str, Path]], what: str) -> dict[str, Path]:
-    """Return image files by key, in their order.
+    """Return image files by key, in their order, after a check that no two share a key.
 
     Args:
         images: Keys and files; the same file may occur twice.
@@ -247,12 +253,17 @@ def unique(images: Iterable[tuple[str, Path]], what: str) -> dict[str, Path]:
 
 
 def by_key(images: Iterable[tuple[str, Path]], what: str) -> dict[str, Path]:
-    """Return image files by key, sorted. Args and Raises as ``unique``."""
+    """Return image files by key, sorted by key. Arguments and errors as in ``unique``."""
     return dict(sorted(unique(images, what).items()))
 
 
 def images_below(root: Path, what: str) -> dict[str, Path]:
-    """Return the images of a folder and its subfolders by key, sorted; ``what`` is for errors."""
+    """Return the images of a folder and its subfolders by key, sorted; there may be none.
+
+    Args:
+        root: An existing folder.
+        what: For error messages, the key of the configuration that names it.
+    """
     return by_key(((image_key(path, root), path) for path in list_images(root)), what)
 
 
@@ -276,6 +287,7 @@ def images_by_key(folder: Path, what: str = "") -> dict[str, Path]:
 
 
 def _reading_advice(paths: Iterable[Path]) -> str:
+    """Return how some files that are left out could be read; empty if none could."""
     endings = {path.suffix.lower() for path in paths}
     advice = ""
     if endings & {*HEIF}:
@@ -306,6 +318,7 @@ def glob_paths(pattern: str, root: str = "") -> list[str]:
 
 
 def _matches(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
+    """Yield the paths below a folder that match the parts of a pattern, part by part."""
     if not parts:
         yield folder
         return
@@ -329,7 +342,7 @@ def _matches(folder: Path, parts: Sequence[str]) -> Iterator[Path]:
 
 
 def check_regular(path: str | os.PathLike[str]) -> None:
-    """Raise for paths that could block, never end, or have side effects when opened.
+    """Raise unless a path is a regular file: a pipe or a device could block or never end.
 
     Raises:
         OSError: The file is missing, or is not a regular file.
@@ -369,11 +382,10 @@ def read_text(path: str | os.PathLike[str]) -> str:
 
 def size_and_time(path: str) -> tuple[int, int] | None:
     """Return size in bytes and modification time in ns of a file, or None if unknown."""
-    try:
+    with contextlib.suppress(OSError):
         status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_size, status.st_mtime_ns
+        return status.st_size, status.st_mtime_ns
+    return None
 
 
 # -------------------------------------------------------------------------------------------- parts

@@ -8,12 +8,11 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 LINE = "{desc}: {unit} {n_fmt} of {total_fmt}, {rate_fmt}, {remaining} left{postfix}"
-ENDLESS = "{desc}: {unit} {n_fmt}, {rate_fmt}{postfix}"
 REFRESH = 0.5  # seconds; reading the values for the bar waits for the device
 
 
 class _LogLines:
-    """A stream for tqdm that makes a line of the log of each drawing of a bar."""
+    """A stream for tqdm that logs each drawing of the bar as a line."""
 
     def write(self, text: str) -> None:
         if line := text.strip():
@@ -23,16 +22,19 @@ class _LogLines:
         pass
 
 
-def bar_options(every_n_seconds: float = 10.0, endless: bool = False) -> dict[str, Any]:
-    """Return the arguments of a tqdm.
+def bar_options(every_n_seconds: float = 10.0) -> dict[str, Any]:
+    """Return the arguments with which tqdm shows a bar, or logs lines if there is no terminal.
 
     Args:
-        every_n_seconds: Time between two lines without a terminal.
-        endless: Whether the total is not known.
+        every_n_seconds: Time between two lines of the log.
     """
     if sys.stderr.isatty():
         return {"mininterval": REFRESH, "dynamic_ncols": True}
-    # At one place, or tqdm moves a cursor that a file has not.
-    line = ENDLESS if endless else LINE
-    lines = {"mininterval": every_n_seconds, "miniters": 1, "bar_format": line}
-    return {**lines, "file": _LogLines(), "position": 0, "leave": True}
+    return {
+        "mininterval": every_n_seconds,
+        "miniters": 1,
+        "bar_format": LINE,
+        "file": _LogLines(),
+        "position": 0,  # or tqdm moves a cursor that a file does not have
+        "leave": True,
+    }

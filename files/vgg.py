@@ -19,7 +19,7 @@ CHANNELS = (3, 64, 128, 256, 512, 512)  # of the image, and of each stage
 
 
 def load_features(name: Backbone, path: Path) -> nn.Sequential:
-    """Return the convolutions of a network, without its classifier; frozen, in evaluation.
+    """Return a network of torchvision without its classifier, with weights; frozen, in eval mode.
 
     Args:
         name: Which network.

@@ -105,7 +105,7 @@ def read_weights(path: str | Path) -> Weights:
             f"no weights at {path}: set an existing file (runs and names of configs/weights.yaml "
             "are for enlarger.load and main.py)"
         )
-    content: dict[str, Any] = _parts(path) if path.name.endswith(INDEX) else read_file(path)
+    content: dict[str, Any] = _read_parts(path) if path.name.endswith(INDEX) else read_file(path)
     about = read_metadata(path)
     if EXPORTED in about:
         return Weights(
@@ -127,10 +127,7 @@ def read_weights(path: str | Path) -> Weights:
             frozen=content.get("frozen", {}),
             trained_with=content.get("trained_with", {}),
         )
-    try:
-        tensors, group = unwrapped(content, path)
-    except RecursionError as error:
-        raise ValueError(f"{path} has a group that contains itself") from error
+    tensors, group = unwrapped(content, path)
     return Weights(tensors, None, str(path), group)
 
 
@@ -189,13 +186,13 @@ def read_metadata(path: Path) -> dict[str, str]:
         return dict(file.metadata() or {})
 
 
-def _parts(index: Path) -> dict[str, Tensor]:
-    try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ValueError(f"{index} is no index of weights: it has no weight_map") from error
+def _read_parts(index: Path) -> dict[str, Tensor]:
+    """Return the tensors of all files that an index of transformers names."""
+    file_of_tensor = json.loads(index.read_text(encoding="utf-8")).get("weight_map")
+    if not file_of_tensor:
+        raise ValueError(f"{index} is no index of weights: it has no weight_map")
     tensors: dict[str, Tensor] = {}
-    for name in sorted(names):
+    for name in sorted(set(file_of_tensor.values())):
         tensors |= read_file(index.parent / name)
     return tensors
 
@@ -212,7 +209,10 @@ def plain(content: Any) -> Any:
 
 
 def is_plain(value: Any) -> bool:
-    """Return whether nested content has only numbers, texts and tensors, which are read again."""
+    """Return whether nested content has only numbers, texts and tensors.
+
+    Only these are in checkpoints: ``read_file`` refuses all others.
+    """
     if type(value) is dict:
         return is_plain([*value.keys(), *value.values()])
     if type(value) in (list, tuple):
@@ -243,7 +243,7 @@ def unwrapped(content: Mapping[str, Any], where: str | Path) -> tuple[dict[str, 
             groups[name] = value
             if _is_average(name):
                 averaged.append(name)
-        if _is_average(name) and _is_listed(value):
+        if _is_average(name) and _has_unnamed_tensors(value):
             raise ValueError(
                 f"{where} has averages without names in {name}: store them by name, or remove them "
                 "from the file to use the weights beside them"
@@ -257,7 +257,7 @@ def unwrapped(content: Mapping[str, Any], where: str | Path) -> tuple[dict[str, 
         tensors, averaged_in_wrapper = unwrapped(groups[wrapper], where)
 
     if averaged:
-        name = _first_of(averaged, where)
+        name = _chosen_average(averaged, where)
         averages, _ = unwrapped(groups[name], where)
         if averages.keys() <= tensors.keys():  # buffers and frozen parts may be left out
             averages = {**tensors, **averages}
@@ -266,19 +266,20 @@ def unwrapped(content: Mapping[str, Any], where: str | Path) -> tuple[dict[str, 
         raise ValueError(f"{where} holds no tensors by name; its keys are {list(content)[:5]}")
     if wrapper is not None:
         return tensors, averaged_in_wrapper
-    return _by_prefix(tensors, where)
+    return _with_prefixed_averages(tensors, where)
 
 
 def _tensors_in(content: Mapping[Any, Any]) -> dict[str, Tensor]:
+    """Return the tensors by name, without the prefixes that compiling and DDP add to names."""
     tensors = {}
     for name, value in content.items():
         if isinstance(name, str) and isinstance(value, Tensor) and name not in COUNTERS:
-            # Without the prefixes that compiling and DDP add.
             tensors[_COMPILED.sub("", name).removeprefix(_DISTRIBUTED)] = value
     return tensors
 
 
 def _has_tensors(content: Mapping[Any, Any]) -> bool:
+    """Return whether a group, or any group inside it, has tensors."""
     if _tensors_in(content):
         return True
     for name, value in content.items():
@@ -288,22 +289,24 @@ def _has_tensors(content: Mapping[Any, Any]) -> bool:
 
 
 def _is_average(name: object) -> bool:
+    """Return whether a group's name has a word for averages, such as ``ema`` in ``netEMA_0``."""
     if not isinstance(name, str):
         return False
     words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)
     return any(map(AVERAGED.fullmatch, words))
 
 
-def _is_listed(group: Any) -> bool:
+def _has_unnamed_tensors(group: Any) -> bool:
     """Return whether a group has a list of tensors, such as ``shadow_params`` of torch_ema."""
     if isinstance(group, dict):
-        return any(map(_is_listed, group.values()))
+        return any(map(_has_unnamed_tensors, group.values()))
     if not isinstance(group, list | tuple):
         return False
     return any(isinstance(value, Tensor) and value.ndim for value in group)
 
 
-def _first_of(averages: list[str], where: str | Path) -> str:
+def _chosen_average(averages: list[str], where: str | Path) -> str:
+    """Return the first name of several averages, and log that the others are not used."""
     first, *others = averages
     if others:
         text = "%s has several averages: %s is used, not %s; remove it from the file to use another"
@@ -311,8 +314,21 @@ def _first_of(averages: list[str], where: str | Path) -> str:
     return first
 
 
-def _by_prefix(tensors: dict[str, Tensor], where: str | Path) -> tuple[dict[str, Tensor], str]:
-    """Return averages that stand among the others, such as ``model_ema.`` beside ``model.``."""
+def _with_prefixed_averages(
+    tensors: dict[str, Tensor], where: str | Path
+) -> tuple[dict[str, Tensor], str]:
+    """Return tensors with averages in place of those that they are averages of.
+
+    Some programs store both in one group, the averages under a prefix of their own, and without
+    the dots in their names: ``model_ema.conv1weight`` is the average of ``model.conv1.weight``.
+
+    Args:
+        tensors: Of one group of a file.
+        where: The file, for messages.
+
+    Returns:
+        The tensors, and the prefix of the averages, or "".
+    """
     prefixes = []
     for prefix in dict.fromkeys(name.partition(".")[0] for name in tensors):
         is_part_of_network = "avg" in prefix.lower()  # avg_pool
@@ -329,21 +345,19 @@ def _by_prefix(tensors: dict[str, Tensor], where: str | Path) -> tuple[dict[str,
         elif prefix == prefixes[0] and rest not in COUNTERS:
             averages[rest] = value
     if not others:
-        return averages, _first_of(prefixes, where)
+        return averages, _chosen_average(prefixes, where)
 
-    # Some programs remove the dots of their names.
-    whole_names = {name.replace(".", ""): name for name in others}
-    inner_names = {name.partition(".")[2].replace(".", ""): name for name in others}
-    for names in (whole_names, inner_names):
-        undotted = {name.replace(".", ""): value for name, value in averages.items()}
-        if not undotted.keys() <= names.keys():
+    averages = {name.replace(".", ""): value for name, value in averages.items()}
+    with_prefix = {name.replace(".", ""): name for name in others}
+    without_prefix = {name.partition(".")[2].replace(".", ""): name for name in others}
+    for averaged in (with_prefix, without_prefix):
+        if not averages.keys() <= averaged.keys():
             continue
-        replaced = {names[name]: value for name, value in undotted.items()}
-        result = others | replaced
+        result = others | {averaged[name]: value for name, value in averages.items()}
         other_prefixes = {name.partition(".")[0] for name in others}
-        if names is inner_names and len(other_prefixes) == 1:
+        if averaged is without_prefix and len(other_prefixes) == 1:
             result = {name.partition(".")[2]: value for name, value in result.items()}
-        return result, _first_of(prefixes, where)
+        return result, _chosen_average(prefixes, where)
     return tensors, ""  # a part of the network that is called so
 
 
@@ -351,11 +365,11 @@ def _by_prefix(tensors: dict[str, Tensor], where: str | Path) -> tuple[dict[str,
 
 
 class Differences(NamedTuple):
-    """Tensors that do not fit a network, with their shapes.
+    """Names and shapes of the tensors by which a file and a network differ.
 
-    missing: The network's, and not in the file.
-    unexpected: In the file, and not the network's.
-    reshaped: Of another shape.
+    missing: In the network only.
+    unexpected: In the file only.
+    reshaped: In both, of different shapes.
     """
 
     missing: list[str]
@@ -557,7 +571,10 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _recognise(module: nn.Module, names: Iterable[str]) -> None:
-    """Have networks within read from weights what shapes do not show, such as ResShift's mask."""
+    """Call ``recognise`` of each network in a module that has it, with its tensors' names.
+
+    By these a network sets what shapes do not show, such as whether ResShift's has a mask.
+    """
     for prefix, part in module.named_modules():
         if not hasattr(type(part), "recognise"):
             continue
@@ -607,6 +624,13 @@ def check_numbers(where: str, tensors: Mapping[str, Tensor], own: Mapping[str, T
 
 
 def _is_sound(name: str, value: Tensor, initial: Tensor | None) -> bool:
+    """Return whether a tensor is finite, except where it may be infinite.
+
+    Args:
+        name: Its name.
+        value: The tensor of a file.
+        initial: The network's own of this name.
+    """
     if value.dtype not in FLOATS or value.is_sparse:
         return True
     if "mask" in name:  # an additive mask of attention has -inf where nothing is seen

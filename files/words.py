@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 
 def first_of(names: Iterable[str], most: int = 5) -> str:
-    """Return the first of some names, and how many follow: ``a, b and 3 more``.
+    """Return the first of some names for a message, and how many follow: ``a, b and 3 more``.
 
     Args:
         names: The names.

@@ -24,7 +24,7 @@ from callbacks.metrics.fid import KIDThumb
 from callbacks.metrics.niqe import NIQE
 from callbacks.metrics.perceptual import LPIPS
 from callbacks.metrics.pixels import PSNR, SSIM, psnr, to_pixels
-from callbacks.metrics.sets import compute, read_image
+from callbacks.metrics.sets import compute_features, read_image
 from callbacks.metrics.swd import SWD
 from degradations.draws import seed_of
 
@@ -97,7 +97,9 @@ def samples(outputs: Path, dataset: str) -> Numbers:
     keys = [file.relative_to(outputs / "sr").as_posix() for file in files]
     for metric in (SWD(levels=2), KIDThumb()):
         sr, hr = (
-            torch.from_numpy(compute(metric, {key: outputs / part / key for key in keys})).double()
+            torch.from_numpy(
+                compute_features(metric, {key: outputs / part / key for key in keys})
+            ).double()
             for part in ("sr", "hr")
         )
         whole, count = metric.distances(sr, hr), len(keys)

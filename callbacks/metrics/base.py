@@ -73,7 +73,7 @@ class TooSmall(ValueError):  # noqa: N818  (it describes the images)
 
 
 def warn_of_small(metric: str, dataset: str, small: Mapping[str, str], kept: int) -> None:
-    """Warn of the images that a metric skipped.
+    """Warn of the images that a metric skipped because they are too small, if there are any.
 
     Args:
         metric: Its name in the logs.
@@ -259,6 +259,7 @@ class Metric(EvaluationCallback):
     # ---------------------------------------------------------------------------------- the work
 
     def _load_once(self) -> None:
+        """Load the networks unless an earlier command of this process did."""
         if not self._loaded:
             self.load()
             self._loaded = True
@@ -324,7 +325,12 @@ class Metric(EvaluationCallback):
             )
 
     def tag(self, stage: Stage, record: Record) -> str:
-        """Return the name of a number of the latest evaluation in the logs."""
+        """Return a number's name in the logs, such as ``val/set5/psnr``.
+
+        Args:
+            stage: Which evaluation, the latest.
+            record: The number.
+        """
         middle = f"{record['dataset']}/" if len(self._datasets) > 1 else ""
         return f"{stage}/{middle}{record['metric']}"
 
@@ -354,7 +360,13 @@ class Metric(EvaluationCallback):
         return records, control_records
 
     def _are_enough(self, dataset: Any, count: int, small: int) -> bool:
-        """Return whether there are enough images for a number, not counting those too small."""
+        """Return whether there are enough images for a number.
+
+        Args:
+            dataset: Their dataset, for messages.
+            count: Number of images that were measured.
+            small: Number of those that were skipped because they are too small.
+        """
         return count > 0
 
     def record(self, dataset: Any, value: float, n: int, name: str | None = None) -> Record:
@@ -391,14 +403,13 @@ class WeightsMetric(Metric):
         """Build the networks from the files."""
 
     def absent(self) -> str:
-        """Name the missing files in one line; empty if all are found."""
-        lines = []
-        for name in self.files:
-            try:
+        """Return which file is missing in one line; empty if all are found."""
+        try:
+            for name in self.files:
                 locate(name)
-            except FileNotFoundError as error:
-                lines.append(str(error))
-        return "; ".join(lines)
+        except FileNotFoundError as error:
+            return str(error)
+        return ""
 
     def load(self) -> None:
         """Load the networks.
@@ -463,10 +474,17 @@ class ImageMetric(Metric):
         record = self.record(dataset, sum(finite.values()) / len(finite), len(images))
         if left_out:
             record["not_finite"] = left_out
-            self._name_not_finite(dataset.name, images, len(finite))
+            self._warn_of_not_finite(dataset.name, images, len(finite))
         return [record]
 
-    def _name_not_finite(self, dataset: str, images: Measured, kept: int) -> None:
+    def _warn_of_not_finite(self, dataset: str, images: Measured, kept: int) -> None:
+        """Name the images without a finite number; once in a run, unless the mean is undefined.
+
+        Args:
+            dataset: The dataset's name.
+            images: The numbers of all its images.
+            kept: How many of them the mean is of.
+        """
         bad = [f"{key} ({value})" for key, value in images.items() if not math.isfinite(value)]
         mean_is_undefined = kept == len(images)
         mean = "and so is the mean" if mean_is_undefined else f"and the mean is of the other {kept}"
@@ -474,14 +492,13 @@ class ImageMetric(Metric):
             f"{self.name} is not finite for {len(bad)} of {len(images)} images of {dataset}, "
             f"{mean}: {first_of(bad)}"
         )
-        if (
-            mean_is_undefined or message not in self._warned
-        ):  # an undefined mean is reported each time
+        if mean_is_undefined or message not in self._warned:
             log.warning("%s", message)
         self._warned.add(message)
 
 
 def _copied(images: Tensor, may_write: bool) -> Tensor:
+    """Return a copy for a metric that may write into its images, else the images themselves."""
     return images.clone() if may_write else images
 
 

@@ -59,8 +59,8 @@ class InceptionMetric(WeightsMetric, SetMetric):
         self.sha256 = entry_of(self.files[0])["sha256"]
 
     def build(self, paths: list[Path]) -> None:
-        """Take the network that all metrics of a run share."""
-        self.net = _shared(paths[0])
+        """Load the network, which all Inception metrics of a run share."""
+        self.net = _load_inception_once(paths[0])
 
     def protocol(self) -> MetricProtocol:
         """Return implementation, preset, rounding, resize, antialiasing, network and weights."""
@@ -132,8 +132,8 @@ class Inception(nn.Module):
 
 
 @functools.lru_cache(maxsize=1)
-def _shared(path: Path) -> Inception:
-    """Return the network that all metrics of a run share."""
+def _load_inception_once(path: Path) -> Inception:
+    """Return the network of a file; the same object for all metrics of a run."""
     return Inception(path)
 
 
@@ -159,7 +159,7 @@ def bicubic(pixels: Tensor) -> Tensor:
 def tensorflow_bilinear(pixels: Tensor) -> Tensor:
     """Resize as the original: TensorFlow 1's bilinear, half a pixel off and not antialiased.
 
-    Shapes as ``bicubic``.
+    Shapes as in ``bicubic``.
     """
     from torch_fidelity.interpolate_compat_tensorflow import (
         interpolate_bilinear_2d_like_tensorflow1x,
@@ -217,15 +217,18 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     Returns:
         The distance, at least 0.
     """
-    p = _root(a)
-    q = _root(b)
+    p = _root_of_covariance(a)
+    q = _root_of_covariance(b)
     means = (a.mean(0) - b.mean(0)).square().sum()
     traces = p.square().sum() + q.square().sum()
     return max(0.0, float(means + traces - 2 * torch.linalg.svdvals(p @ q.T).sum()))
 
 
-def _root(features: Tensor) -> Tensor:
-    """Return P with P'P the covariance: (N, D), or (D, D) if that is smaller."""
+def _root_of_covariance(features: Tensor) -> Tensor:
+    """Return a matrix P with P'P the covariance of (N, D) features.
+
+    It is (N, D), the centred features themselves, or (D, D) if that is smaller.
+    """
     n, d = features.shape
     centred = (features - features.mean(0)) / math.sqrt(n - 1)
     if n <= d:
@@ -322,19 +325,23 @@ def polynomial_mmd(a: Tensor, b: Tensor, paired: bool = False) -> float:
 
 
 def _kernels(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the kernel of all pairs within a (N, N), within b (M, M), and between them (N, M)."""
     return _kernel(a, a), _kernel(b, b), _kernel(a, b)
 
 
 def _kernel(x: Tensor, y: Tensor) -> Tensor:
+    """Return (x.y / D + 1)^3 of all pairs of rows, (N, M)."""
     return (x @ y.T / x.shape[1] + 1) ** 3
 
 
 def _mmd(aa: Tensor, bb: Tensor, ab: Tensor, paired: bool) -> float:
+    """Return the estimate of ``polynomial_mmd`` from the results of ``_kernels``."""
     between = _mean_off_diagonal(ab) if paired else ab.mean()
     return float(_mean_off_diagonal(aa) + _mean_off_diagonal(bb) - 2 * between)
 
 
 def _mean_off_diagonal(kernel: Tensor) -> Tensor:
+    """Return the mean of a square matrix without its diagonal: of pairs of different images."""
     n = len(kernel)
     return (kernel.sum() - kernel.trace()) / (n * (n - 1))
 
@@ -410,6 +417,7 @@ class PatchMetric(InceptionMetric):
         return self.cached(images, name, lambda: self._embed_crops(images, keys))
 
     def _embed_crops(self, images: Tensor, keys: tuple[str, ...]) -> Tensor:
+        """Return (B, crops, 2048) features of crops, whose places follow from the images' keys."""
         limit = np.array(images.shape[-2:]) - SIDE + 1
         crops = []
         for image, key in zip(levels(images), keys, strict=True):

@@ -18,6 +18,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -78,23 +79,21 @@ class IQA(WeightsMetric, ImageMetric):
 
     def absent(self) -> str:
         """Name the missing package, or the missing files, in one line."""
-        return missing_package(self.metric) or super().absent()
+        packages = ["pyiqa", "clip"] if self.metric == "clipiqa" else ["pyiqa"]
+        if not all(map(find_spec, packages)):
+            return (
+                f"it needs the packages {' and '.join(packages)}, which are optional: pip install "
+                "-c constraints.txt -e '.[iqa]'"
+            )
+        return super().absent()
 
     def build(self, paths: list[Path]) -> None:
-        """Build the network from its files.
-
-        Raises:
-            ValueError: If a file does not hold the weights of this metric.
-        """
+        """Build the network from its files."""
         for name, path in zip(self.files, paths, strict=True):
             _warn_if_unverified(name, path)
         _warn_of_licence()
-        try:
-            with _process_unchanged():
-                network = _build(self.metric, paths)
-        except Exception as error:  # whatever torch, scipy and pyiqa raise for a wrong file
-            names = " and ".join(map(str, paths))
-            raise ValueError(f"{names}: no weights of pyiqa's {self.metric}: {error}") from error
+        with _process_unchanged():
+            network = _build(self.metric, paths)
         self.network = network.requires_grad_(False).eval()
 
     def protocol(self) -> MetricProtocol:
@@ -146,26 +145,6 @@ class PerceptualIndex(nn.Module):
         return (10 - ma + niqe) / 2
 
 
-def missing_package(metric: str) -> str:
-    """Return why pyiqa cannot compute a metric here, in one line; empty if it can.
-
-    Args:
-        metric: The metric's name in pyiqa.
-    """
-    try:
-        with _process_unchanged(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the package clip warns of its own imports
-            for name in ("pyiqa", "clip") if metric == "clipiqa" else ("pyiqa",):
-                importlib.import_module(name)
-    except Exception as error:  # an optional package may fail in any way when it is imported
-        reason = " ".join(str(error).split())
-        return (
-            f"pyiqa cannot be imported ({type(error).__name__}: {reason}); install the extra: "
-            "pip install -c constraints.txt -e '.[iqa]'"
-        )
-    return ""
-
-
 def _build(metric: str, paths: list[Path]) -> nn.Module:
     """Return pyiqa's metric with the weights of these files, on the CPU; nothing is downloaded."""
     create = functools.partial(importlib.import_module("pyiqa").create_metric, device="cpu")
@@ -182,7 +161,7 @@ def _build(metric: str, paths: list[Path]) -> nn.Module:
             path = f"{folder}/niqe.mat"
             savemat(path, {"mu_prisparam": mean[None].numpy(), "cov_prisparam": covariance.numpy()})
             return PerceptualIndex(ma, create("niqe", pretrained_model_path=path, **options))
-    with _timm_untrained():
+    with _without_timm_downloads():
         backbone = {"backbone_pretrain": False} if metric == "topiq_nr" else {}
         network = create(metric, pretrained=False, **backbone)
     state = read_weights(paths[0]).tensors  # pyiqa would run code that a file holds
@@ -191,6 +170,7 @@ def _build(metric: str, paths: list[Path]) -> nn.Module:
 
 
 def _score(image: Tensor, network: nn.Module) -> Tensor:
+    """Return the () number of (1, 3, H, W) in [0, 1]; NaN if a pixel is not finite."""
     if not image.sum().isfinite():
         return image.new_tensor(torch.nan)
     number: Tensor = network((image.clamp(0, 1) * 255).round() / 255)
@@ -218,7 +198,7 @@ def _warn_if_unverified(name: str, path: Path) -> None:
 
 
 @contextmanager
-def _timm_untrained() -> Iterator[None]:
+def _without_timm_downloads() -> Iterator[None]:
     """Keep MANIQA from downloading ImageNet's weights, which those of its own file replace."""
     timm: Any = importlib.import_module("timm")
     create = timm.create_model
@@ -235,13 +215,15 @@ def _timm_untrained() -> Iterator[None]:
 
 @contextmanager
 def _process_unchanged() -> Iterator[None]:
-    """Keep the random state and cuDNN's settings of the process, and pyiqa's logger silent."""
+    """Keep random state and settings of cuDNN, and silence what pyiqa logs and warns of."""
     cudnn = torch.backends.cudnn
     settings = (cudnn.deterministic, cudnn.benchmark)
     level = logging.root.manager.disable
     logging.disable(logging.INFO)  # its logger has a handler of its own beside the run's
     try:
-        with torch.random.fork_rng(devices=[]):  # the random weights are replaced
+        # The random weights are replaced. The package clip warns of its own imports.
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(level)

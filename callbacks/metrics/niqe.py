@@ -11,7 +11,6 @@ Lasmar, Stitou, Berthoumieu, "Multiscale skewed heavy tailed model for texture a
 from __future__ import annotations
 
 import functools
-import zipfile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,29 +29,32 @@ from files.batch import Batch
 PRISTINE = "niqe-pristine"  # the name in configs/weights.yaml
 BLOCK = 96  # pixels a side; half as many on the second scale
 WINDOW = f"two blocks of {BLOCK}x{BLOCK} pixels ({2 * BLOCK}x{BLOCK})"
-FEATURES = 36
+FEATURES = 36  # of a block
 YIQ = (0.299, 0.587, 0.114)  # its Y, in [0, 255]
 RADIUS, DEVIATION = 3, 7 / 6  # of the Gaussian window, 7x7
 SHIFTS = ((0, 1), (1, 0), (1, 1), (1, -1))  # to the neighbours: right, below, the two diagonals
 
 
 def gaussian_taps() -> Tensor:
-    """Return the (7,) float64 factors whose outer product is the window."""
-    places = torch.arange(-RADIUS, RADIUS + 1, dtype=torch.float64)
-    taps = torch.exp(-places.square() / (2 * DEVIATION**2))
+    """Return the seven weights of a 1-D Gaussian, float64 with sum 1.
+
+    Blurring rows and then columns by them is the 7x7 window of the paper.
+    """
+    offsets = torch.arange(-RADIUS, RADIUS + 1, dtype=torch.float64)
+    taps = torch.exp(-offsets.square() / (2 * DEVIATION**2))
     return taps / taps.sum()
 
 
 def block_features(luma: Tensor) -> Tensor:
-    """Return the statistics of each block of 96x96 pixels, cutting off the rest at right and below.
+    """Return the features of each block of 96x96 pixels, cutting off the rest at right and below.
 
     Args:
         luma: (B, H, W) float64, whole levels in [0, 255]; H and W at least 96.
 
     Returns:
-        (B, N, 36) float64 statistics, NaN if a block is flat.
+        (B, N, 36) float64 features, NaN if a block is flat.
     """
-    return _statistics(_block_moments(luma))
+    return _features(_block_moments(luma))
 
 
 def mean_and_covariance(features: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,16 +105,18 @@ def _block_moments(luma: Tensor) -> Tensor:
     rows = luma.shape[-2] // BLOCK
     columns = luma.shape[-1] // BLOCK
     x = luma[:, : rows * BLOCK, : columns * BLOCK].float()
-    scales = [_normalised(x), _normalised(_half(x))]
-    moments = [_moments_of_maps(_blocks(part, rows, columns)) for part in scales]
+    moments = []
+    for scale in (x, _half_size(x)):
+        blocks = _blocks(_normalised(scale), rows, columns)
+        moments.append(_moments_of_maps(blocks))
     return torch.stack(moments, dim=1).view(len(luma), -1, 2, 5, 5)
 
 
 def _normalised(x: Tensor) -> Tensor:
-    """Return Eq. 1 of (B, H, W) float32."""
-    mean, square = _smooth(torch.cat([x, x * x])).chunk(2)
-    sigma = square.sub_(mean * mean).abs_().sqrt_()
-    return (x - mean).div_(sigma + 1)
+    """Return (x - mu) / (sigma + 1) of (B, H, W) float32, with local mean and deviation (Eq. 1)."""
+    mu, mean_of_squares = _smooth(torch.cat([x, x * x])).chunk(2)
+    sigma = mean_of_squares.sub_(mu * mu).abs_().sqrt_()
+    return (x - mu).div_(sigma + 1)
 
 
 def _smooth(x: Tensor) -> Tensor:
@@ -133,10 +137,10 @@ def _smooth(x: Tensor) -> Tensor:
     return x.float()
 
 
-def _half(x: Tensor) -> Tensor:
-    """Return (B, H, W) float32 at half the size: antialiased bicubic, mirrored at the border.
+def _half_size(x: Tensor) -> Tensor:
+    """Return (B, H, W) float32 at half the size, as MATLAB's ``imresize`` does.
 
-    MATLAB's `imresize`.
+    That is antialiased bicubic, with the image mirrored at its border.
     """
     for dim in (-2, -1):
         first = x.narrow(dim, 0, 4)
@@ -157,12 +161,14 @@ def _blocks(x: Tensor, rows: int, columns: int) -> Tensor:
 
 # --------------------------------------------------------------------------------- statistics
 def _moments_of_maps(blocks: Tensor) -> Tensor:
-    """Return moments (N, 5 maps, 5) of blocks (N, h, w).
+    """Return moments (N, 5 maps, 5) of normalised blocks (N, h, w).
 
-    5 maps: the block and its products with 4 neighbours.
+    The first map is the block itself, the others its products with each of four neighbours.
     """
-    products = [blocks * blocks.roll(shift, (1, 2)) for shift in SHIFTS]
-    return torch.stack([_moments(x) for x in [blocks, *products]], dim=1)
+    moments = [_moments(blocks)]
+    for shift in SHIFTS:
+        moments.append(_moments(blocks * blocks.roll(shift, (1, 2))))
+    return torch.stack(moments, dim=1)
 
 
 def _moments(x: Tensor) -> Tensor:
@@ -180,44 +186,55 @@ def _moments(x: Tensor) -> Tensor:
     return torch.stack(sums, dim=1) / pixels
 
 
-def _statistics(moments: Tensor) -> Tensor:
-    """Return the 36 features of the moments (B, N, 2, 5, 5): 2 of pixels, 4 of each product."""
-    alpha, left, right = _fit(moments)  # (B, N, 2, 5) each
+def _features(moments: Tensor) -> Tensor:
+    """Return the features (B, N, 36) of moments (B, N, 2 scales, 5 maps, 5).
+
+    Each scale has 18: shape and scale of the distribution of the pixels, then shape, mean, and left
+    and right scale of those of the four products.
+    """
+    alpha, beta_left, beta_right = _fit_aggd(moments)  # (B, N, 2, 5) each
     gamma_ratio = (torch.lgamma(2 / alpha) - torch.lgamma(1 / alpha)).exp()
-    mean = (right - left) * gamma_ratio
-    scale = (left + right) / 2
-    of_pixels = torch.stack([alpha, scale], dim=-1)[..., 0, :]  # (B, N, 2, 2)
-    of_products = torch.stack([alpha, mean, left, right], dim=-1)[..., 1:, :]
+    mean = (beta_right - beta_left) * gamma_ratio  # Eq. 8
+    beta = (beta_left + beta_right) / 2
+    of_pixels = torch.stack([alpha, beta], dim=-1)[..., 0, :]  # (B, N, 2, 2)
+    of_products = torch.stack([alpha, mean, beta_left, beta_right], dim=-1)[..., 1:, :]
     features = torch.cat([of_pixels, of_products.flatten(-2)], dim=-1)  # (B, N, 2, 18)
     return features.flatten(2)
 
 
-def _fit(moments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return shape alpha and scales beta_l, beta_r (...) of AGGDs with the moments (..., 5)."""
-    mean_sign, mean_nonzero, mean_absolute, mean_square, square_left = moments.unbind(-1)
-    # (sign^2 - sign) / 2 is 1 below 0 and else 0, so its mean is the share of such pixels.
-    deviation_left = (square_left / (mean_nonzero - mean_sign) * 2).sqrt()
-    deviation_right = ((mean_square - square_left) / (mean_nonzero + mean_sign) * 2).sqrt()
-    ratio = deviation_left / deviation_right
-    moment = mean_absolute.square() / mean_square
-    moment = moment * (ratio**3 + 1) * (ratio + 1) / (ratio.square() + 1).square()
-    alpha = _shape(moment)
-    log_scale = (torch.lgamma(1 / alpha) - torch.lgamma(3 / alpha)) / 2
-    scale = log_scale.exp()
-    return alpha, deviation_left * scale, deviation_right * scale
+def _fit_aggd(moments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Fit asymmetric generalised Gaussian distributions to moments (..., 5) of ``_moments``.
+
+    Returns:
+        Their shape alpha and scales beta_l and beta_r, (...) each (Eq. 7).
+    """
+    mean_sign, mean_nonzero, mean_absolute, mean_square, mean_square_left = moments.unbind(-1)
+    share_left = (mean_nonzero - mean_sign) / 2  # of the pixels that are below 0
+    share_right = (mean_nonzero + mean_sign) / 2
+    sigma_left = (mean_square_left / share_left).sqrt()
+    sigma_right = ((mean_square - mean_square_left) / share_right).sqrt()
+    gamma = sigma_left / sigma_right
+    ratio = mean_absolute.square() / mean_square
+    ratio = ratio * (gamma**3 + 1) * (gamma + 1) / (gamma.square() + 1).square()
+    alpha = _nearest_shape(ratio)
+    beta_by_sigma = ((torch.lgamma(1 / alpha) - torch.lgamma(3 / alpha)) / 2).exp()
+    return alpha, sigma_left * beta_by_sigma, sigma_right * beta_by_sigma
 
 
-def _shape(moment: Tensor) -> Tensor:
-    """Return the shape, 0.2 to 10 in steps of 0.001, with the nearest ratio of moments."""
-    shapes, middles = _table(moment.device)
-    nearest = shapes[torch.searchsorted(middles, moment)]
+def _nearest_shape(ratio: Tensor) -> Tensor:
+    """Return the shape alpha whose ratio E|x|^2 / E x^2 is nearest: 0.2 to 10 by steps of 0.001."""
+    shapes, middles = _shape_table(ratio.device)
+    nearest = shapes[torch.searchsorted(middles, ratio)]
     # A flat block's NaN gives the first, as in the authors' release.
-    return torch.where(moment.isnan(), shapes[0], nearest)
+    return torch.where(ratio.isnan(), shapes[0], nearest)
 
 
 @functools.cache
-def _table(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return all shapes, and the ratios of moments half-way between one shape and the next."""
+def _shape_table(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return all shapes, and the ratios of moments half-way between one shape and the next.
+
+    The ratio of a shape alpha is Gamma(2 / alpha)^2 / (Gamma(1 / alpha) Gamma(3 / alpha)).
+    """
     shapes = torch.arange(200, 10_001, dtype=torch.float64) / 1000
     log_gamma_1 = torch.lgamma(1 / shapes)
     log_gamma_2 = torch.lgamma(2 / shapes)
@@ -229,24 +246,14 @@ def _table(device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def read_model(path: Path) -> tuple[Tensor, Tensor]:
-    """Read the mean (36,) and covariance (36, 36) float64 of a pristine model.
+    """Return the mean (36,) and covariance (36, 36) float64 of a pristine model.
 
-    Raises:
-        ValueError: If the file is damaged or not such a model.
+    Args:
+        path: BasicSR's ``niqe_pris_params.npz``, whose hash was compared when it was located.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            mean = torch.from_numpy(file["mu_pris_param"].ravel()).double()
-            covariance = torch.from_numpy(file["cov_pris_param"]).double()
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, TypeError) as error:
-        raise ValueError(f"{path} is no model of NIQE, or damaged: {error}") from error
-    fits = mean.shape == (FEATURES,) and covariance.shape == (FEATURES, FEATURES)
-    if not fits or not (mean.isfinite().all() and covariance.isfinite().all()):
-        raise ValueError(
-            f"{path} is no model of NIQE: its mean is {tuple(mean.shape)}, its covariance "
-            f"{tuple(covariance.shape)}; expected finite numbers, ({FEATURES},) and "
-            f"({FEATURES}, {FEATURES})"
-        )
+    with np.load(path, allow_pickle=False) as file:
+        mean = torch.from_numpy(file["mu_pris_param"].ravel()).double()
+        covariance = torch.from_numpy(file["cov_pris_param"]).double()
     return mean, covariance
 
 

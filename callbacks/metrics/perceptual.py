@@ -31,7 +31,9 @@ SMALLEST = 32  # pixels of a side that LPIPS and DISTS need
 
 
 class Network(nn.Module):
-    """``lpips.LPIPS`` with the features of each image computed alone, so that they can be cached.
+    """LPIPS's network and distance as two steps: features of an image, distance of features.
+
+    It is ``lpips.LPIPS``, which only takes two images at once.
 
     Its convolutions have channels last, which takes three quarters of the time on a CPU and changes
     distances by 4e-7.

@@ -93,7 +93,7 @@ class Reference(NamedTuple):
 
 
 def content_hash(images: Iterable[tuple[str, Path]]) -> str:
-    """Return a hash of names and bytes, independent of the folder."""
+    """Return a hash of the names and bytes of image files, independent of their folder."""
     digest = xxhash.xxh3_128()
     for name, path in sorted(images):
         with path.open("rb") as file:
@@ -103,7 +103,7 @@ def content_hash(images: Iterable[tuple[str, Path]]) -> str:
 
 
 def find_reference(metric: SetMetric, place: str) -> Reference:
-    """Return the features of a metric's argument ``reference``, kept ones if possible.
+    """Return the features of a metric's argument ``reference``: stored ones, or compute them.
 
     Args:
         metric: Ready to compute features.
@@ -127,66 +127,56 @@ def find_reference(metric: SetMetric, place: str) -> Reference:
                 f"{argument} is {place!r}, {len(images)} images, for which all other processes "
                 "would wait: run the command once on one process, which keeps their features"
             )
-        features = compute(metric, images)
+        features = compute_features(metric, images)
         with whole_file(cache) as file:
             np.save(file, features)
-    # Bytes of a name that are not UTF-8, which no table can show, are spelt out.
+    # Bytes of a name that are not UTF-8, which no table can show, are spelled as \xff.
     name = os.fsencode(folder.resolve().name).decode("utf-8", "backslashreplace")
     return Reference(features, name, content)
 
 
 def _cached_features(path: Path) -> Any:
+    """Return the features that an earlier run stored; None without them."""
+    if not path.exists():
+        return None
     try:
         return np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        return None
     except (OSError, ValueError, EOFError) as error:  # a damaged file must not stop the run
         log.warning("computed again: %s: %s", path, error)
         return None
 
 
-def compute(metric: SetMetric, images: dict[str, Path]) -> Any:
-    """Compute the (N, ...) float32 features of images, sorted by name.
+def compute_features(metric: SetMetric, images: dict[str, Path]) -> NDArray[np.float32]:
+    """Return the (N, ...) features of image files, sorted by name.
+
+    Args:
+        metric: Ready to compute features.
+        images: The files by name.
 
     Raises:
-        ValueError: If images are broken; all of them are named.
+        ValueError: If an image is broken or too small: a set that is quoted by its name must be
+            complete.
     """
-    features: dict[str, Any] = {}
-    broken: list[str] = []
-
-    def read(name: str) -> tuple[str, Tensor]:
-        try:
-            return name, read_image(images[name])
-        except ValueError as error:
-            broken.append(str(error))
-            return name, torch.empty(0)
-
+    features: dict[str, NDArray[np.float32]] = {}
     names = sorted(images)
     batches = [names[start : start + BATCH] for start in range(0, len(names), BATCH)]
     with ThreadPoolExecutor(READERS) as pool:
         for batch in tqdm(batches, unit_scale=BATCH, unit="image", disable=None):
-            pairs = list(pool.map(read, batch))
-            if broken:
-                continue  # the others are only read, so that all broken ones are named
+            tensors = pool.map(read_image, [images[name] for name in batch])
+            pairs = zip(batch, tensors, strict=True)
             for _, of_one_size in groupby(pairs, lambda pair: pair[1].shape):
-                keys, tensors = zip(*of_one_size, strict=True)
-                on_device = torch.cat(tensors).to(device_of(metric))
+                keys, same_size = zip(*of_one_size, strict=True)
+                on_device = torch.cat(same_size).to(device_of(metric))
                 try:
                     computed = metric.finite_features(on_device, {"key": list(keys)})
-                except TooSmall as error:  # a set quoted by name and count must be complete
-                    broken += [f"{images[key]}: {error}; remove it" for key in keys]
-                    break
+                except TooSmall as error:
+                    raise ValueError(f"{images[keys[0]]}: {error}; remove it") from error
                 features.update(zip(keys, computed.float().numpy(), strict=True))
-    if broken:
-        lines = broken[:10]
-        if len(broken) > 10:
-            lines.append(f"... and {len(broken) - 10} more")
-        raise ValueError("\n".join(lines))
     return np.stack([features[name] for name in names])
 
 
 def device_of(metric: SetMetric) -> torch.device:
-    """Return the device of the metric's networks."""
+    """Return the device of the metric's networks; the CPU if it has none."""
     for value in vars(metric).values():
         if isinstance(value, nn.Module):
             for parameter in value.parameters():

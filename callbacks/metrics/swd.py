@@ -87,68 +87,75 @@ class SWD(SetMetric):
         patches = []
         for level in range(self.levels):
             blurred = blur(pixels)
-            patches.append(self._cut(pixels - blurred, batch["key"], level))
+            patches.append(self._cut_patches(pixels - blurred, batch["key"], level))
             pixels = blurred[..., ::2, ::2]
         return torch.stack(patches, 1)
 
     def distance(self, sr: Tensor, hr: Tensor) -> float:
         """Return the distance of the finest level, from (N, levels, patches, D) patches."""
-        return self._by_level(sr[:, :1], hr[:, :1])[0]
+        return self._distances_by_level(sr[:, :1], hr[:, :1])[0]
 
     def distances(self, sr: Tensor, hr: Tensor) -> dict[str, float]:
         """Return the distance of each level, the finest first. Args as for ``distance``."""
         numbers = {}
-        for level, value in enumerate(self._by_level(sr, hr), start=1):
+        for level, value in enumerate(self._distances_by_level(sr, hr), start=1):
             name = self.name if level == 1 else f"{self.name}_{level}"
             numbers[name] = value
         return numbers
 
-    def _cut(self, bands: Tensor, keys: list[str], level: int) -> Tensor:
-        """Return (B, patches, 49) at places that depend on each image's key only."""
-        height, width = bands.shape[-2:]
+    def _cut_patches(self, details: Tensor, keys: list[str], level: int) -> Tensor:
+        """Return (B, patches, 49) patches at places that depend on each image's key only.
+
+        Args:
+            details: (B, 1, H, W), images minus their blur.
+            keys: Their B names.
+            level: The level of the pyramid, whose places are its own.
+        """
+        height, width = details.shape[-2:]
         starts = []
         for key in keys:
             draws = np.random.default_rng(seed_of("swd", key, level))
             top = draws.integers(height - SIDE + 1, size=self.patches)
             left = draws.integers(width - SIDE + 1, size=self.patches)
             starts.append([top, left])
-        tops, lefts = copy_to(torch.from_numpy(np.array(starts)), bands.device).unbind(1)
-        within = torch.arange(SIDE, device=bands.device)
-        image = torch.arange(len(bands), device=bands.device).view(-1, 1, 1, 1)
+        tops, lefts = copy_to(torch.from_numpy(np.array(starts)), details.device).unbind(1)
+        within = torch.arange(SIDE, device=details.device)
+        image = torch.arange(len(details), device=details.device).view(-1, 1, 1, 1)
         rows = tops[..., None, None] + within[:, None]
         columns = lefts[..., None, None] + within
-        return bands[image, :, rows, columns].movedim(-1, 2).flatten(2)
+        return details[image, :, rows, columns].movedim(-1, 2).flatten(2)
 
-    def _by_level(self, sr: Tensor, hr: Tensor) -> list[float]:
+    def _distances_by_level(self, sr: Tensor, hr: Tensor) -> list[float]:
+        """Return the distance of each level from (N, levels, patches, D) patches of both sets."""
         draws = np.random.default_rng(seed_of("swd", "directions"))
-        lines = torch.from_numpy(draws.standard_normal((sr.shape[-1], DIRECTIONS)))
-        lines = lines / lines.norm(dim=0)
+        directions = torch.from_numpy(draws.standard_normal((sr.shape[-1], DIRECTIONS)))
+        directions = directions / directions.norm(dim=0)
         distances = []
         for level in range(sr.shape[1]):
             sr_patches = sr[:, level].flatten(0, 1)
             hr_patches = hr[:, level].flatten(0, 1)
-            distances.append(sliced_wasserstein(sr_patches, hr_patches, lines))
+            distances.append(sliced_wasserstein(sr_patches, hr_patches, directions))
         return distances
 
 
-def sliced_wasserstein(a: Tensor, b: Tensor, lines: Tensor) -> float:
+def sliced_wasserstein(a: Tensor, b: Tensor, directions: Tensor) -> float:
     """Return the mean over directions of the 1-Wasserstein distance of the projections.
 
     Args:
         a: (N, D) float64 points.
         b: (M, D) float64 points.
-        lines: (D, L) float64 directions of length 1.
+        directions: (D, L) float64 directions of length 1.
     """
     total = 0.0
-    for some_lines in torch.split(lines, 16, 1):  # a few at a time, because of the memory
-        projections_a = _sorted_rows(a @ some_lines)
-        projections_b = _sorted_rows(b @ some_lines)
+    for some in torch.split(directions, 16, 1):  # a few at a time, because of the memory
+        projections_a = _sorted_columns(a @ some)
+        projections_b = _sorted_columns(b @ some)
         total += float(wasserstein(projections_a, projections_b).sum())
-    return total / lines.shape[1]
+    return total / directions.shape[1]
 
 
-def _sorted_rows(points: Tensor) -> Tensor:
-    """Return (L, N) sorted values of the columns of (N, L)."""
+def _sorted_columns(points: Tensor) -> Tensor:
+    """Return the columns of (N, L), each sorted, as rows: (L, N)."""
     # NumPy sorts with vector instructions: 15 times as fast as torch on a CPU.
     return torch.from_numpy(np.sort(points.cpu().numpy().T))
 

@@ -64,7 +64,7 @@ class TorchMetric(ImageMetric):
         higher_is_better: bool | None = None,
         **kwargs: Any,
     ) -> None:
-        self.kind, self.arguments = _class_of(metric)
+        self.kind, self.arguments = _class_and_arguments(metric)
         # By default, in snake case.
         self.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", self.kind.__name__).lower()
         super().__init__(**kwargs)
@@ -85,7 +85,7 @@ class TorchMetric(ImageMetric):
 
     def load(self) -> None:
         """Construct the metric, without global random numbers."""
-        with self._enclosed():
+        with self._own_random_numbers():
             self.metric = self.kind(**self.arguments).eval()
         # No collective operation within a step, also of metrics in it: numbers are gathered later.
         for part in self.metric.modules():
@@ -97,7 +97,7 @@ class TorchMetric(ImageMetric):
         bound = inspect.signature(self.kind).bind(**self.arguments)
         bound.apply_defaults()
         arguments = {
-            name: _plain(value)
+            name: _for_protocol(value)
             for name, value in bound.arguments.items()
             if name not in ("args", "kwargs")
         }
@@ -116,7 +116,7 @@ class TorchMetric(ImageMetric):
 
         Raises:
             TooSmall: If the images are below ``smallest``.
-            ValueError: If the metric refuses an image, or gives several numbers for it.
+            Exception: Whatever the metric raises, such as for pixels that it does not expect.
         """
         if min(sr.shape[-2:]) < self.smallest:
             raise TooSmall(sr, f"{self.smallest}x{self.smallest} pixels")
@@ -124,22 +124,12 @@ class TorchMetric(ImageMetric):
         images = {"sr": sr, "hr": hr, "lr": batch.get("lr")}
         inputs = [self._prepared(images[name]) for name in self.inputs]
         finite = are_finite(sr).tolist()
-        for i, key in enumerate(batch["key"]):
-            if not finite[i]:
-                continue
-            try:
-                with self._enclosed():
+        for i in range(len(sr)):
+            if finite[i]:
+                with self._own_random_numbers():
                     self.metric.reset()
                     self.metric.update(*(x[i : i + 1] for x in inputs))
                     values[i] = float(self.metric.compute())
-            except (ValueError, RuntimeError, TypeError) as error:
-                height, width = sr.shape[-2:]
-                reason = str(error).rstrip(".")
-                raise ValueError(
-                    f"{self.name} of {key}, {width}x{height} pixels: {reason}. Check `pixels`, "
-                    "`inputs` and `metric` of TorchMetric in trainer.callbacks; `smallest` "
-                    "leaves out images that are too small for the metric"
-                ) from error
         return torch.tensor(values, dtype=torch.float64)
 
     def _add(self, outputs: Any, batch: Batch, dataloader_idx: int) -> None:
@@ -148,7 +138,7 @@ class TorchMetric(ImageMetric):
         super()._add(outputs, batch, dataloader_idx)
 
     def _prepared(self, images: Any) -> Tensor:
-        """Return images as the metric expects them."""
+        """Return images in [0, 1] with the colour, range and type that the metric expects."""
         x: Tensor = images.float().clamp(0, 1)
         x = to_pixels(x, "y") / 255 if self.color == "y" else (x * 255).round() / 255
         if self.pixels == "uint8":
@@ -159,15 +149,15 @@ class TorchMetric(ImageMetric):
         return x.to(images.device, torch.float32).clone(memory_format=torch.contiguous_format)
 
     @contextmanager
-    def _enclosed(self) -> Iterator[None]:
-        """Seed random numbers, and restore the global generator."""
+    def _own_random_numbers(self) -> Iterator[None]:
+        """Seed torch's global generator for a metric that draws, and restore it afterwards."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(SEED)
             yield
 
 
-def _class_of(metric: Any) -> tuple[type[torchmetrics.Metric], dict[str, Any]]:
-    """Return the class and the arguments of a factory; the parser passes a ``partial``."""
+def _class_and_arguments(metric: Any) -> tuple[type[torchmetrics.Metric], dict[str, Any]]:
+    """Return the class of ``metric``, and its arguments if it is a ``partial`` of the parser."""
     parts = (*metric.args, metric.func) if isinstance(metric, partial) else (metric,)
     for part in parts:
         if isinstance(part, type) and issubclass(part, torchmetrics.Metric):
@@ -178,12 +168,12 @@ def _class_of(metric: Any) -> tuple[type[torchmetrics.Metric], dict[str, Any]]:
     )
 
 
-def _plain(value: Any) -> str | int | float | bool | None:
-    """Return an argument for the protocol; for a network, its class and a hash of its weights."""
+def _for_protocol(value: Any) -> str | int | float | bool | None:
+    """Return an argument as a protocol has it; a network as its class and a hash of its weights."""
     if value is None or isinstance(value, str | bool | int | float):
         return value
     if isinstance(value, list | tuple):
-        return ", ".join(str(_plain(part)) for part in value)
+        return ", ".join(str(_for_protocol(part)) for part in value)
     if isinstance(value, nn.Module):
         digest = xxhash.xxh3_64()
         for name, tensor in value.state_dict().items():

@@ -72,7 +72,7 @@ class VideoMetric(SetMetric):
         self.sha256: str | None = None
 
     def absent(self) -> str:
-        """Name the missing network in one line; empty if found."""
+        """Return in one line why there is no network; empty if its file is found."""
         try:
             if self.weights is None:
                 problem = "is not given"
@@ -92,7 +92,7 @@ class VideoMetric(SetMetric):
         path = self._path()
         check_intact(path)
         self.sha256 = file_hash(path)
-        self.net = _shared(path, self.sha256)
+        self.net = _load_torchscript_once(path, self.sha256)
 
     def protocol(self) -> MetricProtocol:
         """Return implementation, frames, rounding, resize, and the network's file with its hash."""
@@ -122,9 +122,11 @@ class VideoMetric(SetMetric):
         return self.cached(images, ("clips", self.frames, self.sha256), lambda: self._embed(images))
 
     def _path(self) -> Path:
+        """Return the path of ``weights``, with environment variables replaced."""
         return Path(expand_path(self.weights or "", f"{type(self).__name__}.weights"))
 
     def _embed(self, clips: Tensor) -> Tensor:
+        """Return the network's (B, D) features of (B, T, 3, H, W) clips in [0, 1]."""
         net: Any = self.net
         count = len(clips)
         pixels = levels(clips[:, : self.frames].flatten(0, 1)) / 127.5 - 1
@@ -190,8 +192,8 @@ class KVD(VideoMetric):
 
 
 @functools.lru_cache(maxsize=1)
-def _shared(path: Path, sha256: str) -> nn.Module:
-    """Return the network that all metrics of a run share."""
+def _load_torchscript_once(path: Path, sha256: str) -> nn.Module:
+    """Return the network of a file; the same object for all metrics of a run."""
     net: nn.Module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
     return net.eval()
 
@@ -241,7 +243,7 @@ class Flicker(SetMetric):
         if min(images.shape[-2:]) <= 2 * BORDER:
             raise TooSmall(images, f"one pixel without the border of {BORDER}")
         clips = levels(images.clamp(0, 1).nan_to_num()).to(torch.uint8).movedim(2, -1).cpu().numpy()
-        return torch.tensor(np.stack([_differences(clip) for clip in clips]))
+        return torch.tensor(np.stack([_frame_differences(clip) for clip in clips]))
 
     def distance(self, sr: Tensor, hr: Tensor) -> float:
         """Return the difference along the flow, of the outputs alone."""
@@ -261,8 +263,8 @@ class Flicker(SetMetric):
         return differences
 
 
-def _differences(clip: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Return sums and counts of (T, H, W, 3), as ``Flicker.features``."""
+def _frame_differences(clip: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Return the four numbers of ``Flicker.features`` for one clip, (T, H, W, 3)."""
     luma = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in clip]
     height, width = luma[0].shape
     rows, columns = np.mgrid[:height, :width].astype(np.float32)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import math
 import os
 import struct
@@ -58,24 +56,6 @@ class Extras(NamedTuple):
     cicp: bytes | None = None
 
 
-@contextlib.contextmanager
-def long_name_errors() -> Iterator[None]:
-    """Turn the disk's error for a long name into one about this output alone.
-
-    Raises:
-        ValueError: If the name is too long.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
-            raise
-        raise ValueError(
-            "the output's name or path is longer than the disk allows: rename the input, or set a "
-            "shorter writer.suffix or writer.folder"
-        ) from error
-
-
 def check_folder(folder: Path, to_write: bool = False) -> None:
     """Raise if outputs cannot be in a folder, before any work. Arguments as of ``why_no_folder``.
 
@@ -104,7 +84,6 @@ def why_no_folder(folder: Path, to_write: bool) -> str:
     return ""
 
 
-@long_name_errors()
 def write_image(
     path: Path,
     pixels: Pixels,
@@ -127,8 +106,7 @@ def write_image(
         Names of the extras that the format cannot hold.
 
     Raises:
-        ValueError: If its encoder fails, or the name is too long for the disk.
-        OSError: If the file could not be written.
+        OSError: If the file cannot be written, or its encoder fails.
     """
     with whole_file(path, before) as file:
         return encode(file, pixels, extras, format, quality)
@@ -148,10 +126,7 @@ def encode(
         write_jpeg(file, pixels, quality, **_options(extras))
     else:
         image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-        try:
-            image.save(file, "WEBP", quality=quality, **_options(extras))
-        except OSError as error:  # Pillow's class for encoder errors; no disk is involved
-            raise ValueError(f"the encoder of {format} failed: {error}") from error
+        image.save(file, "WEBP", quality=quality, **_options(extras))
     return lost
 
 
@@ -182,7 +157,7 @@ def _fitted_extras(extras: Extras, pixels: Pixels, format: Format) -> tuple[Extr
 
 
 def unwritable_reason(size: Size, format: Format) -> str:
-    """Return why an image or a clip of (H, W) cannot be written; empty if it can."""
+    """Return why no image of (H, W) can be written in a format; empty if one can."""
     side = max(size)
     if side > LARGEST.get(format, math.inf):
         return (
@@ -193,7 +168,7 @@ def unwritable_reason(size: Size, format: Format) -> str:
 
 
 def fitted_exif(exif: bytes, size: tuple[int, int], place: bool) -> bytes | None:
-    """Return EXIF with the size of the image.
+    """Return EXIF with the size of the enlarged image in it.
 
     Args:
         exif: From the data module, without the old size.
@@ -251,7 +226,7 @@ def _add_exif_to_tiff(file: BinaryIO, exif: bytes | None) -> None:
 
 
 def _entries(data: bytes) -> dict[int, bytes]:
-    """Return the entries of a directory by their tags."""
+    """Return the entries of a TIFF's directory, 12 bytes each, by their tags."""
     entries = {}
     for start in range(0, len(data), 12):
         (tag,) = struct.unpack_from("<H", data, start)
@@ -294,11 +269,12 @@ def to_pixels(image: Tensor, bit_depth: int) -> Pixels:
     pixels = np.empty((height, width, channels), f"uint{bit_depth}")
     rows = max(BAND // width, 1)
     for top in range(0, height, rows):
-        pixels[top : top + rows] = _levels(image[:, top : top + rows], bit_depth)
+        pixels[top : top + rows] = _band_to_pixels(image[:, top : top + rows], bit_depth)
     return pixels
 
 
-def _levels(image: Tensor, bit_depth: int) -> Pixels:
+def _band_to_pixels(image: Tensor, bit_depth: int) -> Pixels:
+    """Return ``to_pixels`` of a few rows of an image, all at once."""
     levels = (image.float().clamp(0, 1) * (2**bit_depth - 1)).round().permute(1, 2, 0)
     if bit_depth == 8:
         return levels.to(torch.uint8).cpu().numpy()
@@ -315,12 +291,12 @@ def fitted_pixels(pixels: Pixels, format: Format) -> Pixels:
 def mixed_with_bicubic(
     output: Tensor, lr: Tensor, strength: float, boxes: Sequence[Box] | None = None
 ) -> Tensor:
-    """Return a share of an output, (C, H, W) or (F, C, H, W), and else the bicubic enlargement.
+    """Return a mixture of an output, (C, H, W) or (F, C, H, W), and the bicubic enlargement.
 
     Args:
         output: Made by the method.
         lr: What it was made of, or the part on which this part of it depends.
-        strength: The share.
+        strength: Share of the output, from 0 to 1.
         boxes: As of ``resize``, if it is a part.
     """
     if strength == 1:

@@ -39,7 +39,7 @@ class OutputError(ValueError):
 
 
 class Finish:
-    """What becomes of an output before it is written: mixed with bicubic, with alpha, rounded.
+    """The last steps of an output: mix it with bicubic, add alpha, and round it to levels.
 
     Args:
         lr: What it is made of, (1, 3, h, w) in [0, 1] or levels; only its parts become floats.
@@ -131,11 +131,11 @@ def levels_of(
     folder: Path,
     watch: Callable[[Pixels, Size], None] | None = None,
 ) -> Pixels:
-    """Return the levels of an image, (H, W, C).
+    """Return the levels of an image, (H, W, C), from its pieces as a method yields them.
 
     Args:
-        pieces: Its parts.
-        finish: What becomes of them.
+        pieces: Its parts, row by row.
+        finish: How each becomes levels.
         folder: Where a large array is stored.
         watch: Called with each finished part, (rows, W, C), and the image's (H, W).
 

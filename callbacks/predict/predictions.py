@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import threading
@@ -144,14 +145,18 @@ class Predictions:
         self._settings = _hash_of(settings)
 
     def find(self, output: str) -> Made | None:
-        """Return what is known of an output, by its path below the folder; None if not ours."""
+        """Return what the latest line says of an output; None without a line.
+
+        Args:
+            output: Its path below the folder.
+        """
         return self._made.get(output)
 
     def is_done(self, made: Made, source: str | None, options: Options | None = None) -> bool:
-        """Return whether this run would make an output of ours in the same way.
+        """Return whether this run would make an output again exactly as it was made.
 
         Args:
-            made: What is known of it.
+            made: What its line says.
             source: File of the input, if it has one.
             options: Options of this output alone.
         """
@@ -189,6 +194,11 @@ class Predictions:
             self._append(content)
 
     def _append(self, content: dict[str, Any]) -> None:
+        """Append a line in one write, under a lock of the file.
+
+        Raises:
+            OSError: If the disk is full, or the folder was moved.
+        """
         data = json.dumps(content, separators=(", ", ": ")).encode() + b"\n"
         refuse_moved(self.path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -203,7 +213,7 @@ class Predictions:
             if size and os.pread(descriptor, 1, size - 1) != b"\n":  # truncated by a full disk
                 data = b"\n" + data
             if os.write(descriptor, data) != len(data):
-                raise OSError(f"{self.path}: a line could not be written whole; is the disk full?")
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
         finally:
             unlock(descriptor)
 
@@ -251,6 +261,7 @@ def outputs_in(folder: Path) -> set[str]:
 
 
 def _hash_of(content: object) -> str:
+    """Return a hash of plain nested content, independent of the order of keys."""
     return xxhash.xxh3_64_hexdigest(json.dumps(content, sort_keys=True).encode())
 
 
@@ -267,6 +278,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _flat(content: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the values of nested mappings, with their keys joined by dots: ``model.scale``, 4."""
     for key, value in content.items():
         if isinstance(value, Mapping) and value:
             yield from ((f"{key}.{inner}", leaf) for inner, leaf in _flat(value))

@@ -14,7 +14,6 @@ from math import ceil, inf
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from callbacks.predict.files import long_name_errors
 from files.images.deep import Pixels
 from files.owned import whole_file
 from files.videos.video import (
@@ -122,7 +121,7 @@ class VideoWriter:
         self._files.close()
 
     def stop(self) -> None:
-        """Stop; nothing is left of the video."""
+        """Give the video up: no file is left of it, as after an error."""
         self._pool.shutdown(cancel_futures=True)
         self._pending.clear()
         with suppress(_StoppedError), self._files:
@@ -137,6 +136,7 @@ class VideoWriter:
         self._named.update(unnamed)
 
     def _open(self, size: tuple[int, ...], frame: VideoFrame) -> None:
+        """Open the output for a first frame of (H, W), and begin to copy the audio of the input."""
         av = load_av("writing a video")
         codec, crf, metadata = self.settings
         os.environ.setdefault("SVT_LOG", "1")  # else the encoder of AV1 prints its settings
@@ -144,35 +144,37 @@ class VideoWriter:
         own_settings = ":".join([*QUIET.get(codec, ()), *_hdr_settings(frame.extras, codec)])
         if own_settings:
             encoding[SETTINGS[codec]] = own_settings
-        with long_name_errors():
-            file = self._files.enter_context(whole_file(self.target, lambda: self._before()))
+        file = self._files.enter_context(whole_file(self.target, lambda: self._before()))
         original = self._files.enter_context(open_video(self.source))
-        muxing = _muxing(frame)
-        output = self._files.enter_context(av.open(file, "w", format="mp4", options=muxing))
+        timescale = _exact_timescale(frame)
+        output = self._files.enter_context(av.open(file, "w", format="mp4", options=timescale))
         self._film = output.add_stream(ENCODERS[codec], rate=frame.rate, options=encoding)
-        _describe(self._film, size, frame, codec)
+        _set_stream_properties(self._film, size, frame, codec)
         streams = [original.streams[index] for index in self._copied]
-        copies = {stream: _copy(stream, output) for stream in streams}
+        copies = {stream: _add_copy(stream, output) for stream in streams}
         output.set_chapters(_chapters(original))
         if metadata != "drop":
-            output.metadata.update(_metadata(original.metadata, metadata))
+            output.metadata.update(_kept_metadata(original.metadata, metadata))
         self._audio = _audio_packets(original, copies)
         self._next_audio = next(self._audio, None)
         self._output = output
 
     def _encode(self, pixels: Pixels, frame: VideoFrame) -> None:
+        """Encode a frame, and write what the encoder returns of earlier ones; in the thread."""
         image = rgb_to_frame(pixels, frame.colours)
         image.pts, image.time_base, image.duration = frame.pts, frame.time_base, frame.duration
         self._durations.append(frame.duration)
         self._mux(self._film.encode(image))
 
     def _mux(self, packets: list[Any]) -> None:
+        """Write encoded frames, each after the audio that begins before it."""
         for packet in packets:
             packet.dts, packet.duration = packet.pts, self._durations.popleft()
             self._mux_audio(_time(packet))
             self._output.mux(packet)
 
     def _mux_audio(self, until: Fraction | float) -> None:
+        """Write the audio packets that begin before a time in seconds."""
         while self._next_audio is not None and _time(self._next_audio) < until:
             self._output.mux(self._next_audio)
             self._next_audio = next(self._audio, None)
@@ -182,19 +184,22 @@ class _StoppedError(Exception):
     """The video is given up."""
 
 
-def _muxing(frame: VideoFrame) -> dict[str, str]:
-    """Return the options with which MP4 says exactly when a stream begins."""
+def _exact_timescale(frame: VideoFrame) -> dict[str, str]:
+    """Return FFmpeg's option for an MP4 whose header has the frames' times without rounding."""
     units = frame.time_base.denominator
     return {"movie_timescale": str(units * ceil(COARSE / units))}
 
 
 def _time(packet: Any) -> Fraction:
+    """Return when a packet is decoded, in seconds."""
     time: Fraction = packet.dts * packet.time_base
     return time
 
 
-def _describe(stream: Any, size: tuple[int, ...], frame: VideoFrame, codec: Codec) -> None:
-    """Set how the frames of a stream are shown, as those of the input."""
+def _set_stream_properties(
+    stream: Any, size: tuple[int, ...], frame: VideoFrame, codec: Codec
+) -> None:
+    """Set size, times, colours, aspect and rotation of the output's stream as of the input's."""
     context = stream.codec_context
     colours = frame.colours
     context.height, context.width = (side + side % 2 for side in size)
@@ -232,11 +237,7 @@ def _hdr_settings(extras: Extras, codec: Codec) -> list[str]:
 
 
 def _copied_streams(source: str) -> tuple[list[int], list[str]]:
-    """Return the numbers of the streams to copy, and what MP4 or we cannot copy.
-
-    A stream is tried by writing its first packet to memory: what MP4 refuses depends on more than
-    the codec.
-    """
+    """Return the numbers of the audio streams to copy, and the names of streams that are lost."""
     copied = []
     lost = []
     with open_video(source) as original:
@@ -254,12 +255,16 @@ def _copied_streams(source: str) -> tuple[list[int], list[str]]:
 
 
 def _can_copy(source: str, index: int) -> bool:
+    """Return whether MP4 can hold an audio stream, by writing its first packet to memory.
+
+    What MP4 refuses depends on more than the codec.
+    """
     av = load_av("writing a video")
     with open_video(source) as original:
         stream = original.streams[index]
         try:
             with av.open(io.BytesIO(), "w", format="mp4") as output:
-                copy = _copy(stream, output)
+                copy = _add_copy(stream, output)
                 packet = next(packet for packet in original.demux(stream) if packet.size)
                 packet.stream = copy
                 output.mux(packet)
@@ -268,18 +273,21 @@ def _can_copy(source: str, index: int) -> bool:
     return True
 
 
-def _copy(stream: Any, output: Any) -> Any:
-    """Add a copy of an audio stream to the output; AVI and MKV may leave its layout open."""
+def _add_copy(stream: Any, output: Any) -> Any:
+    """Add a stream to the output that will hold an audio stream's packets; return it."""
     copy = output.add_stream_from_template(stream, opaque=True)
     copy.metadata.update(stream.metadata)
     channels = stream.codec_context.layout.nb_channels
-    if stream.codec_context.layout.name == f"{channels} channels":
+    if stream.codec_context.layout.name == f"{channels} channels":  # AVI and MKV may leave it open
         copy.codec_context.layout = f"{channels}c"  # the usual one
     return copy
 
 
 def _audio_packets(original: Any, copies: Mapping[Any, Any]) -> Iterator[Any]:
-    """Yield packets for the copies of streams, with times that increase."""
+    """Yield the packets of audio streams for their copies, with times that increase.
+
+    Some files have packets without times, or with equal ones, which MP4 refuses.
+    """
     last: dict[int, tuple[int, int]] = {}  # time and duration of each stream's packet before
     for packet in packets_of(original):
         if packet.stream not in copies or not packet.size:
@@ -299,6 +307,7 @@ def _audio_packets(original: Any, copies: Mapping[Any, Any]) -> Iterator[Any]:
 
 
 def _chapters(original: Any) -> list[dict[str, Any]]:
+    """Return the chapters, with times that count from the start of the file."""
     start = Fraction(original.start_time or 0, MICROSECONDS)
     chapters = original.chapters()
     for chapter in chapters:
@@ -307,6 +316,12 @@ def _chapters(original: Any) -> list[dict[str, Any]]:
     return chapters
 
 
-def _metadata(metadata: Mapping[str, str], exif: str) -> dict[str, str]:
+def _kept_metadata(metadata: Mapping[str, str], exif: str) -> dict[str, str]:
+    """Return title, date and the like of an input that its output keeps.
+
+    Args:
+        metadata: Of the input.
+        exif: ``keep``, or ``no_place`` to leave the place out.
+    """
     left_out = OF_FILE + PLACES if exif == "no_place" else OF_FILE
     return {k: v for k, v in metadata.items() if not any(part in k.lower() for part in left_out)}

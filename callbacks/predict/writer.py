@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import resource
@@ -11,6 +12,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, cast
 
@@ -52,7 +54,6 @@ from files.paths import expand_path, size_and_time
 
 log = logging.getLogger(__name__)
 THREADS = 2
-LARGE = 50_000_000  # bytes of a PNG that jpg would make far smaller
 ELSEWHERE = "set another writer.folder or writer.suffix"
 Profile = Literal["keep", "convert"]
 ExifPart = Literal["keep", "no_place", "drop"]
@@ -70,16 +71,16 @@ def _peak_memory(device: torch.device) -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _file_number(path: str | Path) -> tuple[int, int] | None:
-    """Return what all links and spellings of a file share; None if there is none."""
+def _device_and_inode(path: str | Path) -> tuple[int, int] | None:
+    """Return the numbers that all links and spellings of a file share; None without a file."""
     with contextlib.suppress(OSError):
         state = os.stat(path)
         return state.st_dev, state.st_ino
     return None
 
 
-def _whole(image: torch.Tensor) -> Piece:
-    """Return a whole output, (1, 3, H, W), as a piece."""
+def _as_piece(image: torch.Tensor) -> Piece:
+    """Return a whole output, (1, 3, H, W), as the only piece of itself."""
     return Piece(slice(0, image.shape[-2]), slice(0, image.shape[-1]), image)
 
 
@@ -154,23 +155,23 @@ class Writer(Callback):
         self.profile = profile
         self.exif = exif
         self.strength = strength
-        self._settings = VideoSettings(codec, crf, exif)
+        self._video_settings = VideoSettings(codec, crf, exif)
         self.config: Mapping[str, Any] = {}  # of the command; see commands/cli.py
         self._began = 0.0  # when the current batch was on the device
-        self._begin()
+        self._reset()
 
-    def _begin(self) -> None:
-        """Begin a run; all of this is of this process."""
+    def _reset(self) -> None:
+        """Set the counts and the state of a run, which are this process's, to their beginning."""
         self.written = 0
         self.skipped = 0
         self.unusable = 0
         self.failed = 0
         self._root = Path()
         self._frames: int | None = None  # of each clip; None for images
-        self._noted: Counter[str] = Counter()  # what happened to images besides
+        self._remarks: Counter[str] = Counter()  # for the end: on how many images, by their text
         self._data: Any = None  # the data module
         self._sources: dict[str, str | None] = {}  # file of each input, by key
-        self._inputs: set[tuple[int, int] | None] = set()  # numbers of the same files
+        self._inputs: set[tuple[int, int] | None] = set()  # `_device_and_inode` of the same files
         self._lines: Predictions  # from `setup` on
         self._pool: ThreadPoolExecutor | None = None
         self._group: Any = None  # of all processes
@@ -178,7 +179,7 @@ class Writer(Callback):
         self._videos: set[str] = set()  # keys
         self._video: VideoWriter | None = None  # of the video whose frames come now
         self._video_seconds: list[float] = []  # of its frames
-        self._abandoned: set[str] = set()
+        self._abandoned: set[str] = set()  # keys of videos that failed
         self._method = Method()
 
     # ------------------------------------------------------------------------- Lightning's hooks
@@ -192,7 +193,7 @@ class Writer(Callback):
         """
         if stage != "predict":
             return
-        self._begin()
+        self._reset()
         self._data = getattr(trainer, "datamodule", None)
         if not hasattr(self._data, "predict_keys"):
             raise ValueError("callbacks.Writer writes the images of datamodules.SRDataModule alone")
@@ -204,26 +205,23 @@ class Writer(Callback):
         self._method = method_of(pl_module)
         if self._method.in_pieces is not None:
             self._method.in_pieces = True
-        self._lines = self._open_lines(trainer, pl_module)
+        self._lines = self._read_predictions(trainer, pl_module)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="writer")
         self._group = patient_group()
         if self.profile == "convert":
             self._data.convert_in_predict()
         keys = self._data.predict_keys
         self._sources = dict(zip(keys, self._data.predict_paths, strict=True))
-        self._inputs = {_file_number(path) for path in self._sources.values() if path} - {None}
+        self._inputs = {_device_and_inode(path) for path in self._sources.values() if path} - {None}
         self._videos = set(self._data.predict_videos)
         done = {key for key in keys if self._is_done(key)}
         self.skipped = len(done)
         check_folder(self._root, to_write=len(done) < len(keys))
         self._data.skip_in_predict(done)
-        ours = sum(self._lines.find(self._name(key)) is not None for key in keys)
+        ours = sum(self._lines.find(self._output_name(key)) is not None for key in keys)
         if trainer.is_global_zero and ours > len(done):
-            log.warning(
-                "%s: %d outputs were made otherwise, and are made again",
-                self._root,
-                ours - len(done),
-            )
+            text = "%s: %d outputs were made otherwise, and are made again"
+            log.warning(text, self._root, ours - len(done))
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse weights of Lightning's ``ckpt_path``, which it loads after ``setup``.
@@ -240,7 +238,7 @@ class Writer(Callback):
     def on_predict_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any
     ) -> None:
-        """Measure from here."""
+        """Start to measure the time and memory of a batch."""
         if pl_module.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(pl_module.device)
         self._began = time.perf_counter()
@@ -259,20 +257,16 @@ class Writer(Callback):
         keys = [key.removeprefix(f"{getattr(dataset, 'name', '')}/") for key in batch["key"]]
         if "error" in batch:
             for key, reason in zip(keys, batch["error"], strict=True):
-                if key in self._videos:
-                    self._stop_video()
-                self.unusable += 1
-                log.warning("unusable, left out: %s", reason)
-                self._note_error(key, reason)
+                self._count_unusable(key, reason)
             return
         metas = batch.get("meta") or [{} for _ in keys]
-        metas = [meta if "frame" in meta else self._fitting(meta) for meta in metas]
-        sized = getattr(dataset, "size", None) is not None
-        scale = None if sized else getattr(dataset, "scale", None)
+        metas = [meta if "frame" in meta else self._fitted_meta(meta) for meta in metas]
+        has_fixed_size = getattr(dataset, "size", None) is not None
+        scale = None if has_fixed_size else getattr(dataset, "scale", None)
         share = (time.perf_counter() - self._began) / len(keys)
 
         def common(seconds: float) -> Line:
-            line = self._common(trainer, pl_module, batch, share + seconds)
+            line = self._common_fields(trainer, pl_module, batch, share + seconds)
             line["scale"] = scale
             return line
 
@@ -284,7 +278,7 @@ class Writer(Callback):
             else:
                 image = output_image(outputs)[number : number + 1]
                 size = image.shape[-2:]
-                pieces = [_whole(image)]
+                pieces = [_as_piece(image)]
             if self._frames is not None:
                 self._submit(key, self._parts_of_clip(image[0], lr, meta), meta, common)
             elif "frame" in meta:
@@ -304,9 +298,9 @@ class Writer(Callback):
         if self.skipped:  # of all inputs, Lightning does not start
             self.on_predict_start(trainer, pl_module)
         while self._pending:
-            self._settle_first()
+            self._await_oldest()
         self._close()
-        for text, count in self._noted.items():
+        for text, count in self._remarks.items():
             log.warning("%s: %d", text, count)
         # A sum over all processes, so each has written its images when this is done.
         counts = torch.tensor([self.written, self.unusable, self.failed])
@@ -343,7 +337,8 @@ class Writer(Callback):
             return Path(trainer.default_root_dir, "predict").absolute()
         return Path(expand_path(self.folder, "writer.folder")).absolute()
 
-    def _open_lines(self, trainer: Trainer, pl_module: LightningModule) -> Predictions:
+    def _read_predictions(self, trainer: Trainer, pl_module: LightningModule) -> Predictions:
+        """Return the lines of the folder, with the settings of this run to compare them with."""
         if not self.config and isinstance(pl_module, Method):
             pl_module.setup("predict")  # Lightning would load its files only later
         method = method_of(pl_module)
@@ -373,17 +368,23 @@ class Writer(Callback):
         )
         return Predictions(self._root, properties, method.noise_seed)
 
-    def _name(self, key: str) -> str:
+    def _output_name(self, key: str) -> str:
+        """Return an output's path below the folder."""
         if key in self._videos:
             return f"{key}{self.suffix}.mp4"
         if self._frames is not None:
             return f"{key}{self.suffix}"
         return f"{key}{self.suffix}.{self.format}"
 
-    def _target(self, key: str) -> Path:
+    def _output_path(self, key: str) -> Path:
+        """Return an output's path.
+
+        Raises:
+            ValueError: If a key of a shard leads out of the folder.
+        """
         if PurePosixPath(key).is_absolute() or ".." in PurePosixPath(key).parts:
             raise ValueError(f"the key {key!r} leads out of the folder {self._root}")
-        return self._root / self._name(key)
+        return self._root / self._output_name(key)
 
     def _is_done(self, key: str) -> bool:
         """Return whether an output is there, made as it would be made now.
@@ -391,12 +392,12 @@ class Writer(Callback):
         Raises:
             ValueError: If it is not, and something that is not ours would be replaced.
         """
-        target = self._target(key)
+        target = self._output_path(key)
         if not os.path.lexists(target):
             return False
-        if _file_number(target) in self._inputs:
+        if _device_and_inode(target) in self._inputs:
             raise ValueError(f"{target} would overwrite an input: {ELSEWHERE}")
-        made = self._lines.find(self._name(key))
+        made = self._lines.find(self._output_name(key))
         if made is None or target.is_dir() != (self._frames is not None):
             raise ValueError(
                 f"{target} exists, and no line of {NAME} says that Enlarger wrote it: move it "
@@ -405,66 +406,70 @@ class Writer(Callback):
         if self._lines.is_done(made, self._sources[key], self._options_of(key)):
             return True
         if self._frames is not None:
-            frames = range(min(made.frames or 0, self._frames))
-            ours = {_frame_name(number, self.format) for number in frames}
-            ours |= {hidden(target / name).name for name in ours}  # what a kill left of one
-            others = sorted({path.name for path in target.iterdir()} - ours - {".DS_Store"})
-            if others:
-                raise ValueError(
-                    f"{target} holds {others[0]}, which would stay among the new frames: move it "
-                    f"away, or {ELSEWHERE}"
-                )
+            self._refuse_other_files(target, min(made.frames or 0, self._frames))
         return False
+
+    def _refuse_other_files(self, clip: Path, frames: int) -> None:
+        """Raise if a clip's folder holds files that its new frames would not replace.
+
+        Args:
+            clip: The folder.
+            frames: How many frames are replaced.
+        """
+        replaced = {_frame_name(number, self.format) for number in range(frames)}
+        replaced |= {hidden(clip / name).name for name in replaced}  # what a kill left of one
+        others = sorted({path.name for path in clip.iterdir()} - replaced - {".DS_Store"})
+        if others:
+            raise ValueError(
+                f"{clip} holds {others[0]}, which would stay among the new frames: move it away, "
+                f"or {ELSEWHERE}"
+            )
 
     def _options_of(self, key: str) -> dict[str, Any]:
         """Return the options that an output has besides those of the run."""
-        if key in self._videos:
-            return {"writer.codec": self._settings.codec, "writer.crf": self._settings.crf}
-        return {}
+        if key not in self._videos:
+            return {}
+        settings = self._video_settings
+        return {"writer.codec": settings.codec, "writer.crf": settings.crf}
 
     # ------------------------------------------------------------------------------ the videos
 
     def _add_frame(self, pieces: Iterable[Piece], finish: Finish, common: Common) -> None:
-        """Add a frame to its video; an encoder's error does not end the run."""
-        meta = finish.meta
-        frame = meta["frame"]
-        key = frame.video
+        """Add a frame to its video, unless an earlier frame of it failed."""
+        key = finish.meta["frame"].video
         if key in self._abandoned:
             return
         began = time.perf_counter()
-        try:
+        with self._counting_failure(key, OutputError, MemoryError):
             pixels = levels_of(pieces, finish, self._root)
-        except (OutputError, MemoryError) as error:  # of this video alone
-            self._abandon(key, str(error))
-            return
-        try:
-            if self._video is None:
-                self._video = VideoWriter(self._target(key), meta["path"], self._settings)
-                self._video_seconds.clear()
-            self._video.add(pixels, frame)
-            line = common(time.perf_counter() - began)
-            self._video_seconds.append(line["seconds"])
-            if frame.last:
-                self._finish_video(key, finish, line)
-        except OSError:  # a disk error, which other videos will have, too
-            raise
-        except Exception as error:  # whatever encoders raise
-            self._abandon(key, f"it cannot be written as a video: {error}")
+            with self._counting_failure(key, Exception):  # encoders raise anything
+                self._encode_frame(pixels, finish, common, began)
 
-    def _abandon(self, key: str, reason: str) -> None:
-        self._data.abandon_in_predict(key)
-        self._abandoned.add(key)
-        self._stop_video()
-        self._fail(key, reason)
+    def _encode_frame(self, pixels: Pixels, finish: Finish, common: Common, began: float) -> None:
+        """Give a frame to the encoder of its video, which begins with the first and ends here.
 
-    def _finish_video(self, key: str, finish: Finish, common: Line) -> None:
-        assert self._video is not None
-        line = self._line_of(key, finish.size, common)
-        line["frames"] = finish.meta["frame"].number
-        line["seconds"] = round(sum(self._video_seconds) / len(self._video_seconds), 6)
-        self._video.finish(lambda: self._replace(line, finish.meta))
-        self._video = None
-        self.written += 1
+        Args:
+            pixels: (H, W, 3) levels.
+            finish: How they were made of the frame.
+            common: The line of the video, with the seconds of this frame.
+            began: When that began.
+        """
+        meta = finish.meta
+        frame = meta["frame"]
+        if self._video is None:
+            target = self._output_path(frame.video)
+            self._video = VideoWriter(target, meta["path"], self._video_settings)
+            self._video_seconds.clear()
+        self._video.add(pixels, frame)
+        line = common(time.perf_counter() - began)
+        self._video_seconds.append(line["seconds"])
+        if frame.last:
+            line = self._line_of(frame.video, finish.size, line)
+            line["frames"] = frame.number
+            line["seconds"] = round(sum(self._video_seconds) / len(self._video_seconds), 6)
+            self._video.finish(lambda: self._replace_line(line, meta))
+            self._video = None
+            self.written += 1
 
     def _stop_video(self) -> None:
         if self._video is not None:
@@ -473,28 +478,29 @@ class Writer(Callback):
 
     # ------------------------------------------------------------------------------ the images
 
-    def _fitting(self, meta: dict[str, Any]) -> dict[str, Any]:
-        """Return the extras of an image, without some that the format cannot hold; count these."""
+    def _fitted_meta(self, meta: dict[str, Any]) -> dict[str, Any]:
+        """Return ``meta`` of an image as the output will have it; remark on what it loses."""
         meta = dict(meta)
         if meta.get("bit_depth") == 16 and self.format in EIGHT_BIT:
-            self._lose("16 bit")
+            self._remark_lost("16 bit")
             meta["bit_depth"] = 8
         if meta.get("alpha") is not None and self.format in OPAQUE:
-            self._lose("transparency")
+            self._remark_lost("transparency")
         for content in meta.get("lost", ()):
-            self._noted[f"images that are read without their {content}"] += 1
+            self._remarks[f"images that are read without their {content}"] += 1
         if meta.get("cicp") and self.profile == "convert":
-            self._noted["HDR images, which are not converted, since sRGB cannot show them"] += 1
+            self._remarks["HDR images, which are not converted, since sRGB cannot show them"] += 1
         if self.exif == "drop":
             meta["exif"] = None
         return meta
 
-    def _lose(self, content: str) -> None:
-        self._noted[f"images that lost their {content}, which {self.format} cannot hold"] += 1
+    def _remark_lost(self, content: str) -> None:
+        self._remarks[f"images that lost their {content}, which {self.format} cannot hold"] += 1
 
-    def _common(
+    def _common_fields(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, seconds: float
     ) -> Line:
+        """Return the fields of a line that are alike for all images of a batch."""
         method = method_of(pl_module)
         device = pl_module.device
         is_cuda = device.type == "cuda"
@@ -511,7 +517,9 @@ class Writer(Callback):
         )
 
     def _line_of(self, key: str, size: Size, common: Line) -> Line:
-        line = Line(key=key, input=self._sources[key], output=self._name(key), size=list(size))
+        """Return an output's line: key, files and size before the fields of its batch."""
+        name = self._output_name(key)
+        line = Line(key=key, input=self._sources[key], output=name, size=list(size))
         line.update(common)
         return line
 
@@ -524,65 +532,77 @@ class Writer(Callback):
         for number in range(len(clip)):
             frame = slice(number, number + 1)
             finish = Finish(lr_frames[frame], size, meta, self.format, self.strength)
-            yield [_whole(clip[frame])], finish
+            yield [_as_piece(clip[frame])], finish
 
     def _submit(
         self, key: str, parts: Iterable[Part], meta: Mapping[str, Any], common: Common
     ) -> None:
         """Make the levels of an image, or of the frames of a clip; let a thread write them."""
         began = time.perf_counter()
-        try:
+        with self._counting_failure(key, OutputError, MemoryError):
             images = []
             for pieces, finish in parts:
                 self._wait_for_room(finish)
                 images.append(levels_of(pieces, finish, self._root))
-        except (OutputError, MemoryError) as error:  # of this image alone
-            self._fail(key, str(error))
-            return
-        line = self._line_of(key, images[0].shape[:2], common(time.perf_counter() - began))
-        write = self._write
-        if self._frames is not None:
-            line["frames"] = len(images)
-            write = self._write_clip
-        assert self._pool is not None  # since `setup`
-        self._pending.append((self._pool.submit(write, images, meta, line), key))
-        self._settle()
+            line = self._line_of(key, images[0].shape[:2], common(time.perf_counter() - began))
+            write = self._write
+            if self._frames is not None:
+                line["frames"] = len(images)
+                write = self._write_clip
+            assert self._pool is not None  # since `setup`
+            self._pending.append((self._pool.submit(write, images, meta, line), key))
+        # Only a few images may wait: they are large.
+        while len(self._pending) > 2 * THREADS or (self._pending and self._pending[0][0].done()):
+            self._await_oldest()
 
     def _wait_for_room(self, finish: Finish) -> None:
         """Wait for images that are being written, if their levels take the room of another one."""
         while self._pending and finish.disk_bytes > free_disk(self._root):
-            self._settle_first()
+            self._await_oldest()
 
-    def _settle(self) -> None:
-        # Only a few images may wait: they are large.
-        while len(self._pending) > 2 * THREADS or (self._pending and self._pending[0][0].done()):
-            self._settle_first()
-
-    def _settle_first(self) -> None:
-        """Wait for an image to be written; an encoder's error does not end the run."""
+    def _await_oldest(self) -> None:
+        """Wait until the oldest pending image is written, and count it."""
         writing, key = self._pending.popleft()
+        with self._counting_failure(key, Exception):  # encoders raise anything
+            for content in writing.result():
+                self._remark_lost(content)
+            self.written += 1
+
+    @contextlib.contextmanager
+    def _counting_failure(self, key: str, *errors: type[Exception]) -> Iterator[None]:
+        """Count an output as failed if one of these errors is raised, and go on after the block.
+
+        A video is not continued. An error of the disk, which all other outputs would have, too,
+        ends the run, unless it is about this output's name.
+        """
         try:
-            lost = writing.result()
-        except OSError:  # a disk error, which other images will have, too
-            raise
-        except Exception as error:  # whatever encoders raise
-            reason = f"it cannot be written as {self.format}: {type(error).__name__}: {error}"
-            self._fail(key, reason)
-            return
-        self.written += 1
-        for content in lost:
-            self._lose(content)
-        if self.format == "png" and os.path.getsize(self._target(key)) > LARGE:
-            self._noted["images above 50 MB (--writer.format jpg is far smaller)"] += 1
+            yield
+        except errors as error:
+            if isinstance(error, OSError) and error.errno != errno.ENAMETOOLONG:
+                raise
+            reason = str(error)
+            if not isinstance(error, OutputError | MemoryError):
+                kind = "a video" if key in self._videos else self.format
+                reason = f"it cannot be written as {kind}: {type(error).__name__}: {error}"
+            if key in self._videos:
+                self._data.abandon_in_predict(key)
+                self._abandoned.add(key)
+                self._stop_video()
+            self.failed += 1
+            log.warning("not written: %s: %s", key, reason)
+            self._add_error_line(key, reason)
 
-    def _fail(self, key: str, reason: str) -> None:
-        self.failed += 1
-        log.warning("not written: %s: %s", key, reason)
-        self._note_error(key, reason)
+    def _count_unusable(self, key: str, reason: str) -> None:
+        """Count an input that cannot be read; of a video, the frames so far are dropped."""
+        if key in self._videos:
+            self._stop_video()
+        self.unusable += 1
+        log.warning("unusable, left out: %s", reason)
+        self._add_error_line(key, reason)
 
-    def _note_error(self, key: str, reason: str) -> None:
+    def _add_error_line(self, key: str, reason: str) -> None:
         source = self._sources[key]
-        self._lines.add(Line(key=key, input=source, output=self._name(key), error=reason))
+        self._lines.add(Line(key=key, input=source, output=self._output_name(key), error=reason))
 
     def _write(self, images: list[Pixels], meta: Mapping[str, Any], line: Line) -> list[str]:
         """Write an image and its line; return what the format cannot hold."""
@@ -591,18 +611,16 @@ class Writer(Callback):
         if exif is not None:
             exif = fitted_exif(exif, pixels.shape[:2], self.exif == "keep")
         extras = Extras(meta.get("icc"), exif, meta.get("cicp"))
-
-        def note() -> None:
-            self._replace(line, meta)
-
         target = self._root / line["output"]
-        return write_image(target, pixels, extras, self.format, self.quality, note)
+        before = partial(self._replace_line, line, meta)
+        return write_image(target, pixels, extras, self.format, self.quality, before)
 
-    def _replace(self, line: Line, meta: Mapping[str, Any]) -> None:
-        # The new file is complete on the disk. The old one is removed before the line is written,
-        # and the line before the new one appears. So a kill at any time leaves no file of another
-        # run with this line, and none without a line: at worst the file is missing, and the next
-        # run writes it.
+    def _replace_line(self, line: Line, meta: Mapping[str, Any]) -> None:
+        """Remove the old output and write the line of the new one, which is complete on the disk.
+
+        A kill at any time then leaves no output of another run with this line, and none without a
+        line: at worst the output is missing, and the next run writes it.
+        """
         remove_file(self._root / line["output"])
         self._add_line(line, meta)
 
@@ -617,6 +635,7 @@ class Writer(Callback):
         return []
 
     def _add_line(self, line: Line, meta: Mapping[str, Any]) -> None:
+        """Write the line of a complete output, with the hash by which later runs know it."""
         source = line["input"]
         state = meta.get("read")  # when its pixels were read
         if state is None and source is not None:
@@ -626,6 +645,7 @@ class Writer(Callback):
         self._lines.add(line, options)
 
     def _close(self) -> None:
+        """Stop the threads and the current video, and drop images that wait."""
         if self._method.in_pieces:
             self._method.in_pieces = False
         self._stop_video()

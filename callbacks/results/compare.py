@@ -112,7 +112,10 @@ class Measured:
     images: list[Row]
 
     def means(self) -> dict[str, float]:
-        """Return the mean over the seeds of each image that all of them have, sorted by name."""
+        """Return each image's mean over the seeds, by name and sorted.
+
+        An image that was not measured with every seed is left out.
+        """
         by_image: dict[str, list[float]] = {}
         for row in self.images:
             by_image.setdefault(str(row.image), []).append(row.value)
@@ -124,7 +127,7 @@ class Measured:
         return means
 
     def on(self, images: Sequence[str]) -> Measured:
-        """Return the number over some of its images."""
+        """Return the number over some of its images only: their mean."""
         means = self.means()
         if len(images) == len(means):
             return self
@@ -146,7 +149,7 @@ class Run:
     rows: list[Row]
 
     def selected(self, selection: Selection) -> Iterator[Measured]:
-        """Yield the selected numbers.
+        """Yield the run's numbers that a selection has.
 
         Raises:
             ValueError: If there are none, or several checkpoints have one number.
@@ -169,30 +172,32 @@ class Run:
             ValueError: If several checkpoints have one.
         """
         wanted = other.number
-        same = [row for row in of_datasets(self.rows) if row.title == wanted.title]
-        fitting = [row for row in same if protocol_of(row) == protocol_of(wanted)]
-        # With equally many images, if there is one; else the one with most.
-        as_many = [row for row in fitting if row.protocol == wanted.protocol]
-        largest = {row.checkpoint: row for row in sorted(as_many or fitting, key=lambda row: row.n)}
-        self._refuse_several(list(largest.values()))
-        for row in largest.values():
-            measured = self._measured(row)
-            if _are_of_other_images(other, measured):
-                return None, (
-                    f"{self.name} has other pixels under the same names, or LR of another "
-                    "degradation"
-                )
-            return measured, ""
-        if same:
-            unlike = differences(protocol_of(wanted), protocol_of(same[0]))
+        same_title = [row for row in of_datasets(self.rows) if row.title == wanted.title]
+        if not same_title:
+            return None, f"{self.name} does not have it"
+        comparable = [row for row in same_title if protocol_of(row) == protocol_of(wanted)]
+        if not comparable:
+            unlike = differences(protocol_of(wanted), protocol_of(same_title[0]))
             return None, f"{self.name} has it by another protocol ({'; '.join(unlike)})"
-        return None, f"{self.name} does not have it"
+        # With equally many images, if there is one; else the one with most.
+        as_many = [row for row in comparable if row.protocol == wanted.protocol]
+        candidates = sorted(as_many or comparable, key=lambda row: row.n)
+        by_checkpoint = {row.checkpoint: row for row in candidates}
+        self._refuse_several(list(by_checkpoint.values()))
+        measured = self._measured(candidates[-1])
+        if _are_of_other_images(other, measured):
+            return None, (
+                f"{self.name} has other pixels under the same names, or LR of another degradation"
+            )
+        return measured, ""
 
     def _measured(self, number: Row) -> Measured:
+        """Return a number of the run with those of its images."""
         same = [row for row in self.rows if row.number == number.number]
         return Measured(number, [row for row in same if row.image is not None])
 
     def _refuse_several(self, rows: list[Row]) -> None:
+        """Raise if one number was measured with several checkpoints."""
         if len(rows) > 1:
             names = ", ".join(str(row.checkpoint) for row in rows)
             raise ValueError(
@@ -207,24 +212,28 @@ def protocol_of(row: Row) -> MetricProtocol:
 
 
 def differences(one: MetricProtocol, two: MetricProtocol) -> list[str]:
-    """Return the differences of two protocols; empty if their numbers are comparable."""
+    """Return the entries of two protocols that differ, as ``border: 4 / 0``."""
     names = [name for name in {**one, **two} if one.get(name) != two.get(name)]
     return [f"{name}: {one.get(name)} / {two.get(name)}" for name in names]
 
 
 def _are_of_other_images(a: Measured, b: Measured) -> bool:
-    """Return whether no image is the same; for numbers of whole sets, whether any is another."""
+    """Return whether two numbers have no image in common, though images have the same names.
+
+    Of numbers of whole sets, such as FID, whether any image differs.
+    """
     if not a.images or not b.images:
         return are_unlike(a.number.digest, b.number.digest)
-    common, unlike = _common([a, b])
+    common, unlike = _common_and_unlike([a, b])
     return bool(unlike) and not common
 
 
-def _common(measured: Sequence[Measured]) -> tuple[list[str], list[str]]:
-    """Return the images that all have, and those that others of the same names have elsewhere.
+def _common_and_unlike(measured: Sequence[Measured]) -> tuple[list[str], list[str]]:
+    """Compare the images of several numbers, at least one, by name and content.
 
-    Args:
-        measured: At least one.
+    Returns:
+        The names of images that all have alike; those of images that all have by name, but with
+        different pixels.
     """
     names = set.intersection(*(set(each.means()) for each in measured))
     digests: dict[str, list[str | None]] = {}
@@ -236,7 +245,7 @@ def _common(measured: Sequence[Measured]) -> tuple[list[str], list[str]]:
 
 
 def load_run(name: str) -> Run:
-    """Read a run's rows.
+    """Read the numbers of a run, or of one checkpoint in it.
 
     Args:
         name: The run's directory; after an ``@`` a part of a checkpoint's name.
@@ -330,7 +339,7 @@ def paired(a: Measured, b: Measured) -> Comparison:
             note += f", and of {a.number.n} and {b.number.n} images: not to be compared"
         return Comparison(a.number, b.number, None, NO_INTERVAL, [note])
     notes = []
-    common, unlike = _common([a, b])
+    common, unlike = _common_and_unlike([a, b])
     first, second = a.means(), b.means()
     both = len(common) + len(unlike)
     if not len(first) == len(second) == both:
@@ -369,7 +378,7 @@ def paired(a: Measured, b: Measured) -> Comparison:
 
 
 def verdict(interval: tuple[float, float], higher_is_better: bool | None) -> str:
-    """Return what an interval of A - B shows.
+    """Return in words which run an interval of A - B shows to be better, if any.
 
     Args:
         interval: Lower and upper end.
@@ -384,14 +393,18 @@ def verdict(interval: tuple[float, float], higher_is_better: bool | None) -> str
 
 
 def on_common_images(numbers: Sequence[Measured | None]) -> list[Measured | None]:
-    """Return one number of several runs over the images that all have alike and finite.
+    """Return one number of several runs, each over the images that all have alike and finite.
 
-    Numbers of whole sets stay as they are, as does a NaN, whose run must not empty the others.
+    Numbers of whole sets stay as they are, and so does NaN: its run has no finite image, and the
+    others would have none in common with it.
+
+    Args:
+        numbers: That of each run; None for a run without it.
     """
     sound = [m for m in numbers if m and m.images and not math.isnan(m.number.value)]
     if not sound:
         return list(numbers)
-    common, _ = _common(sound)
+    common, _ = _common_and_unlike(sound)
     means = [measured.means() for measured in sound]
     finite = [key for key in common if all(math.isfinite(of_run[key]) for of_run in means)]
     return [m.on(finite) if m and m in sound else m for m in numbers]

@@ -27,7 +27,10 @@ SHARED = ("dataset", "scale", "metric", "protocol", "checkpoint", "seed")  # by 
 
 
 def made_by(method: Method) -> str | None:
-    """Return a method's weights and the settings that change its outputs, in one text."""
+    """Return a row's ``checkpoint``: a method's weights and the settings that change its outputs.
+
+    None if the method has neither.
+    """
     parts = [f"{name} {value}" for name, value in method.output_settings.items()]
     if method.weights_source:
         parts.insert(0, method.weights_source)
@@ -66,6 +69,7 @@ def read_file(path: Path) -> list[Row]:
 
 
 def _dataset_row(entry: Mapping[str, Any]) -> Row:
+    """Return the row of an entry of ``results.json``."""
     names = [field.name for field in fields(Row)]
     values = {name: entry[name] for name in names if name in entry}
     for name in ("value", "std"):
@@ -75,6 +79,7 @@ def _dataset_row(entry: Mapping[str, Any]) -> Row:
 
 
 def _image_rows(entry: Mapping[str, Any]) -> Iterator[Row]:
+    """Yield the rows of an entry of ``images.json``, one for each of its images."""
     shared = {name: entry[name] for name in SHARED}
     digests = entry.get("digests", {})
     for image, value in entry["values"].items():
@@ -100,8 +105,8 @@ def append(run: Path, rows: Sequence[Row]) -> list[Row]:
         MovedError: If the directory was moved since the evaluation began.
     """
     with _one_writer(run):
-        old = _read_or_set_aside(run / RESULTS) + _read_or_set_aside(run / IMAGES)
-        gone = _retrained(old, rows) | _of_other_images(old, rows)
+        old = _read_or_move_aside(run / RESULTS) + _read_or_move_aside(run / IMAGES)
+        gone = _places_of_other_weights(old, rows) | _places_of_other_images(old, rows)
         current = [row for row in old if row.place not in gone]
         if gone:
             # First, so that a process that is killed before the end leaves no mixture.
@@ -123,8 +128,8 @@ def append(run: Path, rows: Sequence[Row]) -> list[Row]:
     return numbers + images
 
 
-def _retrained(old: Sequence[Row], new: Sequence[Row]) -> set[Place]:
-    """Return the places whose file of weights is another now."""
+def _places_of_other_weights(old: Sequence[Row], new: Sequence[Row]) -> set[Place]:
+    """Return dataset, scale and checkpoint of numbers whose file of weights has changed."""
     hashes = {row.place: row.sha256 for row in new if row.sha256}
     places = set()
     for row in old:
@@ -134,8 +139,8 @@ def _retrained(old: Sequence[Row], new: Sequence[Row]) -> set[Place]:
     return places
 
 
-def _of_other_images(old: Sequence[Row], new: Sequence[Row]) -> set[Place]:
-    """Return the places whose images are others now, after a warning."""
+def _places_of_other_images(old: Sequence[Row], new: Sequence[Row]) -> set[Place]:
+    """Return dataset, scale and checkpoint of numbers whose images have changed; warn of these."""
     before = {_subject(row): row.digest for row in old if row.digest}
     others = [row for row in new if are_unlike(row.digest, before.get(_subject(row)))]
     if others:
@@ -150,11 +155,12 @@ def _of_other_images(old: Sequence[Row], new: Sequence[Row]) -> set[Place]:
 
 
 def _subject(row: Row) -> tuple[Place, str]:
-    """Return what a row's digest is of: an image of any metric, or the images of one number."""
+    """Return a key of what a row's digest is of: one image, or all images of one number."""
     return row.place, row.image or row.number
 
 
-def _read_or_set_aside(path: Path) -> list[Row]:
+def _read_or_move_aside(path: Path) -> list[Row]:
+    """Return a file's rows; of a damaged file none, after it was renamed with a warning."""
     try:
         return read_file(path)
     except ValueError as error:
@@ -184,7 +190,10 @@ def _write_results(path: Path, rows: Sequence[Row]) -> None:
 
 
 def _entry_of(row: Row) -> dict[str, Any]:
-    """Return the fields that have a value, and ``checkpoint``: ``Row`` has no default for it."""
+    """Return an entry of ``results.json``: the fields of a row, without those that are None.
+
+    ``checkpoint`` is always there: ``Row`` has no default for it.
+    """
     entry = {}
     for name, value in asdict(row).items():
         if value is not None or name == "checkpoint":

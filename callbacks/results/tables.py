@@ -41,9 +41,12 @@ OVER_RUNS = (
 
 
 def of_run(rows: Sequence[Row]) -> tuple[Cells, list[str]]:
-    """Return the numbers of a run's datasets, and a line for each column: how it was computed.
+    """Return the table of one run: a row for each dataset and checkpoint, a column for each metric.
 
     Numbers of different protocols are in different columns.
+
+    Returns:
+        The cells, and a note for each column: its protocol.
     """
     numbers = of_datasets(rows)
     protocols: dict[str, list[MetricProtocol]] = {}
@@ -71,15 +74,17 @@ def of_run(rows: Sequence[Row]) -> tuple[Cells, list[str]]:
 
 
 def described(protocol: Mapping[str, Any]) -> str:
-    """Return a protocol in one line."""
+    """Return a protocol in one line, as ``color y, border 4, ...``."""
     return ", ".join(f"{key} {value}" for key, value in protocol.items())
 
 
 def _value(row: Row) -> str:
+    """Format a number, with its deviation over seeds if there are several."""
     return f"{row.value:.4f}" if row.std is None else f"{row.value:.4f} ± {row.std:.4f}"
 
 
 def _count(row: Row) -> str:
+    """Format the number of images, and how many of them have a finite number if not all have."""
     return f"{row.n - row.not_finite} of {row.n}" if row.not_finite else str(row.n)
 
 
@@ -87,7 +92,11 @@ def _count(row: Row) -> str:
 
 
 def of_pair(comparisons: Sequence[Comparison]) -> tuple[Cells, list[str]]:
-    """Return the comparisons of two runs, with protocols and remarks."""
+    """Return the table of two runs, a row for each number.
+
+    Returns:
+        The cells, and as notes the protocols and what is to be said of single numbers.
+    """
     cells = [["dataset", "scale", "metric", "n", "A", "B", "A - B", "95 % interval", ""]]
     protocols = []
     remarks = []
@@ -108,6 +117,7 @@ def of_pair(comparisons: Sequence[Comparison]) -> tuple[Cells, list[str]]:
 
 
 def _signed(value: float) -> str:
+    """Format a difference with its sign: four decimals, or two digits of a small one."""
     return f"{value:+.4f}" if value == 0 or abs(value) >= 0.001 else f"{value:+.2g}"
 
 
@@ -115,7 +125,7 @@ def _signed(value: float) -> str:
 
 
 def of_runs(runs: Sequence[Run], selection: Selection) -> tuple[Cells, list[str]]:
-    """Return all numbers of the first run, a column for each, and a row for each run.
+    """Return the table of several runs: a row for each, a column for each number of the first.
 
     A column is over the images that all runs have, by the protocol of the first run.
 
@@ -135,7 +145,7 @@ def of_runs(runs: Sequence[Run], selection: Selection) -> tuple[Cells, list[str]
 
 
 def _column(measured: Sequence[Measured | None]) -> list[str]:
-    """Return the texts of one number of all runs, in Markdown."""
+    """Return the cells of one number, in Markdown: value, and difference to the first run."""
     first = measured[0]
     best = _not_beaten([each for each in measured if each])
     texts = []
@@ -216,6 +226,7 @@ def as_latex(cells: Cells, notes: Sequence[str]) -> str:
 
 
 def _in_latex(text: str) -> str:
+    """Return the text of a cell in Markdown, in LaTeX."""
     for letter in SPECIAL:
         text = text.replace(letter, rf"\{letter}")
     text = re.sub(r"\*\*(.+?)\*\*", r"\\textbf{\1}", text)

@@ -176,7 +176,7 @@ class EMA(Averages, Callback):
         self._hook = None
 
     def _put_raw(self, module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
-        # A state_dict requested during a validation is for a checkpoint.
+        """Put the raw weights into a state dict, for checkpoints that a validation writes."""
         for name, position in self._index.items():
             if self._raw is not None and prefix + name in state:
                 state[prefix + name] = self._raw[position]
@@ -199,9 +199,11 @@ class EMA(Averages, Callback):
         self._loaded = state_dict
 
     def _by_name(self) -> dict[str, Tensor]:
+        """Return the averages by parameter name; tied parameters share one."""
         return {name: self._averages[position] for name, position in self._index.items()}
 
     def _restore(self, state: dict[str, Any]) -> None:
+        """Set the averages and their number of updates to those of a checkpoint, after a check."""
         weights = state["weights"]
         averages = self._by_name()
         wrong = sorted(weights.keys() ^ averages.keys())
@@ -222,4 +224,5 @@ class EMA(Averages, Callback):
 
 
 def _precise(dtype: torch.dtype) -> torch.dtype:
+    """Return the type in which weights of a type are averaged: float32, or their own if wider."""
     return dtype if dtype == torch.float64 or dtype.is_complex else torch.float32

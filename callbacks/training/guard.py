@@ -28,7 +28,7 @@ SHOWN = 8  # images in a warning
 
 
 class Verdict(NamedTuple):
-    """What the device says of an update.
+    """Whether an update's gradient is finite; the host reads it later.
 
     step: The step that it belongs to, counted from 1.
     optimizer: Position of its optimiser.
@@ -121,8 +121,8 @@ class Guard(Callback):
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Any
     ) -> None:
         """Judge the gradient; if it is not finite, the optimiser changes nothing."""
-        self._read()
-        finite = _is_finite(optimizer, self._loss.device)
+        self._read_verdicts()
+        finite = _gradient_is_finite(optimizer, self._loss.device)
         if _scaler(trainer) is None:  # which would leave it out itself
             if _takes_found_inf(trainer, optimizer):
                 optimizer.found_inf = finite.logical_not().float()
@@ -141,9 +141,10 @@ class Guard(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count the last updates."""
-        self._read()
+        self._read_verdicts()
 
-    def _read(self) -> None:
+    def _read_verdicts(self) -> None:
+        """Wait for the verdicts of earlier updates, and count those that were left out."""
         for verdict in self._unread:
             if verdict.arrived is not None:
                 verdict.arrived.synchronize()
@@ -155,6 +156,7 @@ class Guard(Callback):
         self._unread = []
 
     def _record_skipped(self, verdict: Verdict, loss_is_finite: bool) -> None:
+        """Count, log and warn of an update that was left out; note if the run has to stop."""
         scaler = _scaler(self._trainer)
         if scaler is not None and scaler.get_scale() >= 1:
             return  # it looks for its scale
@@ -209,7 +211,7 @@ class Guard(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the counts."""
-        self._read()
+        self._read_verdicts()
         return {"skipped": self.skipped, "rows": dict(self.rows)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -217,8 +219,9 @@ class Guard(Callback):
         self.skipped, self.rows = state_dict["skipped"], dict(state_dict.get("rows", {}))
 
 
-def _is_finite(optimizer: Any, device: torch.device) -> Tensor:
-    # Whether the gradient of all processes is finite, a scalar. Of a sharded one, each has a part.
+def _gradient_is_finite(optimizer: Any, device: torch.device) -> Tensor:
+    """Return a scalar: whether the gradients of an optimiser are finite on all processes."""
+    # Of a sharded gradient each process has a part.
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     norm = get_total_norm([_local(p.grad) for p in parameters if p.grad is not None]).to(device)
     if is_distributed():
@@ -227,16 +230,20 @@ def _is_finite(optimizer: Any, device: torch.device) -> Tensor:
 
 
 def _takes_found_inf(trainer: Trainer, optimizer: Any) -> bool:
-    # Fused SGD would begin with momentum that is not initialised.
+    """Return whether an optimiser leaves an update out if its ``found_inf`` is 1: a fused Adam.
+
+    Fused SGD would then begin with momentum that is not initialised.
+    """
     is_adam = type(optimizer) in (Adam, AdamW)
     is_fused = is_adam and all(group["fused"] for group in optimizer.param_groups)
     return is_fused and not isinstance(trainer.strategy, ModelParallelStrategy)
 
 
 def _local(tensor: Tensor) -> Tensor:
-    # This process's part of a sharded tensor; any other tensor as it is.
+    """Return this process's part of a sharded tensor; any other tensor as it is."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 def _scaler(trainer: Trainer) -> Any:
+    """Return the ``GradScaler`` of ``precision: 16-mixed``; None with another precision."""
     return getattr(trainer.precision_plugin, "scaler", None)

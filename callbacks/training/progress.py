@@ -65,16 +65,16 @@ class Lines(ProgressBar):
         self._marks: dict[str, tuple[int, float]] = {}  # what was done at the last line, and when
 
     def disable(self) -> None:
-        """Say nothing; called on all ranks except the first."""
+        """Log nothing; Lightning calls this on all ranks except the first."""
         self._enabled = False
 
     def enable(self) -> None:
-        """Say something again."""
+        """Log again."""
         self._enabled = True
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
         """Count the steps of the run."""
-        self._count("fit: step", trainer.global_step, _steps(trainer))
+        self._count("fit: step", trainer.global_step, _total_steps(trainer))
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note how much there is to enlarge."""
@@ -100,6 +100,13 @@ class Lines(ProgressBar):
     on_validation_batch_end = on_test_batch_end = on_predict_batch_end
 
     def _count(self, what: str, done: int, total: float) -> None:
+        """Log progress if ``EVERY`` seconds have passed since the last line.
+
+        Args:
+            what: Command and unit, such as ``fit: step``.
+            done: Number of units that are done.
+            total: Number of all, or infinity.
+        """
         now = time.monotonic()
         before, since = self._marks.setdefault(what, (done, now))
         if done <= before:  # a new pass
@@ -127,7 +134,8 @@ def predicted_batches(trainer: Trainer) -> list[int | float]:
     ]
 
 
-def _steps(trainer: Trainer) -> float:
+def _total_steps(trainer: Trainer) -> float:
+    """Return the step at which ``fit`` ends; infinity if no limit is set."""
     # `estimated_stepping_batches` refuses schedules of accumulation.
     limits = [inf if trainer.max_steps == -1 else trainer.max_steps]
     if trainer.max_epochs not in (None, -1):

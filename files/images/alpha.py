@@ -15,7 +15,7 @@ HIDDEN = 1 / 4
 
 
 def without_hidden_colours(rgb: Pixels, alpha: NDArray[Any]) -> Pixels:
-    """Give each pixel that is hardly visible the colour of the nearest visible pixel.
+    """Return an image whose hardly visible pixels have the colour of the nearest visible one.
 
     Programs leave arbitrary colours there, such as black or erased content. A method looks at the
     neighbourhood of each pixel, and would spread them into visible pixels.
@@ -43,7 +43,12 @@ def without_hidden_colours(rgb: Pixels, alpha: NDArray[Any]) -> Pixels:
 
 
 def on_white(rgb: Pixels, alpha: NDArray[Any]) -> Pixels:
-    """Return the colours (H, W, C) that are seen before white through alpha (H, W, 1)."""
+    """Return an image composited on white.
+
+    Args:
+        rgb: (H, W, C) integer levels; C is 1 or 3.
+        alpha: (H, W, 1) levels of the same type.
+    """
     white = np.iinfo(rgb.dtype).max
     mixed = white - (white - rgb) * (alpha / np.float32(white))
     return cast(Pixels, mixed.round().astype(rgb.dtype))

@@ -21,7 +21,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def empty(shape: tuple[int, int, int], dtype: str, folder: Path) -> Pixels:
-    """Return an array to fill.
+    """Return an array to fill: in memory, or from ``LARGE`` bytes on in an unnamed file.
 
     Args:
         shape: (H, W, C).
@@ -56,7 +56,11 @@ def empty(shape: tuple[int, int, int], dtype: str, folder: Path) -> Pixels:
 
 
 def give_back(pixels: Pixels) -> None:
-    """Give back the memory of a large array, which its file keeps: it would count as in use."""
+    """Let the system free the memory of a large array of ``empty``, whose file keeps the levels.
+
+    Otherwise the pages that were written would count as memory in use. An array in memory, or a
+    part of an array, stays as it is.
+    """
     base: Any = pixels.base
     if isinstance(base, mmap.mmap):  # the whole array, not a part of it
         base.madvise(mmap.MADV_DONTNEED)

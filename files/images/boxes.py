@@ -14,7 +14,7 @@ def box(data: Bytes, name: bytes, start: bytes = b"") -> bytes:
     Args:
         data: A file, or the content of a box.
         name: Four letters.
-        start: What the content begins with.
+        start: Boxes of this name whose content begins otherwise are passed over.
     """
     for kind, content, _ in _boxes(memoryview(data)):
         if kind == name and content[: len(start)] == start:
@@ -33,7 +33,7 @@ def without_padding(data: Bytes) -> memoryview:
 
 
 def _boxes(view: memoryview) -> Iterator[tuple[bytes, memoryview, int]]:
-    """Yield the name of each box, its content and its end."""
+    """Yield the name of each box in a file or box, its content, and the position of its end."""
     position = 0
     while position + 8 <= len(view):
         size, kind = struct.unpack_from(">I4s", view, position)

@@ -8,7 +8,7 @@ the other tags are expressed as one. No tag means sRGB, as in browsers.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
 import numpy as np
@@ -50,7 +50,7 @@ Bytes = bytes | bytearray | memoryview
 def profile_of_tags(
     icc: bytes | None, code_points: bytes | None, info: Mapping[Any, Any], is_grey: bool
 ) -> tuple[bytes | None, bytes | None]:
-    """Return the colours of a file as a profile, or else as code points, such as those of HDR.
+    """Return the colours of a file as a profile, or as code points if no profile can express them.
 
     Args:
         icc: The file's own profile.
@@ -100,11 +100,11 @@ def code_points_of(file: IO[bytes]) -> bytes | None:
 
 
 def _png_code_points(file: IO[bytes]) -> bytes | None:
+    """Return the content of a PNG's cICP chunk, which stands before its pixels."""
     position = len(START)
     while True:
         file.seek(position)
-        head = file.read(8).ljust(8, b"\0")
-        length, name = struct.unpack(">I4s", head)
+        length, name = struct.unpack(">I4s", file.read(8).ljust(8, b"\0"))
         if name == b"cICP":
             content = file.read(4)
             return content if length == len(content) == 4 else None
@@ -127,7 +127,9 @@ def avif_bits(data: Bytes) -> int:
 
 
 def _properties(data: bytes) -> bytes:
-    return box(box(box(data, b"meta")[4:], b"iprp"), b"ipco")
+    """Return the properties of an AVIF's images: its box ``meta/iprp/ipco``."""
+    meta = box(data, b"meta")[4:]  # after its version
+    return box(box(meta, b"iprp"), b"ipco")
 
 
 def profile_for_mode(icc: bytes, grey: bool) -> bytes | None:
@@ -145,31 +147,28 @@ def profile_for_mode(icc: bytes, grey: bool) -> bytes | None:
     """
     if space_of(icc) == ("L" if grey else "RGB"):
         return icc
-    try:
-        tags = tags_of(icc)
-    except struct.error:
-        return None
+    tags = tags_of(icc)
     curve_names = CURVES if grey else (b"kTRC",)
     curves = {tags.get(name) for name in curve_names}
     has_table = b"A2B0" in tags or icc[20:24] != b"XYZ "
     if len(curves) > 1 or None in curves or has_table:
         return None
-    return _built(PRIMARIES[SRGB], tags[curve_names[0]], grey)
+    return _build_profile(PRIMARIES[SRGB], tags[curve_names[0]], grey)
 
 
 def tags_of(icc: bytes) -> dict[bytes, bytes]:
-    """Return the content of a profile's tags by name.
-
-    Raises:
-        struct.error: If it is broken.
-    """
-    (count,) = struct.unpack_from(">I", icc, 128)
-    table = [struct.unpack_from(">4sII", icc, 132 + 12 * n) for n in range(count)]
-    return {name: icc[start : start + size] for name, start, size in table}
+    """Return the content of a profile's tags by name; none of a broken one."""
+    count = int.from_bytes(icc[128:132])
+    table = icc[132 : 132 + 12 * count]
+    tags = {}
+    if len(table) == 12 * count:
+        for name, start, size in struct.iter_unpack(">4sII", table):
+            tags[name] = icc[start : start + size]
+    return tags
 
 
 def profile_of(primaries: tuple[float, ...], gamma: float | None, grey: bool) -> bytes | None:
-    """Return a profile; None for sRGB, which needs none, and for impossible primaries.
+    """Return a profile of these colours; None for sRGB, which needs none, or impossible ones.
 
     Args:
         primaries: x and y of white, red, green and blue.
@@ -184,34 +183,45 @@ def profile_of(primaries: tuple[float, ...], gamma: float | None, grey: bool) ->
     area = abs(np.linalg.det([green - red, blue - red]))
     if corners[:, 1].min() <= 0 or area < 1e-3:
         return None
-    return _built(primaries, _curve_of(gamma), grey)
+    return _build_profile(primaries, _curve_of(gamma), grey)
 
 
 def _curve_of(gamma: float | None) -> bytes:
-    if gamma is None:  # type 3 of ICC.1:2022, 10.18
-        numbers = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
-        return b"para\0\0\0\0\0\3\0\0" + _fixed(numbers)
-    return b"para\0\0\0\0\0\0\0\0" + _fixed([gamma])
+    """Return the content of a curve's tag (parametricCurveType, ICC.1:2022, 10.18).
+
+    Args:
+        gamma: Exponent from levels to light; None for the curve of sRGB.
+    """
+    if gamma is not None:
+        return b"para\0\0\0\0\0\0\0\0" + _fixed_point([gamma])
+    numbers = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
+    return b"para\0\0\0\0\0\3\0\0" + _fixed_point(numbers)
 
 
-def _built(primaries: tuple[float, ...], curve: bytes, grey: bool) -> bytes:
-    """Return a profile of version 4.3 with one curve."""
-    corners = np.reshape(primaries, (4, 2))
-    white, *colours = np.array([(x / y, 1, (1 - x - y) / y) for x, y in corners])
+def _build_profile(primaries: tuple[float, ...], curve: bytes, grey: bool) -> bytes:
+    """Return an ICC profile of version 4.3 (ICC.1:2022, 7).
+
+    Args:
+        primaries: x and y of white, red, green and blue.
+        curve: Content of the tag of all channels' curves.
+        grey: Whether it is for grey images.
+    """
+    white, red, green, blue = (_xyz_of_chromaticity(x, y) for x, y in np.reshape(primaries, (4, 2)))
     gains = (BRADFORD @ D50) / (BRADFORD @ white)
-    adapted = np.linalg.inv(BRADFORD) @ np.diag(gains) @ BRADFORD
-    columns = np.stack(colours, axis=1)
-    columns = adapted @ (columns * np.linalg.solve(columns, white))
+    adaptation = np.linalg.inv(BRADFORD) @ np.diag(gains) @ BRADFORD  # from white to D50
+    colours = np.stack([red, green, blue], axis=1)
+    brightness = np.linalg.solve(colours, white)  # with which they add up to white
+    red, green, blue = (adaptation @ (colours * brightness)).T
     tags = {
-        b"desc": _text("Colours of the original file"),
-        b"cprt": _text("No copyright"),
-        b"wtpt": _xyz(D50),
-        b"chad": b"sf32\0\0\0\0" + _fixed(adapted.ravel()),
+        b"desc": _text_tag("Colours of the original file"),
+        b"cprt": _text_tag("No copyright"),
+        b"wtpt": _xyz_tag(D50),
+        b"chad": b"sf32\0\0\0\0" + _fixed_point(adaptation.ravel()),
     }
     if grey:
         tags[b"kTRC"] = curve
     else:
-        tags |= zip((b"rXYZ", b"gXYZ", b"bXYZ"), map(_xyz, columns.T), strict=True)
+        tags |= {b"rXYZ": _xyz_tag(red), b"gXYZ": _xyz_tag(green), b"bXYZ": _xyz_tag(blue)}
         tags |= dict.fromkeys(CURVES, curve)
     table = struct.pack(">I", len(tags))
     body = b""
@@ -224,18 +234,26 @@ def _built(primaries: tuple[float, ...], curve: bytes, grey: bool) -> bytes:
         table += name + struct.pack(">II", offsets[content], len(content))
     header = struct.pack(">I4x4s4s", body_start + len(body), b"\x04\x30\0\0", b"mntr")
     header += b"GRAY" if grey else b"RGB "
-    header += b"XYZ " + struct.pack(">6H4s28x", 2026, 1, 1, 0, 0, 0, b"acsp") + _fixed(D50)
+    header += b"XYZ " + struct.pack(">6H4s28x", 2026, 1, 1, 0, 0, 0, b"acsp") + _fixed_point(D50)
     return header.ljust(128, b"\0") + table + body
 
 
-def _fixed(values: Floats | tuple[float, ...] | list[float]) -> bytes:
+def _xyz_of_chromaticity(x: float, y: float) -> Floats:
+    """Return X, Y and Z of a colour with Y = 1."""
+    return np.array([x / y, 1, (1 - x - y) / y])
+
+
+def _fixed_point(values: Floats | Sequence[float]) -> bytes:
+    """Return ICC's numbers of 32 bits, 16 of them after the point (s15Fixed16Number)."""
     return struct.pack(f">{len(values)}i", *(round(float(value) * 65536) for value in values))
 
 
-def _xyz(values: Floats | tuple[float, ...]) -> bytes:
-    return b"XYZ \0\0\0\0" + _fixed(values)
+def _xyz_tag(values: Floats | Sequence[float]) -> bytes:
+    """Return the content of a tag with X, Y and Z (XYZType)."""
+    return b"XYZ \0\0\0\0" + _fixed_point(values)
 
 
-def _text(words: str) -> bytes:
-    letters = words.encode("utf-16-be")
+def _text_tag(text: str) -> bytes:
+    """Return the content of a tag with an English text (multiLocalizedUnicodeType)."""
+    letters = text.encode("utf-16-be")
     return b"mluc\0\0\0\0" + struct.pack(">II4sII", 1, 12, b"enUS", len(letters), 28) + letters

@@ -5,11 +5,13 @@ If a file has several frames or pages, the first one is the image, but for thumb
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import io
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Any, cast
 
@@ -22,7 +24,7 @@ from files.images.boxes import box
 from files.images.colours import profile_of_tags
 from files.images.deep import Pixels, eight_bits
 from files.images.faults import Truncated, Unsupported
-from files.images.header import MAX_TEXT, Header, of_pillow, open_header
+from files.images.header import MAX_TEXT, Header, header_of_pillow, open_header
 from files.images.header import most_pixels as most_pixels
 from files.images.profiles import image_of, space_of, to_srgb, upright
 from files.paths import FORMATS as FORMATS
@@ -129,20 +131,10 @@ def read_image(path: str | os.PathLike[str], srgb: bool = False) -> DecodedImage
     Raises:
         UnreadableImage: If the file cannot be read or decoded.
     """
-    try:
+    name = os.fspath(path)
+    with _errors_as_unreadable(name):
         data = read_bytes(path)
-    except OSError as error:
-        message = f"{os.fspath(path)}: {error.strerror or error}"
-        raise UnreadableImage(message, reason_of(error)) from error
-    return decode(data, os.fspath(path), srgb)
-
-
-def reason_of(error: OSError) -> str:
-    """Return why ``open_regular`` does not open a file, in a word or two."""
-    if isinstance(error, FileNotFoundError):
-        return "missing"
-    other_kind = error.errno in (errno.EINVAL, errno.EISDIR) and error.filename
-    return "not a file" if other_kind else "unreadable"
+    return decode(data, name, srgb)
 
 
 def read_size(file: str | os.PathLike[str] | IO[bytes]) -> tuple[int, int]:
@@ -155,21 +147,17 @@ def read_size(file: str | os.PathLike[str] | IO[bytes]) -> tuple[int, int]:
         UnreadableImage: If the header cannot be read.
     """
     if not isinstance(file, str | os.PathLike):
-        return _size(file, "the image")
+        return _size_of_opened(file, "the image")
     name = os.fspath(file)
-    try:
+    with _errors_as_unreadable(name):
         opened = open_regular(file)
-    except OSError as error:
-        raise UnreadableImage(f"{name}: {error.strerror or error}", reason_of(error)) from error
     with opened:
-        return _size(opened, name)
+        return _size_of_opened(opened, name)
 
 
-def _size(file: IO[bytes], name: str) -> tuple[int, int]:
-    try:
+def _size_of_opened(file: IO[bytes], name: str) -> tuple[int, int]:
+    with _errors_as_unreadable(name, file):
         return open_header(file).upright_size
-    except Exception as error:  # as in decode
-        raise _unreadable(name, file, error) from error
 
 
 def decode(data: jpeg.Bytes, name: str, srgb: bool = False) -> DecodedImage:
@@ -186,35 +174,58 @@ def decode(data: jpeg.Bytes, name: str, srgb: bool = False) -> DecodedImage:
     Raises:
         UnreadableImage: If ``data`` is not an image, is broken, or is of a kind without RGB form.
     """
-    try:
+    with _errors_as_unreadable(name, io.BytesIO(data)):
         if jpeg.plain_header(data, most_pixels()) is not None:
             plain = jpeg.read_strictly(data)
             if plain is not None:  # Pillow would find nothing more in it
                 return DecodedImage(plain, alpha=None, icc=None, bit_depth=8, mode="RGB")
         header = open_header(io.BytesIO(data))
         samples = decoders.DECODERS[header.format](cast(bytes, data), header)
-        return _decoded(header, samples, _lost(header, samples, data), srgb)
-    # Decoders raise anything on arbitrary bytes, from struct.error to MemoryError.
+        return _decoded(header, samples, _lost_content(header, samples, data), srgb)
+
+
+def reason_of(error: OSError) -> str:
+    """Return why a file cannot be read, in a word or two: ``missing``, ``not a file``, ..."""
+    if isinstance(error, FileNotFoundError):
+        return "missing"
+    is_other_kind = error.errno in (errno.EINVAL, errno.EISDIR) and error.filename
+    return "not a file" if is_other_kind else "unreadable"
+
+
+@contextlib.contextmanager
+def _errors_as_unreadable(name: str, file: IO[bytes] | None = None) -> Iterator[None]:
+    """Raise every error as ``UnreadableImage``, with a reason that a user understands.
+
+    The only place that handles what libraries raise: on arbitrary bytes that is anything, from
+    ``struct.error`` to ``MemoryError``.
+
+    Args:
+        name: The image's name.
+        file: The image, if it is open by now.
+
+    Raises:
+        UnreadableImage: If there is an error.
+    """
+    try:
+        yield
     except Exception as error:
-        raise _unreadable(name, io.BytesIO(data), error) from error
+        reason, text = _diagnosis(error, file)
+        raise UnreadableImage(f"{name}: {text}", reason) from error
 
 
-def _unreadable(name: str, file: IO[bytes], error: Exception) -> UnreadableImage:
-    reason, text = _diagnosis(file, error)
-    return UnreadableImage(f"{name}: {text}", reason)
-
-
-def _diagnosis(file: IO[bytes], error: Exception) -> tuple[str, str]:
-    """Return the reason and the message."""
-    if isinstance(error, OSError) and error.errno is not None:
-        return reason_of(error), error.strerror or str(error)
+def _diagnosis(error: Exception, file: IO[bytes] | None) -> tuple[str, str]:
+    """Return the reason for counting, and the message."""
     text = str(error) or type(error).__name__
-    file.seek(0)
-    start = file.read(HEADER_BYTES)
-    if not start:
-        return "empty", "the file is empty"
+    if isinstance(error, OSError) and error.errno is not None:  # without it, a decoder's
+        return reason_of(error), error.strerror or text
     if isinstance(error, Image.DecompressionBombError | MemoryError):
         return "too large", f"refused because of its size: {text}"
+    start = b""
+    if file is not None:
+        file.seek(0)
+        start = file.read(HEADER_BYTES)
+    if not start:
+        return "empty", "the file is empty"
     if TOO_MUCH_TEXT.search(text):
         text = f"a text in it unpacks to more than {MAX_TEXT >> 20} MB: remove it"
         return "too large", text
@@ -224,8 +235,8 @@ def _diagnosis(file: IO[bytes], error: Exception) -> tuple[str, str]:
         return "unsupported", text
     if isinstance(error, Truncated | EOFError) or TRUNCATED.search(text):
         return "truncated", f"the file is truncated: {text}"
-    worded = isinstance(error, OSError | ValueError | RuntimeError | SyntaxError)
-    if not worded or isinstance(error, UnicodeError):
+    has_sentence = isinstance(error, OSError | ValueError | RuntimeError | SyntaxError)
+    if not has_sentence or isinstance(error, UnicodeError):
         text = f"its decoder stops with {type(error).__name__}"
     return "damaged", f"the file is damaged: {text}"
 
@@ -254,18 +265,16 @@ def from_pillow(image: Image.Image, srgb: bool = False) -> DecodedImage:
     data = _file_of(image) if is_unread else None
     if data is not None:
         name = getattr(image, "filename", "") or "the image"
-        return _as_pillow(decode(data, name, srgb))
-    return _decoded(of_pillow(image), decoders.of_pillow(image), (), srgb)
+        return _with_bits_of_pillow(decode(data, name, srgb))
+    return _decoded(header_of_pillow(image), decoders.samples_of_pillow(image), (), srgb)
 
 
 def _file_of(image: Image.Image) -> bytes | None:
-    """Return the file that an image was opened from, if it can still be read."""
+    """Return the bytes of the file that Pillow opened an image from; None if it is gone."""
     stream = getattr(image, "fp", None)
     if stream is None:
-        try:
-            return read_bytes(getattr(image, "filename", ""))
-        except OSError:
-            return None
+        path = getattr(image, "filename", "")
+        return read_bytes(path) if os.path.isfile(path) else None
     position = stream.tell()
     stream.seek(0)
     data: bytes = stream.read()
@@ -273,8 +282,8 @@ def _file_of(image: Image.Image) -> bytes | None:
     return data
 
 
-def _as_pillow(image: DecodedImage) -> DecodedImage:
-    """Return an image of 8 bits, as Pillow has them, but for grey."""
+def _with_bits_of_pillow(image: DecodedImage) -> DecodedImage:
+    """Return an image with 8 bits; grey keeps 16, which Pillow has, too."""
     if image.bit_depth == 8 or image.mode == "L":
         return image
     alpha = None if image.alpha is None else eight_bits(image.alpha)
@@ -284,7 +293,13 @@ def _as_pillow(image: DecodedImage) -> DecodedImage:
 def _decoded(
     header: Header, samples: decoders.Samples, lost: tuple[str, ...], srgb: bool
 ) -> DecodedImage:
-    """Return the upright image.
+    """Return the upright image, with its colours as one profile.
+
+    Args:
+        header: The file's header.
+        samples: Its pixels, as stored.
+        lost: Its content that is not read.
+        srgb: As for ``decode``.
 
     Raises:
         ValueError: If the header promised another size.
@@ -299,9 +314,10 @@ def _decoded(
     alpha = None
     rgb: Pixels
     if samples.inks:
-        rgb, icc = _from_cmyk(pixels, icc if space == "CMYK" else None), None
+        rgb = _cmyk_to_rgb(pixels, icc if space == "CMYK" else None)
+        icc = None
     else:
-        rgb = _colours(pixels)
+        rgb = _without_alpha(pixels)
         if pixels.shape[2] in (2, 4):
             alpha = cast(Pixels, np.ascontiguousarray(pixels[..., -1]))
         if space != "RGB" and not (space == "L" and is_grey):
@@ -326,8 +342,8 @@ def _decoded(
     )
 
 
-def _colours(pixels: Pixels) -> Pixels:
-    """Return RGB of grey, RGB, or either with alpha."""
+def _without_alpha(pixels: Pixels) -> Pixels:
+    """Return (H, W, 3) RGB of grey, RGB, or either with alpha."""
     if pixels.shape[2] == 3:
         return pixels
     import cv2  # ten times as fast as NumPy
@@ -337,8 +353,8 @@ def _colours(pixels: Pixels) -> Pixels:
     return cast(Pixels, cv2.cvtColor(pixels[..., :1], cv2.COLOR_GRAY2RGB))
 
 
-def _lost(header: Header, samples: decoders.Samples, data: jpeg.Bytes) -> tuple[str, ...]:
-    """Return the content that is not read, in words for counting."""
+def _lost_content(header: Header, samples: decoders.Samples, data: jpeg.Bytes) -> tuple[str, ...]:
+    """Return the content of a file that is not read, in words for counting."""
     lost = list[str]()
     if header.more:
         lost.append("further frames or pages")
@@ -356,7 +372,8 @@ def _has_gain_map(header: Header, data: bytes) -> bool:
     return further_images and any(name in data for name in GAIN_MAPS)
 
 
-def _from_cmyk(inks: Pixels, icc: bytes | None) -> NDArray[np.uint8]:
+def _cmyk_to_rgb(inks: Pixels, icc: bytes | None) -> NDArray[np.uint8]:
+    """Return (H, W, 3) sRGB of (H, W, 4) CMYK; without a profile by Pillow's formula."""
     levels = eight_bits(inks)
     converted = None if icc is None else to_srgb(levels, icc)
     if converted is not None:

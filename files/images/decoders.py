@@ -21,6 +21,7 @@ JPEGs. All decoders give the pixels as they are stored, not turned, and in all b
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
@@ -53,7 +54,7 @@ class Samples(NamedTuple):
     more: bool = False
 
 
-def of_pillow(image: Image.Image) -> Samples:
+def samples_of_pillow(image: Image.Image) -> Samples:
     """Return the pixels of an image that Pillow has opened or made."""
     if image.mode == "CMYK":
         return Samples(np.asarray(image), inks=True)
@@ -67,15 +68,17 @@ def of_pillow(image: Image.Image) -> Samples:
 
 
 def _with_channels(pixels: Pixels) -> Pixels:
+    """Return (H, W, C) pixels: grey, which libraries give as (H, W), with one channel."""
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
 def _jpeg(data: bytes, header: Header) -> Samples:
+    """Decode strictly by simplejpeg; the few kinds that it does not read by Pillow."""
     image = header.opened
     colours = JPEG_COLOURS.get(image.mode)
     pixels = jpeg.read_strictly(data, colours) if colours else None
     if pixels is None:
-        return of_pillow(image)
+        return samples_of_pillow(image)
     # CMYK JPEGs usually hold Adobe's inverted values, which Pillow inverts.
     return Samples(255 - pixels, inks=True) if image.mode == "CMYK" else Samples(pixels)
 
@@ -87,30 +90,32 @@ def _png(data: bytes, header: Header) -> Samples:
 
 
 def _webp(data: bytes, header: Header) -> Samples:
+    """Decode the first frame by libwebp, after a look at the end of its coded pixels."""
     import imagecodecs
 
-    view, position = memoryview(data), 12
+    view = memoryview(data)
+    position = 12  # after the signature
     while position + 8 <= len(view):
-        name, size = bytes(view[position : position + 4]), view[position + 4 : position + 8]
-        content = view[position + 8 : position + 8 + int.from_bytes(size, "little")]
+        name, size = struct.unpack_from("<4sI", view, position)
+        content = view[position + 8 : position + 8 + size]
         if name in (b"VP8 ", b"VP8L"):
             width, height = header.size
             check_end(content, width * height if name == b"VP8 " else 0)
             break
-        frame_header = 16
-        position += 8 + (frame_header if name == b"ANMF" else len(content) + len(content) % 2)
+        # The chunk of an animation's frame holds chunks, after 16 bytes.
+        position += 8 + (16 if name == b"ANMF" else len(content) + len(content) % 2)
     return Samples(_with_channels(imagecodecs.webp_decode(data, index=0)))
 
 
 def _tiff(data: bytes, header: Header) -> Samples:
-    return Samples(*tiff.read(header.opened))
+    return Samples(*tiff.read_page(header.opened))
 
 
 def _avif(data: bytes, header: Header) -> Samples:
     import imagecodecs
 
     if header.more:  # imagecodecs 2026.3.6 writes beyond its memory for one frame of several
-        return of_pillow(header.opened)
+        return samples_of_pillow(header.opened)
     check_end(without_padding(data))
     pixels = imagecodecs.avif_decode(data)
     return Samples(_with_channels(scaled(pixels, avif_bits(data))))
@@ -131,7 +136,7 @@ def _heif(data: bytes, header: Header) -> Samples:
 
 def _jxl(data: bytes, header: Header) -> Samples:
     check_end(without_padding(data))
-    return of_pillow(header.opened)
+    return samples_of_pillow(header.opened)
 
 
 def _jpeg2000(data: bytes, header: Header) -> Samples:
@@ -147,7 +152,7 @@ def _jpeg2000(data: bytes, header: Header) -> Samples:
 
 
 def _by_pillow(data: bytes, header: Header) -> Samples:
-    return of_pillow(header.opened)
+    return samples_of_pillow(header.opened)
 
 
 DECODERS: dict[str, Callable[[bytes, Header], Samples]] = {

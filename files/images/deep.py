@@ -19,7 +19,7 @@ def eight_bits(pixels: Pixels) -> NDArray[np.uint8]:
 
 
 def scaled(levels: NDArray[Any], bits: int) -> Pixels:
-    """Scale levels of some bits to 8, or to 16 if they have more.
+    """Return levels of 1 to 16 bits scaled to 8 bits, or to 16 if they have more than 8.
 
     Args:
         levels: Unsigned integers, or booleans.
@@ -35,6 +35,6 @@ def scaled(levels: NDArray[Any], bits: int) -> Pixels:
 def divided(colours: Pixels, alpha: Pixels) -> Pixels:
     """Divide premultiplied colours (H, W, C) by alpha (H, W); 0 where alpha is 0."""
     top = np.iinfo(colours.dtype).max
-    share = np.maximum(alpha, 1).astype(np.float64)[..., None] / top
-    whole = np.minimum(np.rint(colours / share), top).astype(colours.dtype)
-    return cast(Pixels, whole * (alpha[..., None] > 0))
+    opacity = np.maximum(alpha, 1).astype(np.float64)[..., None] / top
+    straight = np.minimum(np.rint(colours / opacity), top).astype(colours.dtype)
+    return cast(Pixels, straight * (alpha[..., None] > 0))

@@ -14,10 +14,10 @@ from files.images.png import HEADER, chunk_of
 
 
 def encoded_by_pillow(pixels: NDArray[Any], format: str, **options: Any) -> bytes:
-    """Return the file of 8-bit pixels: (H, W) grey, or (H, W, C).
+    """Return the bytes of an image file that Pillow encodes.
 
     Args:
-        pixels: The pixels.
+        pixels: 8-bit pixels, (H, W) grey or (H, W, C).
         format: Pillow's name of the format, such as PNG.
         options: Pillow's options of it.
     """
@@ -27,7 +27,7 @@ def encoded_by_pillow(pixels: NDArray[Any], format: str, **options: Any) -> byte
 
 
 def png_of_16_bits(pixels: NDArray[np.uint16]) -> bytes:
-    """Return the PNG of (H, W, C) pixels: grey, RGB, or RGB with alpha."""
+    """Return the bytes of a PNG of (H, W, C) 16-bit pixels: grey, RGB, or RGB with alpha."""
     # Pillow has no 16-bit colour.
     import imagecodecs  # here, as its import is slow and few images have 16 bits
 
@@ -41,5 +41,5 @@ def with_chunks(png: bytes, *chunks: bytes) -> bytes:
 
 
 def profile_chunk(icc: bytes) -> bytes:
-    """Return name and content of the chunk of a colour profile."""
+    """Return name and content of a PNG's chunk with a colour profile, for ``with_chunks``."""
     return b"iCCPicc\0\0" + zlib.compress(icc)

@@ -36,7 +36,7 @@ COUNTING = ('{"shape":', "ImageJ=", "<?xml", "<OME")
 
 
 def lasting_exif(exif: bytes | None) -> bytes | None:
-    """Return the part of a file's EXIF that holds for the upright image at any size.
+    """Return the part of a file's EXIF that still holds once the image is upright and enlarged.
 
     Description, camera, exposure, dates, author and place are kept. Orientation becomes 1;
     thumbnail, maker's note and all counts of pixels are removed.
@@ -50,28 +50,27 @@ def lasting_exif(exif: bytes | None) -> bytes | None:
     if not exif:
         return None
 
-    def load() -> Image.Exif:
-        tags = Image.Exif()
-        tags.load(exif)
-        return tags
-
-    return lasting_tags(load)
+    tags = Image.Exif()
+    return lasting_tags(tags, lambda: tags.load(exif))
 
 
-def lasting_tags(load: Callable[[], Image.Exif]) -> bytes | None:
-    """As ``lasting_exif``, of tags that are elsewhere, as among a TIFF's own.
+def lasting_tags(tags: Image.Exif, load: Callable[[], None]) -> bytes | None:
+    """Return ``lasting_exif`` of tags that are elsewhere, as among a TIFF's own.
 
     Args:
-        load: Returns the tags, and may raise.
+        tags: Pillow's, empty so far.
+        load: Fills them. What it raises counts as broken EXIF.
     """
     try:
-        return _lasting(load())
+        load()
+        return _without_stale_tags(tags)
     except Exception as error:  # cameras write broken EXIF, and Pillow raises anything
         log.debug("broken EXIF is left out: %s", error)
         return None
 
 
-def _lasting(tags: Image.Exif) -> bytes | None:
+def _without_stale_tags(tags: Image.Exif) -> bytes | None:
+    """Return EXIF of the tags that hold for another size; None if there are none."""
     lasting = Image.Exif()
     for tag in DESCRIPTIVE & tags.keys():
         if tag != Base.ImageDescription or not str(tags[tag]).startswith(COUNTING):

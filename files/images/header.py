@@ -17,7 +17,7 @@ from PIL import Image, PngImagePlugin
 from files.images import tiff
 from files.images.colours import code_points_of
 from files.images.faults import Unsupported
-from files.images.png import metadata_after_pixels
+from files.images.png import has_metadata_after_pixels
 from files.images.profiles import UPRIGHT, orientation_of
 from files.paths import FORMATS
 
@@ -69,11 +69,14 @@ class Header:
     @property
     def exif(self) -> bytes | None:
         """The file's EXIF, unchanged; of a TIFF, the tags that describe the image."""
-        return tiff.exif(self.opened) if self.format == "TIFF" else self.info.get("exif")
+        return tiff.exif_of(self.opened) if self.format == "TIFF" else self.info.get("exif")
 
 
 def most_pixels() -> float:
-    """Return the most pixels that are decoded: twice the limit at which Pillow warns."""
+    """Return the number of pixels above which an image is refused: twice Pillow's limit.
+
+    At its limit, ``PIL.Image.MAX_IMAGE_PIXELS``, Pillow only warns.
+    """
     return 2 * Image.MAX_IMAGE_PIXELS if Image.MAX_IMAGE_PIXELS else float("inf")
 
 
@@ -96,7 +99,7 @@ def open_header(file: IO[bytes]) -> Header:
     if start.startswith(RAW_STARTS) or start[4:11] == CR3 or start[8:11] == CR2:
         raise Unsupported(tiff.RAW)
     is_tiff = start.startswith(tiff.STARTS)
-    header = _of_tiff(file) if is_tiff else _header_by_pillow(file)
+    header = _header_by_tifffile(file) if is_tiff else _header_by_pillow(file)
     width, height = header.size
     if width * height > most_pixels():
         raise Image.DecompressionBombError(f"it has {width}x{height} pixels")
@@ -105,6 +108,7 @@ def open_header(file: IO[bytes]) -> Header:
 
 @functools.cache
 def _prepare_libraries() -> None:
+    """Once a process: register optional formats with Pillow, and silence what changes no pixel."""
     warnings.filterwarnings("ignore", WARNINGS)
     PngImagePlugin.MAX_TEXT_CHUNK = MAX_TEXT
     for name in ("tifffile", "imagecodecs"):  # their lines do not name the file
@@ -121,15 +125,15 @@ def _header_by_pillow(file: IO[bytes]) -> Header:
     image = Image.open(file, formats=BY_PILLOW)
     may_be_turned = bool(image.info.keys() & ORIENTED) and image.format != "JXL"  # libjxl turns it
     if image.format == "PNG" and not may_be_turned:
-        may_be_turned = metadata_after_pixels(file)
-    header = of_pillow(image, may_be_turned)
+        may_be_turned = has_metadata_after_pixels(file)
+    header = header_of_pillow(image, may_be_turned)
     code_points = code_points_of(file)
     if image.format != "PNG" and header.icc:
         code_points = None  # a profile comes first
     return replace(header, code_points=code_points)
 
 
-def of_pillow(image: Image.Image, may_be_turned: bool = True) -> Header:
+def header_of_pillow(image: Image.Image, may_be_turned: bool = True) -> Header:
     """Return the header of an image that Pillow has opened or made.
 
     Args:
@@ -150,12 +154,12 @@ def of_pillow(image: Image.Image, may_be_turned: bool = True) -> Header:
     )
 
 
-def _of_tiff(file: IO[bytes]) -> Header:
-    page, more = tiff.first_image(file)
+def _header_by_tifffile(file: IO[bytes]) -> Header:
+    page, more = tiff.first_image_page(file)
     return Header(
         format="TIFF",
         size=(page.imagewidth, page.imagelength),
-        orientation=tiff.orientation(page),
+        orientation=tiff.orientation_of(page),
         icc=page.tags.valueof(tiff.ICC_PROFILE),
         more=more,
         opened=page,

@@ -25,6 +25,7 @@ START, END = b"\xff\xd8", b"\xff\xd9"
 FRAME_HEADERS = frozenset(range(0xFFC0, 0xFFD0)) - {0xFFC4, 0xFFC8, 0xFFCC}
 SCAN_HEADER, EXIF, PROFILE = 0xFFDA, 0xFFE1, 0xFFE2
 BASELINE, PROGRESSIVE = 0xFFC0, 0xFFC2
+FRAME_BYTES = 10  # that are read of a frame header; no segment is followed by fewer
 SCAN = b"\xff\xda"
 WITHOUT_LENGTH = frozenset(range(0xFFD0, 0xFFDA))
 
@@ -65,30 +66,27 @@ def read_header(data: Bytes) -> Header | None:
         data: The file, or at least its header.
 
     Returns:
-        None if this is not a JPEG, or its header has an unusual layout, which a more tolerant
-        reader must handle.
+        None if this is not a JPEG, its header does not end within ``data``, or has an unusual
+        layout, which a more tolerant reader must handle.
     """
     if data[:2] != START:
         return None
-    frame = process = precision = height = width = components = 0
+    frame = process = precision = height = width = components = marker = 0
     tagged = False
-    at = 2
-    try:
-        while True:
-            marker, length = _segment(data, at)
-            if marker in FRAME_HEADERS:
-                frame, process = at, marker
-                precision, height, width, components = _frame(data, at + 4)
-            elif marker in (EXIF, PROFILE):
-                tagged = True
-            elif marker < 0xFFC0 or marker in WITHOUT_LENGTH:
-                return None
-            at += 2 + length
-            if marker == SCAN_HEADER:
-                break
-    except struct.error:  # the end of the file
-        return None
-    if not height or not width or at > len(data):  # some files give the height after the pixels
+    position = len(START)
+    while marker != SCAN_HEADER:
+        if position + FRAME_BYTES > len(data):
+            return None
+        marker, length = _segment(data, position)
+        if marker in FRAME_HEADERS:
+            frame, process = position, marker
+            precision, height, width, components = _frame(data, position + 4)
+        elif marker in (EXIF, PROFILE):
+            tagged = True
+        elif marker < 0xFFC0 or marker in WITHOUT_LENGTH:
+            return None
+        position += 2 + length
+    if not height or not width or position > len(data):  # the height may be after the pixels
         return None
     return Header(height, width, components, precision, frame, process, tagged)
 
@@ -98,7 +96,7 @@ def plain_header(data: Bytes, most: float) -> Header | None:
 
     Args:
         data: The whole file.
-        most: Largest number of pixels.
+        most: Number of pixels above which None is returned.
     """
     header = read_header(data)
     if header is None or header.tagged or header.components != 3 or header.precision != 8:
@@ -126,10 +124,10 @@ def read_strictly(data: Bytes, colors: str = "rgb") -> NDArray[np.uint8] | None:
         if not DAMAGE.search(str(error)):
             log.debug("not read by simplejpeg: %s", error)
             return None
-        mended = without_stray_bytes(bytes(data))
-        if mended == data:
+        repaired = without_stray_bytes(bytes(data))
+        if repaired == data:
             raise
-        pixels = simplejpeg.decode_jpeg(mended, colors)
+        pixels = simplejpeg.decode_jpeg(repaired, colors)
     header = read_header(data)
     if header is not None and header.process == PROGRESSIVE:
         check_scans(data, header)
@@ -137,14 +135,16 @@ def read_strictly(data: Bytes, colors: str = "rgb") -> NDArray[np.uint8] | None:
 
 
 def check_scans(data: Bytes, header: Header) -> None:
-    """Check that the last scan of every coefficient that was begun came; libjpeg does not.
+    """Raise if scans of a progressive JPEG are missing at its end; libjpeg does not notice.
+
+    A scan gives some bits of some coefficients, and states how many bits are still to come.
 
     Args:
-        data: An intact progressive JPEG; others may follow it.
+        data: A progressive JPEG that libjpeg reads; other images may follow it.
         header: Its header.
 
     Raises:
-        Truncated: If one is missing.
+        Truncated: If bits of a coefficient did not come.
     """
     image = bytes(data[header.frame :])
     image = image[: image.index(END, image.index(SCAN))]
@@ -168,7 +168,7 @@ def read_rows(data: bytes, bottom: int, most: float) -> NDArray[np.uint8] | None
     Args:
         data: The whole file, whose checksum was compared.
         bottom: Number of rows needed.
-        most: Largest number of pixels of the whole image.
+        most: Number of pixels of the whole image above which None is returned.
 
     Returns:
         (at least `bottom`, W, 3) in [0, 255]; None for other kinds of files.
@@ -185,13 +185,15 @@ def read_rows(data: bytes, bottom: int, most: float) -> NDArray[np.uint8] | None
 
 
 def without_stray_bytes(data: bytes) -> bytes:
-    """Return the JPEG without stray bytes.
+    """Return a JPEG without the stray bytes of cameras and editors, which change no pixel.
 
-    Cameras and editors leave such bytes between the segments of the header, and zeros before the
-    end of the image. They change no pixel.
+    These are bytes between the segments of the header, and zeros before the end of the image.
 
     Args:
         data: The whole file.
+
+    Returns:
+        The file without them; ``data`` itself if its structure cannot be followed.
     """
     segments = [START]
     position = 2

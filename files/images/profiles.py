@@ -22,7 +22,7 @@ SAME = 2
 
 
 def space_of(icc: bytes) -> str | None:
-    """Return the Pillow mode of a profile, or None if it is not for RGB, grey or CMYK."""
+    """Return the Pillow mode of the pixels that a profile is for: RGB, L or CMYK; else None."""
     return SPACES.get(icc[16:20])
 
 
@@ -38,7 +38,7 @@ def to_srgb(pixels: NDArray[np.uint8], icc: bytes) -> NDArray[np.uint8] | None:
         (H, W, 3); or None if the profile is sRGB or broken, so that the pixels are used unchanged.
     """
     mode = space_of(icc)
-    transform = _transform(icc, mode) if mode else None
+    transform = _transform_to_srgb(icc, mode) if mode else None
     if mode is None or transform is None:
         return None
     return np.asarray(transform.apply(image_of(pixels, mode)))
@@ -56,7 +56,8 @@ def image_of(pixels: NDArray[np.uint8], mode: str) -> Image.Image:
 
 
 @lru_cache(maxsize=16)  # building a transform takes a millisecond, and a data set has few profiles
-def _transform(icc: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+def _transform_to_srgb(icc: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """Return Pillow's transform of pixels by their profile; None if it is sRGB or broken."""
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
         srgb = ImageCms.createProfile("sRGB")
@@ -70,6 +71,7 @@ def _transform(icc: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
 
 
 def _keeps_colours(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
+    """Return whether a transform changes no colour of a grid of them by more than ``SAME``."""
     levels = np.linspace(0, 255, 18).round().astype(np.uint8)
     if mode == "L":
         pixels = levels[None]

@@ -31,8 +31,10 @@ SEPARATE = 2  # planes
 NO_ALPHA, PREMULTIPLIED, ALPHA = 0, 1, 2  # meanings of a further channel
 
 
-def first_image(file: IO[bytes]) -> tuple[Any, bool]:
+def first_image_page(file: IO[bytes]) -> tuple[Any, bool]:
     """Return the first page that is neither a thumbnail nor a mask, and whether more follow.
+
+    Without such a page, it is the first one.
 
     Args:
         file: The TIFF.
@@ -44,19 +46,20 @@ def first_image(file: IO[bytes]) -> tuple[Any, bool]:
     import tifffile  # here, as its import is slow
 
     tiff = tifffile.TiffFile(file)
-    found: list[Any] = []
-    for page in _pages(tiff):
+    images: list[Any] = []
+    for page in _undamaged_pages(tiff):
         if _is_raw(page):
             raise Unsupported(RAW)
         if not page.tags.valueof(SUBFILE_KIND, 0) & NOT_AN_IMAGE:
-            found.append(page)
-        if len(found) == 2:
+            images.append(page)
+        if len(images) == 2:
             break
-    return (found or [tiff.pages.first])[0], len(found) == 2
+    return images[0] if images else tiff.pages.first, len(images) == 2
 
 
-def _pages(tiff: Any) -> Iterator[Any]:
-    with contextlib.suppress(Exception):  # of a damaged page after the first
+def _undamaged_pages(tiff: Any) -> Iterator[Any]:
+    """Yield the pages up to a damaged one; the first is always intact."""
+    with contextlib.suppress(Exception):
         yield from tiff.pages
 
 
@@ -66,29 +69,26 @@ def _is_raw(page: Any) -> bool:
     return any(_is_raw(below) for below in page.pages or ())
 
 
-def orientation(page: Any) -> int:
-    """Return a page's orientation, 1 (upright) to 8."""
-    found = page.tags.valueof(ORIENTATION, 1)
-    return int(found) if found in range(1, 9) else 1
+def orientation_of(page: Any) -> int:
+    """Return a page's EXIF orientation, 1 (upright) to 8; 1 for an invalid one."""
+    orientation = page.tags.valueof(ORIENTATION, 1)
+    return int(orientation) if orientation in range(1, 9) else 1
 
 
-def exif(page: Any) -> bytes | None:
+def exif_of(page: Any) -> bytes | None:
     """Return the tags of a page that describe the image and not the file, as EXIF."""
     tags = Image.Exif()
     tags.endian, tags.bigtiff = page.parent.byteorder, page.parent.is_bigtiff
 
-    def load() -> Image.Exif:
-        tags.load_from_fp(page.parent.filehandle, page.offset)
-        return tags
-
-    return lasting_tags(load)
+    file = page.parent.filehandle
+    return lasting_tags(tags, lambda: tags.load_from_fp(file, page.offset))
 
 
-def read(page: Any) -> tuple[Pixels, bool, bool]:
+def read_page(page: Any) -> tuple[Pixels, bool, bool]:
     """Read the pixels of a page.
 
     Args:
-        page: Of a file that is open.
+        page: tifffile's page, of a file that is still open.
 
     Returns:
         (H, W, C): grey, RGB, either with alpha, or CMYK with the highest level for full ink;
@@ -106,30 +106,28 @@ def read(page: Any) -> tuple[Pixels, bool, bool]:
     height, width = planes.shape[1:3]
     pixels = np.moveaxis(planes, 0, -1).reshape(height, width, -1)
     kind = page.photometric
-    levels: Pixels
+    count = COLOURS[kind]
+    levels = pixels if kind == PALETTE else scaled(pixels, page.bitspersample)
+    colours: Pixels = levels[..., :count]
+    further = levels[..., count:]
     if kind == PALETTE:
         palette = (np.asarray(page.colormap) >> 8).astype(np.uint8)
-        levels = np.concatenate(
-            [np.take(palette.T, pixels[..., 0], axis=0), pixels[..., 1:]], axis=2
-        )
-    else:
-        levels = scaled(pixels, page.bitspersample)
-    count = 3 if kind == PALETTE else COLOURS[kind]
-    alpha = page.extrasamples[0] if page.extrasamples else ALPHA
-    colours, further = levels[..., :count], levels[..., count:]
+        colours = np.take(palette.T, colours[..., 0], axis=0)
     if kind == WHITE_IS_0:
         colours = np.iinfo(colours.dtype).max - colours
     if kind == LAB:
         colours = np.asarray(image_of(eight_bits(colours), "LAB").convert("RGB"))
-    if kind == INKS or not further.size or alpha == NO_ALPHA:
+    meaning = page.extrasamples[0] if page.extrasamples else ALPHA
+    if kind == INKS or not further.size or meaning == NO_ALPHA:
         return colours, kind == INKS, bool(further.size)
-    if alpha == PREMULTIPLIED:
-        colours = divided(colours, further[..., 0])
-    joined = cast(Pixels, np.dstack([colours, further[..., :1]]))
-    return joined, False, further.shape[2] > 1
+    alpha = further[..., 0]
+    if meaning == PREMULTIPLIED:
+        colours = divided(colours, alpha)
+    return cast(Pixels, np.dstack([colours, alpha])), False, further.shape[2] > 1
 
 
 def _check_kind(page: Any) -> None:
+    """Raise ``Unsupported`` unless the page's samples are of a kind that ``read_page`` reads."""
     from tifffile import TIFF
 
     kind, bits = page.photometric, page.bitspersample
@@ -151,7 +149,7 @@ def _check_kind(page: Any) -> None:
 
 
 def _check_parts(page: Any) -> None:
-    """Check that every strip or tile came; tifffile leaves missing ones black."""
+    """Raise ``Truncated`` if a strip or tile is missing; tifffile would leave it black."""
     places = list(zip(page.dataoffsets, page.databytecounts, strict=False))
     expected = math.prod(page.chunked)
     if page.planarconfig == SEPARATE and len(page.chunked) == 2:

@@ -9,6 +9,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from fractions import Fraction
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -131,13 +132,13 @@ def load_av(what: str) -> Any:
     Raises:
         ValueError: If it is not installed.
     """
-    try:
-        import av
-    except ModuleNotFoundError as error:
+    if find_spec("av") is None:
         raise ValueError(
             f"{what} needs the package av (PyAV), which is optional: pip install "
             "-c constraints.txt -e '.[video]'"
-        ) from error
+        )
+    import av
+
     return av
 
 
@@ -158,15 +159,16 @@ def open_video(path: str | os.PathLike[str]) -> Iterator[Any]:
 
 def holds_video(path: str | os.PathLike[str]) -> bool:
     """Return whether FFmpeg finds a film in a file, whatever its name."""
-    try:
-        with open_video(path) as container:
-            return film_of(container) is not None
-    except Exception:  # whatever FFmpeg raises
-        return False
+    with contextlib.suppress(Exception), open_video(path) as container:
+        return film_of(container) is not None
+    return False
 
 
 def film_of(container: Any) -> Any:
-    """Return the stream of PyAV's container that is the film, and no cover; None without one."""
+    """Return PyAV's video stream that is the film; None without one.
+
+    A container may also hold its cover as a video stream of one frame.
+    """
     from av.stream import Disposition
 
     films = []
@@ -206,9 +208,9 @@ def stated_frames(path: str) -> int:
 
 
 def packets_of(container: Any) -> Iterator[Any]:
-    """Yield all packets of PyAV's container, in the order of the file, with times from 0 on.
+    """Yield all packets of PyAV's container, with times that count from the start of the file.
 
-    A broadcast's clock begins anywhere.
+    Those of a recorded broadcast count from anywhere.
     """
     start = Fraction(container.start_time or 0, MICROSECONDS)
     for packet in container.demux():
@@ -245,7 +247,7 @@ def colours_of(frame: Any) -> Colours:
 
 
 def extras_of(frame: Any, stream: Any) -> Extras:
-    """Return what PyAV's frame has besides its pixels.
+    """Return the rotation, HDR metadata and lost content of PyAV's frame.
 
     Args:
         frame: The frame.
@@ -270,16 +272,19 @@ def extras_of(frame: Any, stream: Any) -> Extras:
         lost.append("transparency")
     return Extras(
         matrix=None if matrix is None else tuple(np.frombuffer(matrix, np.int32).tolist()),
-        mastering=None if mastering is None else _mastering(mastering),
+        mastering=None if mastering is None else _mastering_display(mastering),
         light=None if light is None else tuple(np.frombuffer(light, np.uint32).tolist()),
         lost=tuple(sorted(set(lost))),
     )
 
 
-def _mastering(data: Any) -> tuple[float, ...]:
-    """Return the numbers of FFmpeg's AVMasteringDisplayMetadata; 0 for a missing one."""
-    numbers = np.frombuffer(data, np.int32)[:20].reshape(10, 2)
-    *colours, least, greatest = (numbers[:, 0] / np.maximum(numbers[:, 1], 1)).tolist()
+def _mastering_display(data: Any) -> tuple[float, ...]:
+    """Return ``Extras.mastering`` from FFmpeg's AVMasteringDisplayMetadata; 0 for a missing one.
+
+    Its ten numbers are fractions of two integers each.
+    """
+    fractions = np.frombuffer(data, np.int32)[:20].reshape(10, 2)
+    *colours, least, greatest = (fractions[:, 0] / np.maximum(fractions[:, 1], 1)).tolist()
     return (*colours, greatest, least)
 
 
@@ -293,9 +298,9 @@ def frame_to_rgb(frame: Any, colours: Colours) -> NDArray[Any]:
     depth = 8 if depth <= 8 else min(max(depth, 10), 12) // 2 * 2
     # FFmpeg only enlarges chroma: its own conversion to RGB is up to 2 levels off, and 10 bits are
     # darkened by half a level.
-    planes = _scaled(frame, _yuv_format("444", depth), colours).planes
-    yuv = np.stack([_levels(plane, depth)[:, : frame.width] for plane in planes], axis=2)
-    to_yuv, offset = _to_yuv(colours, depth)
+    planes = _resampled(frame, _yuv_format("444", depth), colours).planes
+    yuv = np.stack([_plane_levels(plane, depth)[:, : frame.width] for plane in planes], axis=2)
+    to_yuv, offset = _rgb_to_yuv_matrix(colours, depth)
     to_rgb = np.linalg.inv(to_yuv)
     affine = np.concatenate([to_rgb, -to_rgb @ offset[:, None]], axis=1) * (2**colours.bits - 1)
     result = cv2.transform(yuv.astype(np.float32), affine.astype(np.float32))
@@ -315,7 +320,7 @@ def rgb_to_frame(rgb: NDArray[Any], colours: Colours) -> Any:
     height, width = rgb.shape[:2]
     if height % 2 or width % 2:
         rgb = cv2.copyMakeBorder(rgb, 0, height % 2, 0, width % 2, cv2.BORDER_REPLICATE)
-    to_yuv, offset = _to_yuv(colours, colours.depth)
+    to_yuv, offset = _rgb_to_yuv_matrix(colours, colours.depth)
     affine = np.concatenate([to_yuv / (2**colours.bits - 1), offset[:, None]], axis=1)
     result = cv2.transform(rgb.astype(np.float32), affine.astype(np.float32))
     channels = cv2.split(_rounded(result, colours.depth))
@@ -325,13 +330,15 @@ def rgb_to_frame(rgb: NDArray[Any], colours: Colours) -> Any:
         rows = np.zeros((plane.height, plane.line_size // levels.itemsize), levels.dtype)
         rows[:, :width] = levels
         plane.update(rows.data)
-    return _scaled(_located(frame), _yuv_format("420", colours.depth), colours)
+    with_location = _with_chroma_location(frame)
+    return _resampled(with_location, _yuv_format("420", colours.depth), colours)
 
 
-def _located(frame: Any) -> Any:
-    """Return a frame that says where its chroma will lie; PyAV's own say nothing.
+def _with_chroma_location(frame: Any) -> Any:
+    """Return PyAV's frame with the tag that its chroma will lie at ``CHROMA``.
 
-    FFmpeg would then average the chroma around the middle of four pixels.
+    Without the tag FFmpeg would average the chroma around the middle of four pixels. PyAV cannot
+    set it, but a filter of FFmpeg can.
     """
     from av.filter import Graph
 
@@ -346,15 +353,22 @@ def _located(frame: Any) -> Any:
 
 
 def _yuv_format(chroma: str, depth: int) -> str:
-    """Return FFmpeg's name of planar YUV."""
+    """Return FFmpeg's name of planar YUV, such as ``yuv420p10le``.
+
+    Args:
+        chroma: ``444`` or ``420``.
+        depth: Bits of a level.
+    """
     return f"yuv{chroma}p" if depth == 8 else f"yuv{chroma}p{depth}le"
 
 
 def _is_rgb(frame: Any) -> bool:
+    """Return whether a frame's pixels are RGB, or indices into a palette of it."""
     return bool(frame.format.is_rgb or frame.format.has_palette)
 
 
-def _scaled(frame: Any, format: str, colours: Colours) -> Any:
+def _resampled(frame: Any, format: str, colours: Colours) -> Any:
+    """Return a frame with its chroma enlarged or reduced to another YUV format, by bicubic."""
     from av.video.reformatter import ColorRange, Interpolation
 
     color_range = ColorRange.JPEG if colours.full else ColorRange.MPEG
@@ -366,12 +380,14 @@ def _scaled(frame: Any, format: str, colours: Colours) -> Any:
     )
 
 
-def _levels(plane: Any, depth: int) -> NDArray[Any]:
+def _plane_levels(plane: Any, depth: int) -> NDArray[Any]:
+    """Return the levels of PyAV's plane, with the unused ones that may be at the end of rows."""
     dtype = np.uint8 if depth == 8 else np.uint16
     return np.frombuffer(plane, dtype).reshape(plane.height, -1)
 
 
 def _rounded(levels: NDArray[Any], depth: int) -> NDArray[Any]:
+    """Round to integers from 0 to the highest level of so many bits."""
     import cv2
 
     # Rounds and saturates in one pass, six times as fast as NumPy in three.
@@ -380,17 +396,22 @@ def _rounded(levels: NDArray[Any], depth: int) -> NDArray[Any]:
     return np.minimum(integers, 2**depth - 1) if 8 < depth < 16 else integers
 
 
-def _to_yuv(colours: Colours, depth: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return matrix (3, 3) and offset (3,) from RGB in [0, 1] to levels of so many bits."""
+def _rgb_to_yuv_matrix(
+    colours: Colours, depth: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return matrix (3, 3) and offset (3,) from RGB in [0, 1] to YUV levels of so many bits.
+
+    Source: ITU-T H.273, section 8.3 (matrix coefficients).
+    """
     red, blue = LUMA[colours.matrix]
     luma = np.array([red, 1 - red - blue, blue])
-    b = (np.array([0, 0, 1]) - luma) / (2 * (1 - blue))
-    r = (np.array([1, 0, 0]) - luma) / (2 * (1 - red))
-    level = 2.0 ** (depth - 8)  # of 8 bits
+    cb = (np.array([0, 0, 1]) - luma) / (2 * (1 - blue))
+    cr = (np.array([1, 0, 0]) - luma) / (2 * (1 - red))
+    level = 2.0 ** (depth - 8)  # a level of 8 bits, in levels of this depth
     if colours.full:
         size = np.full(3, 2**depth - 1)
         offset = level * np.array([0, 128, 128])
     else:
         size = level * np.array([219, 224, 224])
         offset = level * np.array([16, 128, 128])
-    return np.stack([luma, b, r]) * size[:, None], offset
+    return np.stack([luma, cb, cr]) * size[:, None], offset

@@ -25,7 +25,7 @@ needs_full = pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
 @pytest.fixture
 def fill(monkeypatch: pytest.MonkeyPatch) -> Fill:
     """Fill the disk for one file of `runs/tiny/checkpoints`; the failure frees it."""
-    own = owned._begun
+    own = owned._open_temporary
 
     def filled(name: str) -> None:
         def begun(path: Path) -> BinaryIO:
@@ -35,10 +35,10 @@ def fill(monkeypatch: pytest.MonkeyPatch) -> Fill:
             file.close()
             Path(file.name).unlink()
             Path(file.name).symlink_to(FULL)
-            monkeypatch.setattr(owned, "_begun", own)
+            monkeypatch.setattr(owned, "_open_temporary", own)
             return open(file.name, "wb")
 
-        monkeypatch.setattr(owned, "_begun", begun)
+        monkeypatch.setattr(owned, "_open_temporary", begun)
 
     return filled
 

@@ -11,7 +11,6 @@ import pytest
 import lightning_modules
 from commands.errors import ConfigurationError
 from commands.migrate import Migration, main, table
-from docs.make_migrating import PAGE, page
 from files.yaml import plain_yaml
 
 # What the authors' classes have no working default of.
@@ -218,8 +217,3 @@ def test_another_file(tmp_path: Path) -> None:
     file.write_text("model: 1", encoding="utf-8")
     with pytest.raises(ConfigurationError, match="is no option file"):
         main([str(file)])
-
-
-def test_the_page_has_the_table() -> None:
-    text = PAGE.read_text(encoding="utf-8")
-    assert page(text) == text

