@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +14,7 @@ def _set_paths() -> None:
     # Ours first, so that an installed package of the same name never wins. The working directory
     # is removed, which Python also adds for an empty part of PYTHONPATH: a user's classes are found
     # there without it.
-    checkout, working = str(ROOT), _working_directory()
+    checkout, working = str(ROOT), os.getcwd()
     removed = {checkout, ""}
     python_path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     if "" in python_path and working not in python_path:
@@ -29,16 +27,39 @@ def _set_paths() -> None:
         start_safely()
 
 
-def _working_directory() -> str:
+def _run_alone(words: Sequence[str]) -> int | None:
+    """Run a command that needs no Lightning, or print help.
+
+    Args:
+        words: As typed after ``main.py``.
+
+    Returns:
+        The exit status; None for the other commands, of which nothing was run.
+    """
+    from importlib import import_module
+
+    from commands.arguments.help import print_help
+    from commands.names import TOOLS
+
     try:
-        return os.getcwd()
-    except FileNotFoundError:
-        sys.stderr.write("error: the working directory was deleted: change to another one\n")
-        raise SystemExit(2) from None
+        if print_help(words):
+            status = 0
+        elif words == ["check"]:  # without a configuration
+            status = import_module("commands.check.machine").main()
+        elif words and words[0] in TOOLS:
+            status = import_module(TOOLS[words[0]]).main(words[1:])
+        else:
+            return None
+        if sys.stdout is not None:  # a service may have none
+            sys.stdout.flush()
+    except BrokenPipeError:  # of `main.py list methods | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return status
 
 
-def _check(words: Sequence[str]) -> None:
-    # Before the import of Lightning, which reads the launchers' variables as numbers.
+def _run_with_lightning(words: Sequence[str], debug: bool) -> None:
+    """Run another command; its imports take seconds."""
     from commands.errors import ConfigurationError, did_you_mean
     from commands.names import ABOUT
     from commands.world import claimed
@@ -47,87 +68,41 @@ def _check(words: Sequence[str]) -> None:
     if command not in ABOUT:
         near = did_you_mean(command, ABOUT) or f"; the commands are {', '.join(ABOUT)}"
         raise ConfigurationError(f"unknown command {command!r}{near}")
-    claimed()
+    claimed()  # refuses variables of launchers that Lightning could not read when it is imported
+    from commands.cli import run
+    from commands.table import COMMANDS
 
-
-def _run_alone(words: Sequence[str]) -> int | None:
-    # The status of a command without Lightning, or of --help; None for all others.
-    from importlib import import_module
-
-    from commands.arguments.help import answered
-    from commands.errors import print_error
-    from commands.names import TOOLS
-    from commands.tracebacks import sentence_of, status_of
-
-    typed = [word for word in words if word != "--debug"]
-    try:
-        if answered(typed):
-            return 0
-        if typed == ["check"]:  # without a configuration
-            from commands.check.machine import main as tell_of_machine
-
-            return tell_of_machine()
-        if typed and typed[0] in TOOLS:
-            status: int = import_module(TOOLS[typed[0]]).main(typed[1:])
-            return status
-        _check(typed)
-    except BrokenPipeError:
-        raise
-    except Exception as error:
-        sentence = sentence_of(error)
-        if sentence is None or "--debug" in words:
-            raise
-        print_error(sentence)
-        return status_of(error)
-    return None
-
-
-def _reader_ended() -> bool:
-    events = select.poll()
-    events.register(sys.stdout.fileno(), 0)  # 0: errors alone
-    return bool(events.poll(0))
-
-
-def _stopped() -> int:
-    sys.stderr.write("stopped by SIGINT\n")
-    return 128 + signal.SIGINT
+    run(words, COMMANDS, debug)
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run one command.
 
     Args:
-        args: Arguments as typed after ``main.py``; by default those of the process.
+        args: Arguments as typed after ``main.py``; by default those of the process. ``--debug``
+            shows the traceback of any error.
 
     Raises:
-        SystemExit: With the status of a command without Lightning, such as ``pack``; 2 after a
-            configuration error, which is printed as one sentence; 130 after a Ctrl-C in such a
-            command, or during the imports, which take seconds.
+        SystemExit: With status 2 after a configuration error, which is printed as one sentence, 75
+            if another process is lost or trains the same run, 128 plus the signal's number after a
+            signal; with any status of a command without Lightning, such as ``pack``.
     """
     _set_paths()
     words = list(sys.argv[1:] if args is None else args)
+    debug = "--debug" in words
+    typed = [word for word in words if word != "--debug"]
     try:
-        status = _run_alone(words)
-        if sys.stdout is not None:  # a service may have none
-            sys.stdout.flush()
-    except BrokenPipeError:  # of `main.py list methods | head`
-        if not _reader_ended():  # but of another pipe
+        status = _run_alone(typed)
+        if status is None:
+            _run_with_lightning(typed, debug)
+            return
+    except BaseException as error:
+        from commands.tracebacks import print_reason, status_of
+
+        if not print_reason(error, debug):
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 0
-    except KeyboardInterrupt:
-        status = _stopped()
-    if status is not None:
-        raise SystemExit(status)
-    try:
-        from commands.cli import run
-        from commands.table import COMMANDS
-    except KeyboardInterrupt:
-        raise SystemExit(_stopped()) from None
-    except Exception as error:
-        error.add_note("`python main.py check` reports what is wrong with this installation.")
-        raise
-    run(words, COMMANDS)
+        status = status_of(error)
+    raise SystemExit(status)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ Gradio makes the page. Photographs wait in its queue, and are enlarged one at a 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import secrets
 import tempfile
@@ -27,15 +28,13 @@ from commands.interface.named import DEFAULT
 from files.images.decode import read_image
 from files.images.deep import Pixels
 
-try:
-    import gradio as gr
-    import uvicorn
-    from fastapi import FastAPI, Request, Response
-    from starlette.middleware.trustedhost import TrustedHostMiddleware
-except ImportError as error:
-    raise ConfigurationError(
-        "app needs Gradio: pip install -c constraints.txt -e '.[app]'"
-    ) from error
+if importlib.util.find_spec("gradio") is None:
+    raise ConfigurationError("app needs Gradio: pip install -c constraints.txt -e '.[app]'")
+
+import gradio as gr
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 KEPT = (60, 3600)  # each minute, files go that nothing has touched for an hour
 LOCAL = ("127.0.0.1", "localhost")
@@ -45,7 +44,7 @@ POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-an
 
 @dataclass
 class Press:
-    """A press of Enlarge, and what it has given.
+    """A press of the button Enlarge: its photographs and what became of them.
 
     Args:
         paths: The photographs.
@@ -64,6 +63,24 @@ class Press:
     files: list[str] = field(default_factory=list)
     sliders: dict[str, list[str]] = field(default_factory=dict)
     stopped: bool = False
+
+    def keep_files(self) -> None:
+        """Begin the hour of the photographs and outputs again, after which they are deleted."""
+        for file in (*self.paths, *self.files):
+            os.utime(file)
+
+    def progress(self, share: float) -> tuple[float, str]:
+        """Return the share of all photographs that is done, and a text with the time left.
+
+        Args:
+            share: That of the present photograph.
+        """
+        number = len(self.lines) + 1
+        done = (number - 1 + share) / len(self.paths)
+        elapsed = time.monotonic() - self.began
+        seconds = elapsed * (1 / done - 1)
+        left = f"{seconds // 60:.0f} min {seconds % 60:.0f} s left"
+        return done, f"{number} of {len(self.paths)}, {left}"
 
     def results(self) -> tuple[Any, ...]:
         """Return the lines, a ZIP of several outputs, and those that are still there."""
@@ -113,17 +130,24 @@ class Page:
                     slider = gr.ImageSlider(label="Bicubic | enlarged", max_height=screen.SQUARE)
                     self.look = gr.Dropdown([], label="Look at")
                     image = gr.Image(label="Click: a preview", format="png", buttons=["fullscreen"])
-            given = [lines, archive, files]
-            model = {self.source, self.own, self.scale, self.side, self.strength}
-            inputs = {self.secret, self.paths, self.format, self.exif, *model}
-            one = {"concurrency_id": "model", "concurrency_limit": 1}
-            job = start.click(self.enlarge, inputs, [*given, slider], show_progress_on=lines, **one)
-            stop.click(self.stop, self.secret, given, cancels=job)
-            image.select(self.preview, {self.look, *model}, slider, **one)
-            folder.upload(lambda old, new: (old or []) + new, [self.paths, folder], self.paths)
+            # What `Press.results` returns, and what a model needs beside its image.
+            results = [lines, archive, files]
+            settings = {self.source, self.own, self.scale, self.side, self.strength}
+            inputs = {self.secret, self.paths, self.format, self.exif, *settings}
+            one_at_a_time = {"concurrency_id": "model", "concurrency_limit": 1}
+            job = start.click(
+                self.enlarge,
+                inputs,
+                [*results, slider],
+                show_progress_on=lines,
+                **one_at_a_time,
+            )
+            stop.click(self.stop, self.secret, results, cancels=job)
+            image.select(self.preview, {self.look, *settings}, slider, **one_at_a_time)
+            folder.upload(add_paths, [self.paths, folder], self.paths)
             self.paths.change(self.choose, self.paths, self.look)
             self.look.change(self.show, [self.secret, self.look], [image, slider])
-            self.blocks.load(self.restore, self.secret, [self.secret, start, *given])
+            self.blocks.load(self.restore, self.secret, [self.secret, start, *results])
 
     def load(self, source: str) -> Any:
         """Return an ``Enlarger``, from memory if it was the last one.
@@ -164,16 +188,13 @@ class Page:
         def watch(rows: Pixels, size: screen.Size) -> None:
             if press.stopped:
                 raise gr.Error("Stopped.", print_exception=False)
-            for kept in (*press.paths, *press.files):
-                os.utime(kept)  # its hour begins again
+            press.keep_files()
             reduction.add(rows, size)
-            done = (len(press.lines) + reduction.height / size[0]) / len(press.paths)
-            left = (time.monotonic() - press.began) * (1 / done - 1)
-            number = f"{len(press.lines) + 1} of {len(press.paths)}"
-            progress(done, f"{number}, {left // 60:.0f} min {left % 60:.0f} s left")
+            progress(*press.progress(reduction.height / size[0]))
 
         progress(len(press.lines) / len(press.paths), Path(path).name)
-        lost = self.load(values[self.own] or values[self.source]).enlarge_file(
+        model = self.load(values[self.own] or values[self.source])
+        lost = model.enlarge_file(
             path,
             file,
             scale=values[self.scale] or None,
@@ -185,7 +206,8 @@ class Page:
         after = screen.to_pillow(reduction.pixels(), before.info["icc_profile"])
         press.sliders[path] = screen.write_slider(folder, before, after)
         press.files.append(str(file))
-        said = f"{reduction.size[1]} x {reduction.size[0]} pixels"
+        height, width = reduction.size
+        said = f"{width} x {height} pixels"
         return f"{said}, without {', '.join(lost)}" if lost else said
 
     def preview(self, values: Any, event: gr.SelectData) -> list[str]:
@@ -193,16 +215,20 @@ class Page:
         image = read_image(values[self.look])
         with self._lock:
             model = self.load(values[self.own] or values[self.source])
-            scale = values[self.side] / max(image.rgb.shape[:2])
-            scale = scale or values[self.scale] or model.scale
+            if values[self.side]:
+                scale = values[self.side] / max(image.rgb.shape[:2])
+            else:
+                scale = values[self.scale] or model.scale
             square = screen.square_of(image, event.index, scale)
             after = model.enlarge(square, scale=scale, strength=values[self.strength] / 100)
         return screen.write_slider(Path(tempfile.mkdtemp()), square, after)
 
     def choose(self, paths: list[str] | None) -> gr.Dropdown:
-        """Return the choice of the photograph that is shown."""
-        choices = [(Path(path).name, path) for path in paths or []]
-        return gr.Dropdown(choices, value=choices[0][1] if choices else None)
+        """Return the dropdown of the photographs that can be looked at."""
+        if not paths:
+            return gr.Dropdown([], value=None)
+        choices = [(Path(path).name, path) for path in paths]
+        return gr.Dropdown(choices, value=paths[0])
 
     def show(self, secret: str, path: str | None) -> tuple[Any, Any]:
         """Return a photograph, and its slider if it was enlarged."""
@@ -222,6 +248,11 @@ class Page:
         secret = secret or secrets.token_urlsafe()
         ready = gr.Button(interactive=True)  # presses have an owner from now on
         return secret, ready, *self.presses.get(secret, Press([])).results()
+
+
+def add_paths(paths: list[str] | None, more: list[str]) -> list[str]:
+    """Return the photographs so far, and those of a folder that was added."""
+    return [*(paths or []), *more]
 
 
 def application(page: Page, host: str) -> FastAPI:

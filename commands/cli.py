@@ -10,7 +10,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -39,11 +39,16 @@ from commands.distributed.callbacks import Start, Stops
 from commands.distributed.launch import own_plugins, own_strategy, refuse_unsupported
 from commands.distributed.preflight import compare, start_facts
 from commands.distributed.ranks import LAST_SECONDS, LOST, Ranks, longer
-from commands.errors import ConfigurationError, TemporaryError, print_error
+from commands.errors import ConfigurationError, TemporaryError
 from commands.interface.named import expand_model_option
 from commands.lightning_internals import replace_signal_handlers
 from commands.names import ABOUT
-from commands.process import keep_compiled_code, keep_freed_memory, prepare_output, raise_limit
+from commands.process import (
+    keep_compiled_code,
+    keep_freed_memory,
+    prepare_output,
+    raise_open_files_limit,
+)
 from commands.run.arithmetic import arithmetic
 from commands.run.checkpoints import Checkpoints, FinishesStep
 from commands.run.directory import (
@@ -58,12 +63,12 @@ from commands.run.weights import (
     Choice,
     choose_weights,
     find_weights,
-    freezes,
+    has_frozen_parts,
     load_trained,
     needed_files,
 )
 from commands.signals import Signals, Stopped, is_interrupt
-from commands.tracebacks import sentence_of, status_of
+from commands.tracebacks import print_reason, status_of
 from commands.world import agree
 from datamodules.base import SRDataModule
 from degradations.base import Degradation
@@ -78,7 +83,7 @@ log = logging.getLogger(__name__)
 VISIBLE_SECONDS = 60.0  # in which a shared disk shows a new file to all nodes
 
 
-def none(cli: EnlargerCLI) -> None:
+def do_nothing(cli: EnlargerCLI) -> None:
     """Do nothing: most commands need no such step."""
 
 
@@ -105,10 +110,10 @@ class Command:
     leaves_run: bool = False
     resumes: bool = False
     options: type | None = None
-    adapts: Callable[[Any], Any] = none
-    prepares: Callable[[EnlargerCLI], Any] = none
-    sets_up: Callable[[EnlargerCLI], Any] = none
-    locks: Callable[[EnlargerCLI], AbstractContextManager[Any] | None] = none
+    adapts: Callable[[Any], Any] = do_nothing
+    prepares: Callable[[EnlargerCLI], Any] = do_nothing
+    sets_up: Callable[[EnlargerCLI], Any] = do_nothing
+    locks: Callable[[EnlargerCLI], AbstractContextManager[Any] | None] = do_nothing
     adds: Callable[[EnlargerCLI], Sequence[Callback]] = lambda cli: ()
     usual: Sequence[type[Callback]] = ()
 
@@ -214,16 +219,22 @@ class EnlargerCLI(LightningCLI):
         self.command.prepares(self)
         self.resumed_from: Path | None = None
         lock = self.command.locks(self)
-        if lock is not None:
-            self._lock(lock)
+        if lock is not None and self.world.is_first:
+            with self._refusing_errors():
+                self._until_end.enter_context(lock)
         if self.command.resumes and not is_dry:
             self._find_checkpoint()
         if self.command.fits:
             self.weights = Choice(self.resumed_from)
-        self._weights_files = self._needed_files()
+        self._weights_files: dict[str, Path] = {}  # of the model's arguments, by key
+        with self._refusing_errors():
+            reads_weights = self.weights.checkpoint is None
+            self._weights_files = needed_files(config, reads_weights)
 
     def refuse(self, refusal: Exception) -> None:
-        """Raise an error; with several processes when they have met, as they wait for it.
+        """Raise an error; of several processes only once they have met.
+
+        The others wait for this one: without it, they would not learn the reason.
 
         Args:
             refusal: The error.
@@ -232,23 +243,13 @@ class EnlargerCLI(LightningCLI):
             raise refusal
         self._refusal = self._refusal or refusal
 
-    def _needed_files(self) -> dict[str, Path]:
+    @contextlib.contextmanager
+    def _refusing_errors(self) -> Iterator[None]:
+        """Raise an error of the block as ``refuse`` does."""
         try:
-            return needed_files(self.config, self.weights.checkpoint is None)
-        except (OSError, ValueError) as error:
-            refusal: Exception = error
-            if self.command.leaves_run:
-                hint = "main.py check, with the same arguments, lists all that is missing"
-                refusal = ConfigurationError(f"{error}; {hint}")
-            self.refuse(refusal)
-            return {}
-
-    def _lock(self, folder: AbstractContextManager[Any]) -> None:
-        if self.world.is_first:
-            try:
-                self._until_end.enter_context(folder)
-            except TemporaryError as error:
-                self.refuse(error)
+            yield
+        except (OSError, ValueError, TemporaryError) as error:
+            self.refuse(error)
 
     def _find_checkpoint(self) -> None:
         """Decide which checkpoint the run continues from."""
@@ -256,11 +257,10 @@ class EnlargerCLI(LightningCLI):
         if not options.overwrite:
             self.run.check(settings, options.change)
         choose = self.run.begin_from if options.overwrite else self.run.resume_from
-        try:
+        # The other processes continue from the one that the first process chooses.
+        errors = self._refusing_errors() if self.world.is_first else suppress(OSError, ValueError)
+        with errors:
             self.resumed_from = choose(self.config.ckpt_path, settings)
-        except (OSError, ValueError) as error:
-            if self.world.is_first:  # the others do as it does
-                self.refuse(error)
 
     def dump(self) -> dict[str, Any]:
         """Return the configuration of the command as plain values."""
@@ -299,7 +299,7 @@ class EnlargerCLI(LightningCLI):
         writer = [] if fits else [self.config_init.writer]
         options.callbacks = [
             Start(self.config_dump),
-            *self._checkpoints(options, callbacks),
+            *self._checkpoint_callbacks(options, callbacks),
             Stops(self.signals),
             *callbacks,
             *writer,
@@ -312,7 +312,7 @@ class EnlargerCLI(LightningCLI):
         replace_signal_handlers(trainer, self.signals)
         return trainer
 
-    def _checkpoints(self, options: Namespace, callbacks: Sequence[Any]) -> list[Callback]:
+    def _checkpoint_callbacks(self, options: Namespace, callbacks: Sequence[Any]) -> list[Callback]:
         """Return what writes checkpoints, in place of Lightning's own."""
         if not self.command.fits or options.enable_checkpointing is False:
             return []
@@ -322,6 +322,7 @@ class EnlargerCLI(LightningCLI):
         return [checkpoints] if self.command.leaves_run else []
 
     def _choose_logger(self, options: Namespace) -> None:
+        """Set the trainer's logger: TensorBoard by default, and none but in a training."""
         if not self.command.fits:  # their points would lie at step 0 of the training's curves
             options.logger = False
         elif options.logger in (None, True):
@@ -346,17 +347,18 @@ class EnlargerCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         """Meet the other processes, and load the right weights into the model."""
-        with self._together():
+        with self._telling_others():
             self._join_processes()
             self._set_up_model()
 
     def _set_up_model(self) -> None:
+        """Set seed, tiling and precision of the model, and load its weights."""
         self.model.set_noise_seed(self.config.seed_everything)
         if isinstance(self.model, SuperResolver):
             self.model.set_tiling(self.config_init.tiling)
             self.model.may_use_bf16 = self.config.trainer.precision is None
         self.command.sets_up(self)
-        self.model.load_parts(partial(_part, self._weights_files, self.model.scale))
+        self.model.load_parts(partial(_weights_of_part, self._weights_files, self.model.scale))
         if self.command.fits:
             self._begin_training()
         else:
@@ -367,17 +369,18 @@ class EnlargerCLI(LightningCLI):
         if self.resumed_from is not None:
             log.info("resuming the run in %s from %s", self.run.path, self.resumed_from)
         weights = self.model.initial_weights
-        if weights is not None and (self.resumed_from is None or freezes(self.model)):
+        if weights is not None and (self.resumed_from is None or has_frozen_parts(self.model)):
             file = find_weights(weights, self.model.scale)
             self.model.load_weights(file, self.model.weights_strict)
         # Last: a refused start must not move the run.
-        overwrites = self._keeps_config() and self.config.run.overwrite
+        overwrites = self._writes_run() and self.config.run.overwrite
         if overwrites and self.world.is_first and self.run.path.exists():
             if isinstance(self.datamodule, SRDataModule):
                 self.datamodule.setup("fit")  # refuses images that are missing
             self.run.move_aside()
 
-    def _keeps_config(self) -> bool:
+    def _writes_run(self) -> bool:
+        """Return whether checkpoints and configuration are written to the run's folder."""
         return self.command.leaves_run and not self.config.trainer.fast_dev_run
 
     def _join_processes(self) -> None:
@@ -387,7 +390,7 @@ class EnlargerCLI(LightningCLI):
         if self.trainer.world_size == 1:
             return
         compare(start_facts(self.config_dump or self.dump()))
-        chosen = on_first(self._chosen)
+        chosen = on_first(self._checkpoint_and_hash)
         self.resumed_from = None
         if chosen is not None:
             path, digest = chosen
@@ -395,16 +398,22 @@ class EnlargerCLI(LightningCLI):
             wait_for(path, digest, VISIBLE_SECONDS)
 
     def _raise_refusal(self) -> None:
+        """Raise what ``refuse`` has kept."""
         if self._refusal is not None:
             raise self._refusal
 
-    def _chosen(self) -> tuple[Path, str] | None:
+    def _checkpoint_and_hash(self) -> tuple[Path, str] | None:
+        """Return what the run resumes from, and its SHA-256; None for a new run."""
         path = self.resumed_from
         return None if path is None else (path, fingerprint(path))
 
     @contextlib.contextmanager
-    def _together(self) -> Iterator[None]:
-        # The other processes learn how this one ends.
+    def _telling_others(self) -> Iterator[None]:
+        """Tell the other processes how this one ends, if the block raises anything.
+
+        Raises:
+            TemporaryError: If another process has failed first, and is the reason.
+        """
         try:
             yield
         except BaseException as error:
@@ -421,11 +430,12 @@ class EnlargerCLI(LightningCLI):
         """Run the command; other processes learn of its failure."""
         config, trainer = self.config, self.trainer
         switches = arithmetic(config.run, config.trainer, trainer, self.name, self.datamodule)
-        with self._together(), switches:
+        with self._telling_others(), switches:
             keep_earlier_metrics(trainer)
             try:
-                self.command.run(self)
-            except (Stopped, Checked):
+                with suppress(Checked):
+                    self.command.run(self)
+            except Stopped:
                 if self.name != "predict":  # whose other processes go on after a signal
                     self.ranks.finish()
                 raise
@@ -454,55 +464,50 @@ def without_outputs(options: Namespace, callbacks: Sequence[Any], own_bar: bool)
     return [c for c in callbacks if not getattr(c, "save_on_exception", False)]
 
 
-def _part(files: dict[str, Path], scale: float, argument: str, name: str) -> Path:
-    # The method keeps it, and callbacks copy methods: so it is no method of the command.
+def _weights_of_part(files: dict[str, Path], scale: float, argument: str, name: str) -> Path:
+    """Return the file of an argument such as ``vae_weights``.
+
+    It is no method of the class: the model keeps it, and callbacks copy the model.
+
+    Args:
+        files: Files that were found before, by key.
+        scale: The model's.
+        argument: The argument's name.
+        name: Its value.
+    """
     key = f"model.init_args.{argument}"
     return files.get(key) or find_weights(name, scale, key)
 
 
-def run(args: list[str], commands: Mapping[str, Command]) -> None:
-    """Run one command; print a configuration error as one sentence.
+def run(args: Sequence[str], commands: Mapping[str, Command], debug: bool) -> None:
+    """Run one command.
+
+    An error is raised; but one of several processes ends here, without waiting for the others.
 
     Args:
-        args: Arguments as typed after ``main.py``; ``--debug`` shows the traceback of any error.
+        args: Arguments as typed after ``main.py``.
         commands: All commands, by name.
+        debug: Whether to show the traceback of any error.
 
     Raises:
-        SystemExit: With status 2 after a configuration error, 75 if another process is lost or
-            trains the same run, 128 plus the signal's number after a signal.
+        SystemExit: After a signal, with status 128 plus its number.
     """
-    debug = "--debug" in args
-    args = [arg for arg in args if arg != "--debug"]
     prepare_output()
-    keep_freed_memory(predicts=args[:1] == ["predict"])
+    keep_freed_memory(predicts=args[0] == "predict")
     keep_compiled_code()
-    raise_limit()
+    raise_open_files_limit()
     status = 0
     try:
         EnlargerCLI(args, commands)
-    except Checked:  # `check` has printed its table
-        pass
     except Stopped as stopped:
         log.warning("%s; the same command continues", stopped)
         status = stopped.status
-    except (KeyboardInterrupt, SystemExit) as ended:
-        if not is_interrupt(ended):
+    except BaseException as error:
+        if not is_distributed():
             raise
-        sys.stderr.write("stopped by SIGINT\n")
-        status = 128 + signal.SIGINT
-        if is_distributed():
-            _end(status)
-    except Exception as error:
-        sentence = None if debug else sentence_of(error)
-        if sentence is None and not is_distributed():
-            raise
-        if sentence is None:
-            traceback.print_exc()
-        else:
-            print_error(sentence)
-        if is_distributed():
-            _end(status_of(error))
-        raise SystemExit(status_of(error)) from error
+        if not print_reason(error, debug):
+            traceback.print_exception(error)
+        _exit_alone(status_of(error))
     if dist.is_available() and dist.is_initialized():
         # Its threads would outlive the interpreter, which sometimes aborts then.
         dist.destroy_process_group()
@@ -510,11 +515,11 @@ def run(args: list[str], commands: Mapping[str, Command]) -> None:
         raise SystemExit(status)
 
 
-def _end(status: int) -> NoReturn:
-    # The others may be lost, or wait for this process: communication with them would hang.
+def _exit_alone(status: int) -> NoReturn:
+    """End this process at once: the others may be lost, or wait for it, so none is waited for."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
-    # A broken connection would give the others another status.
+    # First the others must read why: a broken connection would give them another status.
     time.sleep(longer() + (0 if status == LOST else LAST_SECONDS))
     os._exit(status)

@@ -92,5 +92,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _is_run(name: str) -> bool:
+    """Return whether a name is of a run: its folder, file of results, or ``RUN@CHECKPOINT``."""
     path = Path(name if Path(name).exists() else name.rpartition("@")[0])
     return path.is_file() or any((path / file).exists() for file in (RESULTS, CONFIG))

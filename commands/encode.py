@@ -33,10 +33,10 @@ from datamodules.degrading import degradation_of
 from datamodules.order.keys import digest_of
 from datamodules.pack.shard_set import Outcome, Refused, ShardSet, parse_part
 from datamodules.pack.workers import read_in_order
-from datamodules.samples import Flips, Images, SampleDraws, draw_turn, turned
+from datamodules.samples import Flips, Images, SampleDraws, apply_orientation, draw_orientation
 from datamodules.shards.index import split_name
 from datamodules.shards.writer import Members, find_shards
-from datamodules.source import Augmentation, sized_keys
+from datamodules.source import Augmentation, keys_with_file_sizes
 from datamodules.sources.latents import ABOUT, Latents
 from datamodules.sources.triplets import Triplets
 from degradations.draws import seed_of
@@ -131,7 +131,7 @@ class Squares(Dataset[list[dict[str, Any]]]):
             return [{"number": number, "key": key, "error": str(error)} for number in numbers]
         pixels = eight_bits(sample["hr"])
         height, width = pixels.shape[:2]
-        rows, columns = self._sides(height, width)
+        rows, columns = self._square_size(height, width)
         if min(rows, columns) < 1 or rows > height or columns > width:
             least = self.options.crop or self.unit
             reason = f"{key} is {width}x{height} pixels, below the minimum of {least}"
@@ -140,28 +140,30 @@ class Squares(Dataset[list[dict[str, Any]]]):
         squares = []
         for index, number in enumerate(numbers):
             seed = seed_of(self.seed, "encode", key, index)
-            hr = self._cut(pixels, SampleDraws(seed, "crop"))
+            hr = self._cut_square(pixels, SampleDraws(seed, "crop"))
             if self.augment is not None:
                 hr = self.augment(hr, seed)
             name = f"{shard_key(key)}/{index}"
             squares.append({"number": number, "key": name, "seed": seed, "hr": hr, **caption})
         return squares
 
-    def _sides(self, height: int, width: int) -> tuple[int, int]:
+    def _square_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return height and width of the squares of an image."""
         if self.options.crop:
             return self.options.crop, self.options.crop
         return height - height % self.unit, width - width % self.unit
 
-    def _cut(self, pixels: NDArray[np.uint8], draws: SampleDraws) -> NDArray[np.uint8]:
+    def _cut_square(self, pixels: NDArray[np.uint8], draws: SampleDraws) -> NDArray[np.uint8]:
+        """Return a square at a random place, flipped at random; or the whole image, cropped."""
         height, width = pixels.shape[:2]
-        rows, columns = self._sides(height, width)
+        rows, columns = self._square_size(height, width)
         top = left = turn = 0
         if self.options.crop:
             top = draws.integer(0, height - rows + 1)
             left = draws.integer(0, width - columns + 1)
-            turn = draw_turn(self.options.flips, draws)
+            turn = draw_orientation(self.options.flips, draws)
         part = pixels[top : top + rows, left : left + columns]
-        return cast("NDArray[np.uint8]", turned(part, turn))
+        return cast("NDArray[np.uint8]", apply_orientation(part, turn))
 
 
 def colliding_keys(keys: Sequence[str]) -> tuple[str, str] | None:
@@ -175,6 +177,7 @@ def colliding_keys(keys: Sequence[str]) -> tuple[str, str] | None:
 
 
 def _caption(key: str, sample: Any) -> str:
+    """Return the caption of a sample; raise if it has none."""
     text: str = sample.get("text", "")
     if not text.strip():
         raise ValueError(
@@ -189,7 +192,7 @@ def unit_of(space: Space, scale: float) -> int:
 
 
 class Encoding:
-    """One run of the command.
+    """What one process does in a run of the command.
 
     Args:
         options: The checked options.
@@ -219,7 +222,7 @@ class Encoding:
                 f"{shard_key(pair[0])}: rename one of them"
             )
         self.out = Path(expand_path(options.out, "encode.out"))
-        digest = digest_of(sized_keys(self.source))
+        digest = digest_of(keys_with_file_sizes(self.source))
         self.images = {"count": len(self.source.keys), "digest": digest}
         self.seed, self.workers = data.seed, data.workers
         self.degradation = None
@@ -244,10 +247,13 @@ class Encoding:
         if missing:
             log.info("%d of %d shards are still missing", len(missing), len(shards))
         else:
-            self._finish(shards)
+            self._write_about(shards)
 
     def _job(self) -> dict[str, Any]:
-        """Return what the bytes of the shards depend on."""
+        """Return the settings that the bytes of the shards depend on.
+
+        Shards of other settings in the folder are refused.
+        """
         job = asdict(self.options)
         for option in ("out", "part"):
             del job[option]
@@ -284,7 +290,7 @@ class Encoding:
                 squares = itertools.chain.from_iterable(next(read) for _ in images_of_span)
                 of_shard = (square for square in squares if square["number"] in span)
                 for batch in self._batches(of_shard):
-                    yield from self._encoded(batch)
+                    yield from self._encode_batch(batch)
 
     def _batches(self, squares: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
         """Yield squares in order, batched if they have one size."""
@@ -299,7 +305,8 @@ class Encoding:
             yield batch
 
     @torch.no_grad()
-    def _encoded(self, batch: list[dict[str, Any]]) -> list[Outcome]:
+    def _encode_batch(self, batch: list[dict[str, Any]]) -> list[Outcome]:
+        """Return what is written of each square of a batch: its files, or why it was refused."""
         if "error" in batch[0]:
             refused = [Refused(one["key"], "unreadable", one["error"]) for one in batch]
             return [Outcome(refused=one) for one in refused]
@@ -307,31 +314,39 @@ class Encoding:
         pixels = torch.from_numpy(np.stack([square["hr"] for square in batch]))
         hr = pixels.permute(0, 3, 1, 2).to(self.model.device).float() / 255
         seeds = torch.tensor([square["seed"] for square in batch], dtype=torch.int64)
-        samples: list[Members] = [{"latent.npy": _npy(z, dtype)} for z in self._raw(hr)]
+        latents = self._latents_of(hr)
+        samples: list[Members] = [{"latent.npy": _npy_bytes(z, dtype)} for z in latents]
         if self.options.hr:
             for sample, square in zip(samples, batch, strict=True):
                 sample["png"] = encoded_by_pillow(square["hr"], "PNG")
         if self.degradation is not None:
             lr = (self.degradation(hr, seeds) * 255).round() / 255  # as it is stored
-            enlarged = self._raw(self.model.enlarged_lr(lr, (hr.shape[-2], hr.shape[-1])))
+            enlarged = self._latents_of(self.model.enlarged_lr(lr, (hr.shape[-2], hr.shape[-1])))
             for sample, image, z in zip(samples, lr, enlarged, strict=True):
                 levels = (image * 255).round().byte().permute(1, 2, 0).cpu().numpy()
                 sample["lr.png"] = encoded_by_pillow(levels, "PNG")
-                sample["lr_latent.npy"] = _npy(z, dtype)
+                sample["lr_latent.npy"] = _npy_bytes(z, dtype)
         if self.options.texts:
             texts: Any = self.encoder([square["text"] for square in batch])
             for sample, features, length in zip(samples, texts[0], texts[1], strict=True):
                 text = features[: int(length)].float().cpu()
-                sample["text_features.npy"] = _npy(text, dtype)
+                sample["text_features.npy"] = _npy_bytes(text, dtype)
         keys = [square["key"] for square in batch]
         return [Outcome([(key, sample)]) for key, sample in zip(keys, samples, strict=True)]
 
-    def _raw(self, image: Tensor) -> Tensor:
-        """Return latents before standardisation."""
+    def _latents_of(self, image: Tensor) -> Tensor:
+        """Return latents as the autoencoder gives them: without the space's standardisation.
+
+        Args:
+            image: (B, 3, H, W) in [0, 1].
+
+        Returns:
+            (B, C, h, w) float32 on the CPU.
+        """
         z: Tensor = self.space.encode(image) * self.space.deviation + self.space.mean
         return z.float().cpu()
 
-    def _finish(self, shards: ShardSet) -> None:
+    def _write_about(self, shards: ShardSet) -> None:
         """Write ``encode.json``, which marks the shards as complete."""
         records = [shards.record(shard) for shard in range(len(shards))]
         refused = sum(len(record.refused) for record in records if record is not None)
@@ -372,7 +387,7 @@ def statistics(shards: Sequence[Path]) -> dict[str, Any]:
     pixels = 0  # of all latents, in each channel
     total = np.zeros(())
     squares = np.zeros(())
-    for z in itertools.chain.from_iterable(map(_latents, shards)):
+    for z in itertools.chain.from_iterable(map(_read_latents, shards)):
         samples += 1
         pixels += z[0].size
         total = total + z.sum((1, 2))
@@ -386,7 +401,8 @@ def statistics(shards: Sequence[Path]) -> dict[str, Any]:
     return {"samples": samples, "mean": mean.tolist(), "deviation": deviation.tolist()}
 
 
-def _latents(shard: Path) -> Iterator[NDArray[np.float64]]:
+def _read_latents(shard: Path) -> Iterator[NDArray[np.float64]]:
+    """Yield the latents (C, h, w) of a shard."""
     with tarfile.open(shard) as tar:
         for member in tar:
             if (split_name(member.name) or ("", ""))[1] == "latent.npy":
@@ -395,10 +411,12 @@ def _latents(shard: Path) -> Iterator[NDArray[np.float64]]:
 
 
 def _shape(item: dict[str, Any]) -> Any:
+    """Return the shape of a square; None if it could not be read."""
     return item["hr"].shape if "hr" in item else None
 
 
-def _npy(z: Tensor, dtype: str) -> bytes:
+def _npy_bytes(z: Tensor, dtype: str) -> bytes:
+    """Return a tensor as the bytes of a ``.npy`` file."""
     buffer = io.BytesIO()
     np.save(buffer, z.numpy().astype(dtype))
     return buffer.getvalue()
@@ -426,13 +444,14 @@ class Encode(Callback):
             Checked: When done.
             ConfigurationError: If options, model and source do not fit.
         """
-        model = _checked(self.options, trainer, pl_module)
+        model = _check_options(self.options, trainer, pl_module)
         encoding = Encoding(self.options, trainer, model, self.config)
         encoding.run(trainer.global_rank, trainer.world_size)
         raise Checked
 
 
-def _checked(options: EncodeOptions, trainer: Trainer, model: LightningModule) -> ImageModel:
+def _check_options(options: EncodeOptions, trainer: Trainer, model: LightningModule) -> ImageModel:
+    """Return the model; raise if it cannot encode what the options ask for."""
     space = model.latent_space if isinstance(model, ImageModel) else None
     if not isinstance(model, ImageModel) or space is None:
         raise ConfigurationError(

@@ -30,6 +30,7 @@ _open_path = Path.__init__
 
 
 def _read_configuration(self: Path, path: Any, mode: str = "fr", *args: Any, **kwargs: Any) -> None:
+    """Open a path as jsonargparse does, but refuse to read files of other endings."""
     is_read = "r" in mode and "f" in mode
     if is_read and isinstance(path, str) and not path.lower().endswith(CONFIGURATIONS):
         raise TypeError(f"{path!r} is not a configuration: none of {CONFIGURATIONS} ends its name")

@@ -76,20 +76,12 @@ def main(words: Sequence[str]) -> int:
     )
     parser.add_argument("file", help="The option file, such as options/train_x4.yml.")
     file = Path(parser.parse_args(words).file)
-    try:
-        options = plain_yaml(read_text(file))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigurationError(
-            f"migrate cannot read {file}, which should be an option file in YAML: {error}"
-        ) from error
+    options = plain_yaml(read_text(file))
     if not isinstance(options, dict) or not {"scale", "network_g"} <= options.keys():
         raise ConfigurationError(
             f"{file} is no option file of BasicSR or traiNNer-redux: it has no scale or network_g"
         )
-    try:
-        migration = Migration(options)
-    except KeyError as error:
-        raise ConfigurationError(f"{file}: a part of it has no {error}") from error
+    migration = Migration(options)
     command = "fit" if "train" in options else "test"
     if migration.others:
         sys.stdout.write(f"# this trains something else: {'; '.join(migration.others)}\n")
@@ -137,16 +129,16 @@ def options_of(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[s
         if isinstance(value, dict) and "class" not in entry_of(option)[1]:
             yield from options_of(value, f"{option}.")
         else:
-            yield option, _plain(value)
+            yield option, _whole_numbers(value)
 
 
-def _plain(value: Any) -> Any:
-    # Option files write steps as 5e3.
+def _whole_numbers(value: Any) -> Any:
+    """Return a value with integers for whole floats: option files write steps as 5e3."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, dict):
-        return {name: _plain(part) for name, part in value.items()}
-    return [_plain(part) for part in value] if isinstance(value, list) else value
+        return {name: _whole_numbers(part) for name, part in value.items()}
+    return [_whole_numbers(part) for part in value] if isinstance(value, list) else value
 
 
 class _Dumper(yaml.SafeDumper):
@@ -185,7 +177,7 @@ class Migration:
         if self.options.get("train.use_moa"):
             self._add_mixing()
         for option, value in self.options.items():
-            self._add(option, value)
+            self._convert(option, value)
         self._add_sources()
         self._choose_degradation()
         self._choose_model()
@@ -218,21 +210,29 @@ class Migration:
 
     # ------------------------------------------------------------------------------ one option
 
-    def _add(self, option: str, value: Any) -> None:
+    def _convert(self, option: str, value: Any) -> None:
+        """Write an option under our key, as our class, or as a comment: as its entry says."""
         entry = entry_of(option)[1]
         key = entry.get("to")
         if re.match(r"datasets\.(?!train\b)", option):  # our keys are those of training
             key = None
         if "class" in entry and value is not None:
-            self._add_class(option, value, entry)
+            self._convert_class(option, value, entry)
         elif key is None:
-            self._judge(option, value, entry)
+            self._comment_unless_same(option, value, entry)
         elif value is not None:
             values = entry.get("values")
             self.config[key] = values[value] if values else value
 
-    def _judge(self, option: str, value: Any, rule: Mapping[str, Any]) -> None:
-        # Of an option without a key of ours, which may ask for what is done anyway.
+    def _comment_unless_same(self, option: str, value: Any, rule: Mapping[str, Any]) -> None:
+        """Comment on an option without a key of ours, unless it asks for what is done anyway.
+
+        Args:
+            option: The option.
+            value: Its value.
+            rule: ``same`` has the values that ask for it; by default those that turn it off.
+                ``reads``: it is read together with others.
+        """
         if "same" in rule:
             is_same = value is None or value in rule["same"]
         else:
@@ -241,6 +241,7 @@ class Migration:
             self._comment(option, value, rule.get("note", "of training alone"))
 
     def _comment(self, option: str, value: Any, note: str) -> None:
+        """Add an option without a counterpart to the comments, and to ``others`` if it counts."""
         shown = yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("...\n")
         section, entry = entry_of(option)
         comments = self.comments.setdefault(section, [])
@@ -252,7 +253,8 @@ class Migration:
             option = option.removesuffix(".type")
             self.others.append(option if option.endswith(f".{what}") else f"{option} {what}")
 
-    def _add_class(self, option: str, value: Any, entry: Mapping[str, Any]) -> None:
+    def _convert_class(self, option: str, value: Any, entry: Mapping[str, Any]) -> None:
+        """Write an option that describes a class: losses, metrics, or one such as a network."""
         kind = entry["class"]
         if kind == "losses":
             if isinstance(value, dict):
@@ -261,17 +263,18 @@ class Migration:
                 for words in value:
                     self._add_loss(f"{option}.{words['type']}", words)
         elif kind == "metrics":
-            metrics = [self._class_of(f"{option}.{name}", value[name], kind) for name in value]
+            metrics = [self._our_class(f"{option}.{name}", value[name], kind) for name in value]
             callbacks = self.config.setdefault(entry["to"], [])
             callbacks += [metric for metric in metrics if metric is not None]
         else:
-            described = self._class_of(option, value, kind)
+            described = self._our_class(option, value, kind)
             if described is not None:
                 self.config[entry["to"]] = described
 
     def _add_loss(self, option: str, words: Mapping[str, Any]) -> None:
+        """Write a loss as ours, under its name; that of a GAN has a key of its own."""
         weight = words.get("loss_weight", words.get("perceptual_weight", 1))
-        loss = self._class_of(option, words, "losses") if weight != 0 else None
+        loss = self._our_class(option, words, "losses") if weight != 0 else None
         if loss is None:
             return
         name = words["type"].lower().removesuffix("loss")
@@ -283,7 +286,7 @@ class Migration:
             key += "_"
         self.config[key] = loss
 
-    def _class_of(self, option: str, words: Mapping[str, Any], kind: str) -> dict[str, Any] | None:
+    def _our_class(self, option: str, words: Mapping[str, Any], kind: str) -> dict[str, Any] | None:
         """Return our class for theirs; None if there is none."""
         name = str(words["type"])
         classes = table()["classes"][kind]
@@ -293,28 +296,7 @@ class Migration:
             return None
         if "note" in entry:
             self._comment(f"{option}.type", name, entry["note"])
-        arguments = dict(entry.get("init", {}))
-        names = entry.get("arguments", {})
-        values = entry.get("values", {})
-        same = {"type": [name], **entry.get("same", {})}
-        if kind == "networks":
-            factors = {factor: [self.content.get("scale")] for factor in FACTORS}
-            same = {"num_in_ch": [3], "num_out_ch": [3], **factors, **same}
-        for word, argument in words.items():
-            if word == "type":
-                continue
-            if word in same:
-                self._judge(
-                    f"{option}.{word}", argument, {"same": same[word], "note": f"of {name}"}
-                )
-            elif "class" not in entry and "spandrel" not in entry:
-                self._comment(f"{option}.{word}", argument, f"of {name}")
-            elif word not in values:
-                arguments[names.get(word, word)] = argument
-            elif argument in values[word]:
-                arguments[names.get(word, word)] = values[word][argument]
-            else:
-                self._comment(f"{option}.{word}", argument, f"of {name}")
+        arguments = self._our_arguments(option, words, entry, kind)
         if "spandrel" in entry:
             architecture = entry["spandrel"]
             if isinstance(architecture, dict):  # by scale
@@ -325,10 +307,65 @@ class Migration:
             return None
         return {"class_path": entry["class"], "init_args": arguments}
 
+    def _our_arguments(
+        self, option: str, words: Mapping[str, Any], entry: Mapping[str, Any], kind: str
+    ) -> dict[str, Any]:
+        """Return the arguments of our class; those without a counterpart become comments.
+
+        Args:
+            option: The option of the class, for comments.
+            words: Its arguments, and ``type``, the class's name.
+            entry: What the table says of that class.
+            kind: ``networks`` or another group of the table.
+        """
+        name = str(words["type"])
+        has_class = "class" in entry or "spandrel" in entry
+        arguments = dict(entry.get("init", {}))
+        names = entry.get("arguments", {})
+        values = entry.get("values", {})
+        same = dict(entry.get("same", {}))  # values that ask for what is done anyway
+        if kind == "networks":
+            factors = {factor: [self.content.get("scale")] for factor in FACTORS}
+            same = {"num_in_ch": [3], "num_out_ch": [3], **factors, **same}
+        for word, argument in words.items():
+            if word == "type":
+                continue
+            if word in same:
+                rule = {"same": same[word], "note": f"of {name}"}
+                self._comment_unless_same(f"{option}.{word}", argument, rule)
+            elif has_class and word not in values:
+                arguments[names.get(word, word)] = argument
+            elif has_class and argument in values[word]:
+                arguments[names.get(word, word)] = values[word][argument]
+            else:
+                self._comment(f"{option}.{word}", argument, f"of {name}")
+        return arguments
+
     # ------------------------------------------------------------------------- several options
 
     def _join_options(self) -> None:
         """Put what several options say together into the one that has our key."""
+        self._join_batch_size()
+        self._join_flips()
+        self._join_schedule()
+        self._join_resizes()
+        options = self.options
+        if "val.val_freq" in options:  # ours counts batches
+            options["val.val_freq"] *= options.get(f"{TRAIN}accum_iter", 1)
+        if f"{TRAIN}lq_size" in options:
+            options[f"{TRAIN}gt_size"] = options[f"{TRAIN}lq_size"] * self.content["scale"]
+        if options.get("use_amp"):
+            options["use_amp"] = "bf16-mixed" if options.get("amp_bf16") else "16-mixed"
+        if not options.get("val.tile_size"):
+            options.pop("val.tile_overlap", None)
+        if options.get("train.grad_clip"):
+            options["train.grad_clip"] = options.get("train.grad_clip_max_norm", 100)
+        for option in ("use_amp", "train.grad_clip", "val.tile_size", "train.ema_decay"):
+            if option in options:
+                options[option] = options[option] or None  # 0 and False turn them off
+
+    def _join_batch_size(self) -> None:
+        """Multiply the batch size by the number of GPUs: ours is that of all processes."""
         options = self.options
         gpus = options.get("num_gpu")
         if gpus == 0:
@@ -340,10 +377,10 @@ class Migration:
         elif batch in options and gpus is not None:
             note = "of all processes together: multiply it by their number"
             self._comment(batch, options[batch], note)
-        if "val.val_freq" in options:  # ours counts batches
-            options["val.val_freq"] *= options.get(f"{TRAIN}accum_iter", 1)
-        if f"{TRAIN}lq_size" in options:
-            options[f"{TRAIN}gt_size"] = options[f"{TRAIN}lq_size"] * self.content["scale"]
+
+    def _join_flips(self) -> None:
+        """Join flips and turns: ours are both, or flips left and right alone."""
+        options = self.options
         flips = f"{TRAIN}use_hflip"
         if f"{TRAIN}use_flip" in options:  # of LDL
             options[flips] = options[f"{TRAIN}use_flip"]
@@ -352,26 +389,25 @@ class Migration:
             options[flips] = "horizontal"
         elif turns and options.get(flips) is False:
             self._comment(f"{TRAIN}use_rot", turns, "only with use_hflip")
-        if options.get("use_amp"):
-            options["use_amp"] = "bf16-mixed" if options.get("amp_bf16") else "16-mixed"
-        if not options.get("val.tile_size"):
-            options.pop("val.tile_overlap", None)
-        if options.get("train.grad_clip"):
-            options["train.grad_clip"] = options.get("train.grad_clip_max_norm", 100)
-        for option in ("use_amp", "train.grad_clip", "val.tile_size", "train.ema_decay"):
-            if option in options:
-                options[option] = options[option] or None
-        schedule = options.get("train.scheduler") or {}
+
+    def _join_schedule(self) -> None:
+        """Turn BasicSR's cosine with restarts into torch's, if all its periods are equal."""
+        schedule = self.options.get("train.scheduler") or {}
         periods = schedule.get("periods", [])
         is_cosine = str(schedule.get("type")).lower() == "cosineannealingrestartlr"
         is_even = len(set(periods)) == 1 and set(schedule.get("restart_weights", [1])) == {1}
-        if is_cosine and is_even:
-            end = {"eta_min": schedule.get("eta_min", 0)}
-            if len(periods) == 1:
-                schedule = {"type": "CosineAnnealingLR", "T_max": periods[0], **end}
-            else:
-                schedule = {"type": "CosineAnnealingWarmRestarts", "T_0": periods[0], **end}
-            options["train.scheduler"] = schedule
+        if not (is_cosine and is_even):
+            return
+        end = {"eta_min": schedule.get("eta_min", 0)}
+        if len(periods) == 1:
+            schedule = {"type": "CosineAnnealingLR", "T_max": periods[0], **end}
+        else:
+            schedule = {"type": "CosineAnnealingWarmRestarts", "T_0": periods[0], **end}
+        self.options["train.scheduler"] = schedule
+
+    def _join_resizes(self) -> None:
+        """Keep the interpolations that we have, for all resizes of the degradation alike."""
+        options = self.options
         modes = options.get("resize_mode_list", [])
         options["resize_mode_list"] = [MODES[mode] for mode in modes if mode in MODES] or None
         if set(modes) - MODES.keys():
@@ -381,13 +417,14 @@ class Migration:
                 self._comment(option, options[option], "all resizes have the modes of the first")
 
     def _add_sources(self) -> None:
+        """Write the datasets as sources of images to train on, validate or test."""
         trains = "train" in self.content
         validates = not trains or self.options.get("val.val_enabled", True)
         for name, words in (self.content.get("datasets") or {}).items():
             part = re.sub(r"[_\d].*", "", name)
             if part == "val" and not validates:
                 continue
-            source = self._source(name, words)
+            source = self._convert_source(name, words)
             if source is None:
                 self._comment(f"datasets.{name}.type", words["type"], "no source of such data")
             elif part == "train":
@@ -398,11 +435,12 @@ class Migration:
                 key = re.sub(r"\W+", "_", words.get("name", name))
                 sources[name if key in sources else key] = source
 
-    def _source(self, name: str, words: Mapping[str, Any]) -> dict[str, Any] | None:
+    def _convert_source(self, name: str, words: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return a dataset as our source; None for data of another kind."""
         if words["type"].lower().removesuffix("dataset") not in IMAGES:
             return None
-        hr = _listed(words.get("dataroot_gt"))
-        lr = _listed(words.get("dataroot_lq"))
+        hr = _as_list(words.get("dataroot_gt"))
+        lr = _as_list(words.get("dataroot_lq"))
         if not lr:
             files = {"root": hr[0]} if len(hr) == 1 else {"files": hr}
             return {"class_path": "datamodules.Folder", "init_args": files}
@@ -421,6 +459,7 @@ class Migration:
         return {"class_path": "datamodules.Mix", "init_args": {"sources": pairs}}
 
     def _add_mixing(self) -> None:
+        """Write traiNNer-redux's mixture of augmentations, with its defaults."""
         kinds = self.options.get("train.moa_augs", ["none", "mixup", "cutmix", "resizemix"])
         probabilities = self.options.get("train.moa_probs", [0.4, 0.084, 0.084, 0.084])
         mixing = []
@@ -433,6 +472,7 @@ class Migration:
         self.config["data.init_args.crops.mixing"] = mixing
 
     def _choose_degradation(self) -> None:
+        """Degrade by bicubic unless options say how; not at all if the images are pairs."""
         train = self.config.get("data.init_args.train", {})
         settings = [key for key in self.config if key.startswith("degradation.init_args.")]
         if train.get("class_path") != "datamodules.Folder":  # pairs have LR
@@ -449,8 +489,8 @@ class Migration:
 
     def _choose_model(self) -> None:
         """Decide between ``Regression`` and ``RealESRGAN``, from all that was converted."""
-        self._place_average()
-        if "train" in self.content and not self._losses():
+        self._add_average()
+        if "train" in self.content and not self._converted_losses():
             self.comments.setdefault("model", []).append("none of the losses is left: L1 is used")
         is_adversarial = {DISCRIMINATOR, GAN} <= self.config.keys()
         if not is_adversarial:
@@ -459,28 +499,36 @@ class Migration:
         if is_adversarial or sharpens or not self._has_l1_alone():
             self._use_real_esrgan(sharpens, is_adversarial)
         else:  # the loss of a regression
-            for key in self._losses():
+            for key in self._converted_losses():
                 del self.config[key]
 
-    def _losses(self) -> dict[str, Any]:
+    def _converted_losses(self) -> dict[str, Any]:
+        """Return our losses so far, by key."""
         prefix = "model.init_args.losses."
         return {key: value for key, value in self.config.items() if key.startswith(prefix)}
 
     def _has_l1_alone(self) -> bool:
+        """Return whether training is by L1 of weight 1, as ``Regression`` does by default."""
         l1 = {"class_path": "lightning_modules.L1", "init_args": {"weight": 1}}
-        return all(loss == l1 for loss in self._losses().values()) and len(self._losses()) <= 1
+        return (
+            all(loss == l1 for loss in self._converted_losses().values())
+            and len(self._converted_losses()) <= 1
+        )
 
-    def _place_average(self) -> None:
+    def _add_average(self) -> None:
+        """Turn ``ema_decay`` into a callback; it may be null."""
         decay = self.config.pop("callbacks.EMA", None)
         if decay is not None:
             average = {"class_path": "callbacks.EMA", "init_args": {"decay": decay, "first": None}}
             self.config.setdefault("trainer.callbacks", []).append(average)
 
     def _drop_discriminator(self) -> None:
+        """Remove what only training against a discriminator needs."""
         for key in ("discriminator", "discriminator_optimizer", "discriminator_weights", "gan"):
             self.config.pop(f"model.init_args.{key}", None)
 
     def _use_real_esrgan(self, sharpens: bool, is_adversarial: bool) -> None:
+        """Train by ``RealESRGAN``, which has several losses and its own flags of two optimisers."""
         config = self.config
         config["model.class_path"] = "lightning_modules.RealESRGAN"
         config["model.init_args.sharpen"] = sharpens
@@ -495,7 +543,8 @@ class Migration:
             self._comment("train.scheduler", schedule["type"], note)
 
 
-def _listed(value: str | list[str] | None) -> list[str]:
+def _as_list(value: str | list[str] | None) -> list[str]:
+    """Return a path or a list of them as a list."""
     if value is None:
         return []
     return [value] if isinstance(value, str) else value

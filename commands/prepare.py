@@ -53,15 +53,13 @@ def main(words: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:
         # A tar may name places outside; shutil takes no filter for zip files, which may not.
         filters: dict[str, Any] = {} if zipfile.is_zipfile(archive) else {"filter": "data"}
-        try:
-            shutil.unpack_archive(archive, folder, **filters)
-        except (OSError, ValueError, shutil.ReadError) as error:
-            raise ConfigurationError(f"prepare cannot unpack {archive}: {error}") from error
+        shutil.unpack_archive(archive, folder, **filters)
         return _prepare(Path(folder), out, recipes[options.name])
 
 
 def _prepare(source: Path, out: Path, recipe: Mapping[str, Any]) -> int:
-    images = _chosen(source, recipe.get("images", {".": "([^/]+)"}))
+    """Copy, crop, degrade or pack the images of a set, as its recipe says; return the status."""
+    images = _images_of_set(source, recipe.get("images", {".": "([^/]+)"}))
     count = recipe["count"]
     if "start" in recipe:
         images = dict(list(images.items())[recipe["start"] :][:count])
@@ -82,7 +80,7 @@ def _prepare(source: Path, out: Path, recipe: Mapping[str, Any]) -> int:
         if recipe.get("side"):
             target = target.with_suffix(".png")
         if not target.is_file():
-            _write(path, target, recipe.get("side"))
+            _write_image(path, target, recipe.get("side"))
         lr = out / "lr" / target.name
         if "degradation" in recipe and not lr.is_file():
             _write_lr(target, lr, recipe)
@@ -90,7 +88,7 @@ def _prepare(source: Path, out: Path, recipe: Mapping[str, Any]) -> int:
     return 0
 
 
-def _chosen(source: Path, patterns: Mapping[str, str]) -> dict[str, Path]:
+def _images_of_set(source: Path, patterns: Mapping[str, str]) -> dict[str, Path]:
     """Return the images of a set by their names in the new folder.
 
     Args:
@@ -107,7 +105,7 @@ def _chosen(source: Path, patterns: Mapping[str, str]) -> dict[str, Path]:
     return images
 
 
-def _write(path: Path, target: Path, side: int | None) -> None:
+def _write_image(path: Path, target: Path, side: int | None) -> None:
     """Copy an image, or the square in its middle; whole, or not at all."""
     with whole_file(target) as file, Image.open(path) as image:
         if side is None or image.size == (side, side):

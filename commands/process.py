@@ -68,9 +68,8 @@ def keep_freed_memory(predicts: bool = False) -> None:
     """
     if any(name.startswith("MALLOC_") for name in os.environ):
         return
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
         return
     # Setting one alone would turn off glibc's adaptation and leave the other small.
     is_set = predicts and mallopt(_MMAP_THRESHOLD, _LARGEST_PHOTOGRAPH)
@@ -88,7 +87,7 @@ def keep_compiled_code() -> None:
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(folder, "compiled"))
 
 
-def raise_limit() -> None:
+def raise_open_files_limit() -> None:
     """Raise the limit of open files, for this process and its children, to the system's maximum.
 
     Systems start with a low limit, mostly 1,024, for old programs that cannot handle more, and let

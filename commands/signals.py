@@ -69,6 +69,7 @@ class Signals:
         self._before = {}
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        """Set the flag; a Ctrl-C that nothing waits for, or a second one, stops at once."""
         if os.getpid() != self._owner:  # a DataLoader worker: its owner decides
             return
         clock = time.monotonic()

@@ -25,7 +25,7 @@ from callbacks.results.results import Results
 from callbacks.validation_images import ValidationImages
 from commands.check.findings import print_findings
 from commands.check.first_step import Check
-from commands.check.needs import missing
+from commands.check.needs import find_missing
 from commands.cli import Command, EnlargerCLI
 from commands.encode import Encode, EncodeOptions
 from commands.errors import ConfigurationError
@@ -68,14 +68,14 @@ def lock_run(cli: EnlargerCLI) -> AbstractContextManager[Any] | None:
 
 
 def check_needs(cli: EnlargerCLI) -> None:
-    """Print what a training lacks, on the first process.
+    """Print what a training lacks, such as files of weights, on the first process.
 
     Raises:
         ConfigurationError: If the training cannot do without.
     """
     if not cli.world.is_first:
         return
-    broken = print_findings(missing(cli.config_dump or {}))
+    broken = print_findings(find_missing(cli.config_dump or {}))
     if broken:
         cli.refuse(
             ConfigurationError(f"{broken} of what fit needs are missing: they are listed above")
@@ -122,7 +122,7 @@ def predict(cli: EnlargerCLI) -> None:
 
 
 def keep_scale(cli: EnlargerCLI) -> None:
-    """Build the method for the scale of its run, unless it begins with other weights."""
+    """Build the method for the scale of its run, if its weights are a checkpoint of a run."""
     if cli.weights.checkpoint is not None:
         keep_trained_scale(cli.weights.checkpoint, cli.config)
 

@@ -174,7 +174,7 @@ def agree(trainer: Namespace, command: str = "fit") -> World:
 
 
 def _started_by_lightning(claim: Claim, trainer: Namespace) -> World:
-    # One process on each node, from which Lightning starts the others.
+    """Return the processes where Lightning starts them: from one process on each node."""
     here, nodes = _count(trainer.devices, trainer.accelerator), trainer.num_nodes
     if claim.local_rank >= here or claim.node >= nodes:
         raise ConfigurationError(

@@ -18,7 +18,7 @@ import xxhash
 from lightning.pytorch import LightningDataModule
 
 from datamodules import degrading
-from datamodules.batches import add_size, check_batch, to_floats
+from datamodules.batches import add_output_size, check_batch, to_floats
 from datamodules.loading import Loader, evaluation_sampler, loader_of, on_cuda, position_of
 from datamodules.order.keys import digest_of
 from datamodules.order.plan import Plan, PlanSampler, check_same_order, default_streams, new_plan
@@ -39,8 +39,8 @@ from files.paths import open_regular
 __all__ = ["Augmentation", "CropSettings", "Pixels", "SRDataModule", "Sample", "Source"]
 log = logging.getLogger(__name__)
 PARTS = {"fit": "train", "validate": "val", "test": "test", "predict": "predict"}
-# Files of a source whose sizes processes compare, and whose contents; bytes of each of these.
-SIZES, CONTENTS, LOOK = 256, 4, 1 << 20
+# Files of a source whose sizes are hashed; how many of these are read; the bytes read of each.
+FILES_SIZED, FILES_READ, BYTES_READ = 256, 4, 1 << 20
 
 
 def checked_scale(scale: float, whose: str = "data.init_args.") -> float:
@@ -58,18 +58,19 @@ def checked_scale(scale: float, whose: str = "data.init_args.") -> float:
     return float(scale)
 
 
-def _look_of(source: Source) -> str:
+def _digest_of_files(source: Source) -> str:
     """Return a hash of a source's keys, and of sizes and contents of files spread over it."""
     if isinstance(source, Stream):  # which has no keys before it is read
         return digest_of(source.shards)
     count = len(source.keys)
-    places = [source.path(index) for index in range(0, count, -(-count // SIZES) or 1)]
+    step = max(1, math.ceil(count / FILES_SIZED))
+    places = [source.path(index) for index in range(0, count, step)]
     files = [path for path in dict.fromkeys(places) if path and os.path.isfile(path)]
-    look = [f"{os.path.getsize(path)}" for path in files]
-    for path in files[:: -(-len(files) // CONTENTS) or 1]:
+    hashes = [f"{os.path.getsize(path)}" for path in files]
+    for path in files[:: max(1, math.ceil(len(files) / FILES_READ))]:
         with open_regular(path) as file:
-            look.append(xxhash.xxh3_64_hexdigest(file.read(LOOK)))
-    return digest_of([digest_of(source.keys), *look])
+            hashes.append(xxhash.xxh3_64_hexdigest(file.read(BYTES_READ)))
+    return digest_of([digest_of(source.keys), *hashes])
 
 
 class SRDataModule(Predicted, LightningDataModule):
@@ -151,8 +152,8 @@ class SRDataModule(Predicted, LightningDataModule):
             crops.scales.check_crop(crop_size)
         self.tally = Tally(crops.unreadable_limit)  # counts of this process
         self.outputs: Outputs | None = None  # where predict writes; see commands/table.py
-        self._fingerprint = ""  # of the training images' keys
-        self._contents = ""  # hash of their keys and of some sizes and contents
+        self._keys_digest = ""  # of the training images' keys
+        self._files_digest = ""  # hash of their keys and of some sizes and contents
         self._plan: Plan | None = None
 
     # ------------------------------------------------------------------------------------ sources
@@ -180,13 +181,13 @@ class SRDataModule(Predicted, LightningDataModule):
             self._datasets["test"] = self._evaluation_images(self.test)
         if stage == "predict":
             source = source_to_enlarge(cast(Any, self.predict), self.outputs)
-            scale = self._prepared(source, srgb=False)
+            scale = self._prepare(source, srgb=False)
             self._datasets["predict"] = images_to_enlarge(
                 source, self.output_scale or scale, self.size
             )
             self.skip_in_predict(set())  # unlike an earlier `predict`
 
-    def _prepared(self, source: Source, srgb: bool = True) -> float:
+    def _prepare(self, source: Source, srgb: bool = True) -> float:
         """Prepare a source, and return its scale."""
         source.srgb = srgb
         scale = self.scale if source.scale is None else checked_scale(source.scale, "a source's ")
@@ -194,24 +195,26 @@ class SRDataModule(Predicted, LightningDataModule):
         return scale
 
     def _evaluation_images(self, sources: dict[str, Source]) -> list[Images]:
+        """Prepare the sources of ``val`` or ``test``, and return a dataset of each."""
         return [
-            (source.evaluation_dataset or Images)(source, name, self._prepared(source))
+            (source.evaluation_dataset or Images)(source, name, self._prepare(source))
             for name, source in sources.items()
         ]
 
     def _training_images(self) -> TrainingImages:
+        """Prepare ``train``, plan its order, and return its dataset of crops."""
         source, crops = cast(Source, self.train), self.crops
         if crops.scales is None:  # here: predict and test may use another scale
             check_crop(self.crop_size, source.scale or self.scale)
-        scale = self._prepared(source)
+        scale = self._prepare(source)
         kind: type[TrainingImages] = source.training_dataset or TrainingImages
         settings = (self.crop_size, crops.flips, crops.augment, crops.small)
         images = kind(source, "train", scale, *settings)
         order = (self.seed, self.batch_size, self.streams, crops.per_image)
         stream = source if isinstance(source, Stream) else None
         images.plan = self._plan = stream.plan(*order) if stream else new_plan(source, *order)
-        self._fingerprint = digest_of(stream.shards if stream else images.keys)
-        self._contents = _look_of(source)
+        self._keys_digest = digest_of(stream.shards if stream else images.keys)
+        self._files_digest = _digest_of_files(source)
         return images
 
     def plan(self) -> Plan:
@@ -223,60 +226,62 @@ class SRDataModule(Predicted, LightningDataModule):
 
         Processes that see different files would train and measure on different images.
         """
-        looks = {}
+        digests = {}
         for part, datasets in self._datasets.items():
             for number, dataset in enumerate(datasets, start=1):
-                looks[f"files of {part} {number}"] = _look_of(dataset.source)
-        return looks
+                digests[f"files of {part} {number}"] = _digest_of_files(dataset.source)
+        return digests
 
     # -------------------------------------------------------------------------------- dataloaders
 
-    def _ranks(self) -> tuple[int, int]:
+    def _rank_and_world(self) -> tuple[int, int]:
+        """Return the number of this process, and how many there are."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _position(self) -> tuple[int, int]:
+        """Return the run's epoch, and the number of global batches done in it."""
         return position_of(self.trainer)
 
     def train_dataloader(self) -> Loader:
         """Return batches of crops in the plan's order, from the run's current position."""
         dataset = self._datasets["train"][0]
-        sampler = PlanSampler(
-            self.plan(), *self._ranks(), position=self._position, tell=dataset.source.upcoming
-        )
+        rank, world = self._rank_and_world()
+        sampler = PlanSampler(self.plan(), rank, world, self._position, dataset.source.upcoming)
         workers = self.workers
         if isinstance(dataset, StreamImages):
-            dataset.ranks = self._ranks()
-            workers = cast(Stream, dataset.source).workers(workers, dataset.ranks[1])
+            dataset.ranks = rank, world
+            workers = cast(Stream, dataset.source).workers(workers, world)
         degradation, cuda = dataset.source.degradation or self.degradation, on_cuda(self.trainer)
         if degradation is not None and cuda:
-            degrading.compile_if_it_pays(degradation, self.trainer, len(sampler))
-        collate = partial(degrading.collated, degradation)
+            degrading.leave_short_runs_uncompiled(degradation, self.trainer, len(sampler))
+        collate = partial(degrading.collate_and_draw, degradation)
         return loader_of(dataset, sampler, workers, cuda, True, collate)
 
-    def _evaluation(self, part: str, batch_size: int) -> list[Loader]:
+    def _evaluation_loaders(self, part: str, batch_size: int) -> list[Loader]:
+        """Return one loader for each dataset of ``val``, ``test`` or ``predict``."""
         left_out = self._left_out if part == "predict" else set()
-        seed, ranks, loaders = self.degradation_seed, self._ranks(), []
-        for x in self._datasets[part]:
+        seed, ranks, loaders = self.degradation_seed, self._rank_and_world(), []
+        for dataset in self._datasets[part]:
             sampler, workers = None, self.workers
-            if isinstance(x, VideoFrames):
-                x.start(left_out, seed, ranks)
+            if isinstance(dataset, VideoFrames):
+                dataset.start(left_out, seed, ranks)
                 workers = min(workers, 1)  # frames come in order
             else:
-                sampler = evaluation_sampler(x, left_out, seed, batch_size, ranks)
-            loaders.append(loader_of(x, sampler, workers, on_cuda(self.trainer)))
+                sampler = evaluation_sampler(dataset, left_out, seed, batch_size, ranks)
+            loaders.append(loader_of(dataset, sampler, workers, on_cuda(self.trainer)))
         return loaders
 
     def val_dataloader(self) -> list[Loader]:
         """Return one loader for each source of ``val``, in the configuration's order."""
-        return self._evaluation("val", self.eval_batch_size)
+        return self._evaluation_loaders("val", self.eval_batch_size)
 
     def test_dataloader(self) -> list[Loader]:
         """Return one loader for each source of ``test``, in the configuration's order."""
-        return self._evaluation("test", self.eval_batch_size)
+        return self._evaluation_loaders("test", self.eval_batch_size)
 
     def predict_dataloader(self) -> list[Loader]:
         """Return loaders of the images and of the videos to enlarge, one image per batch."""
-        return self._evaluation("predict", 1)
+        return self._evaluation_loaders("predict", 1)
 
     # ---------------------------------------------------------------------------------- on device
 
@@ -291,7 +296,7 @@ class SRDataModule(Predicted, LightningDataModule):
         if not _is_batch(batch):
             return batch
         skipped = batch.pop("skipped", [])
-        if self._part() == "train":
+        if self._current_part() == "train":
             self.tally.add(len(batch["key"]), skipped)
         return batch
 
@@ -323,18 +328,18 @@ class SRDataModule(Predicted, LightningDataModule):
             return cast(Batch, batch)
         if "error" in batch:
             return cast(Batch, {k: batch[k] for k in ("key", "error", "meta") if k in batch})
-        part = self._part()
+        part = self._current_part()
         dataset = self._datasets[part][dataloader_idx]
         # The first batch of a run shows NaN in the data. A resumed run may begin at any batch, also
         # at one whose NaN Guard has to skip, so there only the range is checked.
         refuse_nonfinite = dataset.checked or part != "train" or self._position() == (0, 0)
-        scale = self._to_images(batch)
+        scale = self._convert_images(batch)
         if "lr" not in batch and "hr" in batch:
             degradation = degrading.degradation_of(dataset, self.degradation, scale)
             degrading.make_lr(batch, degradation, refuse_nonfinite)
         if part == "train" and self.crops.mixing:
             degrading.mix_pairs(batch, self.crops.mixing)
-        add_size(batch, dataset.output_size)
+        add_output_size(batch, dataset.output_size)
         if "latent" in batch:
             add_latents(batch, dataset.source)
         if not dataset.checked:
@@ -342,20 +347,25 @@ class SRDataModule(Predicted, LightningDataModule):
             dataset.checked = True
         return cast(Batch, batch)
 
-    def _to_images(self, batch: dict[str, Any]) -> float | None:
-        """Convert the images to float32; return the scale of this batch, if it has its own."""
+    def _convert_images(self, batch: dict[str, Any]) -> float | None:
+        """Convert the images to float32, in place.
+
+        Returns:
+            The scale that ``crops.scales`` draws for this training batch; None without it.
+        """
         place = batch.pop("place", None)
         scales = self.crops.scales
         if scales is None or place is None:
             model = method_of(getattr(self.trainer, "lightning_module", None))
-            to_floats(batch, keep_lr=self._part() == "predict" and bool(model.in_pieces))
+            to_floats(batch, keep_lr=self._current_part() == "predict" and bool(model.in_pieces))
             return None
         epoch, position = place[0]
         sides = scales.sides(self.seed, epoch, self.plan().batch_of(position))
-        scales.to_images(batch, sides.hr)
+        scales.convert_and_resize(batch, sides.hr)
         return sides.hr / sides.lr
 
-    def _part(self) -> str:
+    def _current_part(self) -> str:
+        """Return which part of the data the trainer reads now: train, val, test or predict."""
         trainer = self.trainer
         if trainer is None or trainer.training:
             return "train"
@@ -365,11 +375,12 @@ class SRDataModule(Predicted, LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what fixes the sample order; the position itself is in the loops' counters."""
-        return self._order() if "train" in self._datasets else {}
+        return self._order_state() if "train" in self._datasets else {}
 
-    def _order(self) -> dict[str, Any]:
-        look = {"images": self._fingerprint, "contents": self._contents}
-        return {**self.plan().state, **look}
+    def _order_state(self) -> dict[str, Any]:
+        """Return the plan's state, and what identifies the training images."""
+        digests = {"images": self._keys_digest, "contents": self._files_digest}
+        return {**self.plan().state, **digests}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Refuse to resume on data that would give another order.
@@ -381,9 +392,9 @@ class SRDataModule(Predicted, LightningDataModule):
             ValueError: If the images, the seed or the batch size differ from the checkpoint's.
         """
         if "train" in self._datasets:
-            check_same_order(state_dict, self._order())
+            check_same_order(state_dict, self._order_state())
 
 
 def _is_batch(value: object) -> bool:
-    # Lightning also moves a method's `example_input_array` by these hooks.
+    """Return whether a value is a batch; a method's ``example_input_array`` passes here, too."""
     return isinstance(value, dict) and "key" in value

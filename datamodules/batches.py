@@ -46,17 +46,17 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
             values = [sample.get(name, "") for sample in samples]
         if len(values) < len(samples):
             raise ValueError(
-                f"only {len(values)} of {len(samples)} samples in one batch ({_some(keys)}) have "
-                f"{name!r}: a Source gives it for all images, or for none"
+                f"only {len(values)} of {len(samples)} samples in one batch ({_first_keys(keys)}) "
+                f"have {name!r}: a Source gives it for all images, or for none"
             )
         if name in (*IMAGES, CLIP):
-            batch[name] = _stack(values, keys)
+            batch[name] = _stack_images(values, keys)
         elif name in COMMON:
             _check_equal(values, keys)
             batch[name] = values[0]
         elif name in LATENTS:
             _check_equal([value.shape for value in values], keys)
-            batch[name] = _stacked(values)
+            batch[name] = _stack_arrays(values)
         elif name == "judge":
             batch[name] = torch.tensor(values, dtype=torch.float32)
         elif name == "text_features":
@@ -74,30 +74,34 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
     return batch
 
 
-def _some(keys: list[str]) -> str:
+def _first_keys(keys: list[str]) -> str:
+    """Return the first keys of a batch, for a message."""
     return f"{', '.join(keys[:3])}, ..."
 
 
 def _check_equal(values: list[Any], keys: list[str]) -> None:
+    """Raise if the sizes or lengths of a batch's samples differ."""
     if len(set(values)) > 1:
         raise ValueError(
-            f"samples in one batch differ in size or length ({_some(keys)}: {values[:3]}, ...): "
-            "set data.init_args.eval_batch_size 1 (or, for latents to train on, encode squares "
-            "with --encode.crop)"
+            f"samples in one batch differ in size or length ({_first_keys(keys)}: {values[:3]}, "
+            "...): set data.init_args.eval_batch_size 1 (or, for latents to train on, encode "
+            "squares with --encode.crop)"
         )
 
 
-def _stack(images: list[Pixels], keys: list[str]) -> Tensor:
+def _stack_images(images: list[Pixels], keys: list[str]) -> Tensor:
+    """Return (B, 3, H, W) from (H, W, 3): uint8 or, if an image has 16 bits, float32 in [0, 1]."""
     _check_equal([image.shape for image in images], keys)
     arrays: list[NDArray[Any]] = list(images)
     if any(image.dtype != np.uint8 for image in images):
         arrays = [image.astype(np.float32) / np.iinfo(image.dtype).max for image in images]
-    return _stacked(arrays).movedim(-1, -3)
+    return _stack_arrays(arrays).movedim(-1, -3)
 
 
-def _stacked(arrays: list[NDArray[Any]]) -> Tensor:
+def _stack_arrays(arrays: list[NDArray[Any]]) -> Tensor:
+    """Return arrays of one shape as a batch; in a worker, in memory that processes share."""
     arrays = [a if a.flags.writeable else a.copy() for a in arrays]  # torch would warn
-    # torch's own function: in a worker it writes to shared memory.
+    # torch's own function writes to the shared memory.
     return default_collate([torch.from_numpy(np.ascontiguousarray(a)) for a in arrays])
 
 
@@ -120,7 +124,7 @@ def to_floats(batch: dict[str, Any], keep_lr: bool = False) -> None:
             batch[name] = floats.div_(255) if image.dtype == torch.uint8 else floats
 
 
-def add_size(
+def add_output_size(
     batch: dict[str, Any], output_size: Callable[[Sequence[int]], tuple[int, int]]
 ) -> None:
     """Add the output size, and the number of frames, unless the batch asks for its own.

@@ -38,7 +38,7 @@ def degradation_of(
     return degradation.at(dataset.scale if scale is None else scale)
 
 
-def compile_if_it_pays(degradation: Degradation, trainer: Any, batches: int) -> None:
+def leave_short_runs_uncompiled(degradation: Degradation, trainer: Any, batches: int) -> None:
     """Leave a degradation uncompiled in a run that ends before compiling pays.
 
     Args:
@@ -55,7 +55,9 @@ def compile_if_it_pays(degradation: Degradation, trainer: Any, batches: int) -> 
         log.info("the degradation is not compiled, for %d steps; its compile: true does", steps)
 
 
-def collated(degradation: Degradation | None, samples: list[dict[str, Any]]) -> dict[str, Any]:
+def collate_and_draw(
+    degradation: Degradation | None, samples: list[dict[str, Any]]
+) -> dict[str, Any]:
     """Collate training samples, and draw the parameters of `make_lr` here, in the worker.
 
     Args:
@@ -85,7 +87,7 @@ def make_lr(batch: dict[str, Any], degradation: Degradation, finite: bool = True
     """Degrade the HR of a batch in place.
 
     Args:
-        batch: Has ``hr`` in float32, and ``draws`` of `collated`, or none; gets ``lr``.
+        batch: Has ``hr`` in float32, and ``draws`` of `collate_and_draw`, or none; gets ``lr``.
         degradation: Makes the LR.
         finite: Whether to refuse NaN and infinity in a degradation's first batch.
     """

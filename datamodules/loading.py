@@ -36,7 +36,7 @@ def leave_signals_to_the_owner() -> None:
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     # The second signal counts: with it the owner ends a worker that hangs.
-    signal.signal(signal.SIGTERM, _ignore_once)
+    signal.signal(signal.SIGTERM, _ignore_first_sigterm)
     # An orphan would wait forever until its images are read, as it holds both ends of the pipe.
     # Before multiprocessing's own finalizers, which have a priority below zero.
     multiprocessing.util.Finalize(None, _end_orphan, (os.getppid(),), exitpriority=0)
@@ -55,6 +55,7 @@ def expect_workers() -> None:
 
 
 def _end_at_exit() -> None:
+    """Kill the workers when this process exits."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises if one was killed
     end_workers()
 
@@ -67,11 +68,13 @@ def end_workers() -> None:
 
 
 def _end_orphan(owner: int) -> None:
+    """End this worker at once, at its exit, if its owner is dead."""
     if os.getppid() != owner:
         os._exit(1)
 
 
-def _ignore_once(number: int, frame: FrameType | None) -> None:
+def _ignore_first_sigterm(number: int, frame: FrameType | None) -> None:
+    """Handle SIGTERM: do nothing, but let the next one end the process."""
     signal.signal(number, signal.SIG_DFL)
 
 
@@ -137,7 +140,7 @@ def evaluation_sampler(
     done = {index for index, key in enumerate(keys) if key in left_out}
     indices = [i for i in range(len(dataset)) if i not in done] if done else range(len(dataset))
     named = dataset.source.keys if dataset.source.shares_seeds else dataset.keys
-    return EvaluationSampler(indices, partial(_seed, seed, named), batch_size, *ranks)
+    return EvaluationSampler(indices, partial(_seed_of_image, seed, named), batch_size, *ranks)
 
 
 def position_of(trainer: Any) -> tuple[int, int]:
@@ -163,7 +166,8 @@ def on_cuda(trainer: Any) -> bool:
     return device is not None and device.type == "cuda"
 
 
-def _seed(seed: int, keys: Sequence[str], index: int) -> int:
+def _seed_of_image(seed: int, keys: Sequence[str], index: int) -> int:
+    """Return the seed of an image in evaluation: a hash of the run's seed and its key."""
     return seed_of(seed, keys[index])
 
 

@@ -34,7 +34,7 @@ class MixUp(Mixing):
         self.alpha = alpha
 
     def __call__(self, hr: Tensor, lr: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-        """Blend. Args as ``Mixing``."""
+        """Return HR and LR, blended with themselves. Args as ``Mixing``."""
         draws = draws.fold("mixup")
         is_blended = draws.bernoulli(self.probability)
         share = betaincinv(self.alpha, self.alpha, draws.uniform())
@@ -61,7 +61,7 @@ class CutBlur(Mixing):
         self.side = side
 
     def __call__(self, hr: Tensor, lr: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
-        """Replace. Args as ``Mixing``."""
+        """Return HR, and LR with a part from HR. Args as ``Mixing``."""
         draws = draws.fold("cutblur")
         height, width = lr.shape[-2:]
         rows = round(height * self.side)
@@ -70,13 +70,15 @@ class CutBlur(Mixing):
         is_inside = tensor_like(draws.bernoulli(0.5).tolist(), lr)
         top = tensor_like(draws.integers(0, height - rows + 1).tolist(), lr)
         left = tensor_like(draws.integers(0, width - columns + 1).tolist(), lr)
-        square = _within(top, rows, height)[:, :, None] & _within(left, columns, width)[:, None]
+        in_rows = _is_within(top, rows, height)
+        in_columns = _is_within(left, columns, width)
+        square = in_rows[:, :, None] & in_columns[:, None]  # (B, h, w)
         replaced = (square == is_inside.bool()[:, None, None]) & is_changed.bool()[:, None, None]
         clean = quantize_8bit(resize(hr, (height, width)))
         return hr, torch.where(replaced[:, None], clean, lr)
 
 
-def _within(start: Tensor, length: int, size: int) -> Tensor:
+def _is_within(start: Tensor, length: int, size: int) -> Tensor:
     """Return (B, size) bool: which places are in [start, start + length)."""
     places = torch.arange(size, device=start.device) - start[:, None]
     return (places >= 0) & (places < length)

@@ -41,7 +41,7 @@ class Predicted:
     @property
     def predict_videos(self) -> list[str]:
         """Keys of the videos among them."""
-        return [key for dataset in self._videos() for key in dataset.source.keys]
+        return [key for dataset in self._video_datasets() for key in dataset.source.keys]
 
     @property
     def predict_frames(self) -> int | None:
@@ -49,21 +49,22 @@ class Predicted:
         return self._datasets["predict"][0].source.frames
 
     def skip_in_predict(self, keys: set[str]) -> None:
-        """Leave out of ``predict`` what is done.
+        """Leave some images and videos out of ``predict``, as they are finished.
 
         Args:
-            keys: Of finished images and videos, as in ``predict_keys``.
+            keys: Their keys, as in ``predict_keys``.
         """
         self._left_out = keys
 
     def abandon_in_predict(self, key: str) -> None:
         """Give no more frames of a video."""
-        for dataset in self._videos():
+        for dataset in self._video_datasets():
             dataset.abandon(key)
 
     def convert_in_predict(self) -> None:
         """Convert the images of ``predict`` from their colour profiles to sRGB."""
         self._datasets["predict"][0].source.srgb = True
 
-    def _videos(self) -> list[VideoFrames]:
-        return [one for one in self._datasets["predict"] if isinstance(one, VideoFrames)]
+    def _video_datasets(self) -> list[VideoFrames]:
+        """Return the dataset of the videos to enlarge, if there are some."""
+        return [data for data in self._datasets["predict"] if isinstance(data, VideoFrames)]

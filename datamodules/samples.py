@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, get_worker_info
 
-from datamodules.files.pairs import misfit
+from datamodules.files.pairs import size_problem
 from datamodules.order.keys import first_duplicate
 from datamodules.order.plan import Item, Plan
 from datamodules.scales import Scales
@@ -36,8 +36,8 @@ LEAST = 1000  # samples: a share of fewer would be mostly chance
 WARNINGS = 20  # warnings before they become rare
 LISTED = 50  # images in the error
 ATTEMPTS = 300  # replacements tried before the run stops: 9 of 10 images may be too small
-FLIP_CODES = {1: 1, 2: 0, 3: -1}  # of OpenCV, by the first two bits of a turn
-WORD = (1 << 64) - 1
+FLIP_CODES = {1: 1, 2: 0, 3: -1}  # of OpenCV's flip, by the lower two bits of an orientation
+WORD = (1 << 64) - 1  # the largest 64-bit number: `& WORD` drops what does not fit, as in C
 
 
 @dataclass(frozen=True)
@@ -90,33 +90,38 @@ class SampleDraws:
     """
 
     def __init__(self, seed: int, name: str) -> None:
-        self._state = _mix(_mix((seed + GAMMA) & WORD) ^ int(hash_of_name(name)))
+        self._state = _scramble(_scramble((seed + GAMMA) & WORD) ^ int(hash_of_name(name)))
 
     def integer(self, low: int, high: int) -> int:
-        """Draw uniformly from {low, ..., high - 1}; ``high`` is above ``low``."""
+        """Draw uniformly from {low, ..., high - 1}; ``high`` is above ``low``.
+
+        The upper 53 of 64 random bits, which a float holds exactly, make a number in [0, 1).
+        """
         self._state = (self._state + GAMMA) & WORD
-        return low + int((high - low) * ((_mix(self._state) >> 11) * 2.0**-53))
+        uniform = (_scramble(self._state) >> 11) * 2.0**-53
+        return low + int((high - low) * uniform)
 
 
-def turned(image: Pixels, turn: int) -> Pixels:
-    """Return a copy, flipped and transposed.
+def apply_orientation(image: Pixels, orientation: int) -> Pixels:
+    """Return a copy of an image in one of the eight orientations.
 
     By OpenCV, as NumPy goes pixel by pixel: a fortieth of the time for a crop of 256 pixels.
 
     Args:
         image: (H, W, 3).
-        turn: 0 to 7: 1 flips left and right, 2 top and bottom, 4 swaps the axes after that.
+        orientation: 0 to 7, the sum of 1 to flip left and right, 2 to flip top and bottom, and 4
+            to swap rows and columns after that.
     """
-    code = FLIP_CODES.get(turn & 3)
+    code = FLIP_CODES.get(orientation & 3)
     flipped = image if code is None else cv2.flip(image, code)
-    return cast(Pixels, cv2.transpose(flipped) if turn & 4 else np.array(flipped))
+    return cast(Pixels, cv2.transpose(flipped) if orientation & 4 else np.array(flipped))
 
 
-def draw_turn(flips: Flips, draws: SampleDraws) -> int:
-    """Draw the argument of ``turned``.
+def draw_orientation(flips: Flips, draws: SampleDraws) -> int:
+    """Draw one of the eight orientations of ``apply_orientation``.
 
     Args:
-        flips: True for all eight turns, ``horizontal`` for left and right, False for none.
+        flips: True for all eight, ``horizontal`` for a flip of left and right, False for none.
         draws: The sample's numbers.
     """
     if not flips:
@@ -141,25 +146,26 @@ def pad_symmetric(image: Pixels, height: int, width: int) -> Pixels:
     return cast(Pixels, np.pad(image, ((0, down), (0, right), (0, 0)), mode="symmetric"))
 
 
-def _mix(word: int) -> int:
+def _scramble(word: int) -> int:
+    """Return the 64-bit hash of a 64-bit number: SplitMix64's, as ``degradations.seeds.mix``."""
     word = (word ^ (word >> SHIFTS[0])) * MULTIPLIERS[0] & WORD
     word = (word ^ (word >> SHIFTS[1])) * MULTIPLIERS[1] & WORD
     return word ^ (word >> SHIFTS[2])
 
 
 def seed_generators(seed: int) -> None:
-    """Let a source, a stage or an augmentation of one's own draw from the sample's seed."""
+    """Seed the global generators, from which a user's source or augmentation may draw."""
     random.seed(seed)
-    np.random.seed(seed & 0xFFFFFFFF)
+    np.random.seed(seed & 0xFFFFFFFF)  # NumPy takes 32 bits at most
     torch.default_generator.manual_seed(seed)
 
 
 @contextmanager
 def keeping_global_rng() -> Iterator[None]:
-    """Restore Python's, NumPy's and torch's generators afterwards, outside of workers.
+    """Restore Python's, NumPy's and torch's generators afterwards, unless this is a worker.
 
-    There the model draws from them, too, and its numbers must not depend on the loader. Around a
-    whole batch, since it takes longer than all other work of ours for a sample.
+    In the training process the model draws from them, too, and its numbers must not depend on the
+    loader. Use it around a whole batch: it takes longer than our other work for a sample.
     """
     before = None
     if get_worker_info() is None:
@@ -240,7 +246,7 @@ class Tally:
                 text = "skipped a training image, %s (%d so far): %s"
                 log.warning(text, problem, count, image.message)
         total = max(self.samples, LEAST)
-        reasons = counts_of(Counter({k: n for k, n in self.reasons.items() if k != SMALL}))
+        reasons = format_counts(Counter({k: n for k, n in self.reasons.items() if k != SMALL}))
         if self.failed > self.limit * total:
             raise ValueError(
                 f"{self.failed} of the {self.samples} training samples of this process so far "
@@ -252,10 +258,10 @@ class Tally:
 
     def summary(self) -> str:
         """Return the counts by reason; empty if there are none."""
-        return counts_of(self.reasons)
+        return format_counts(self.reasons)
 
 
-def counts_of(reasons: Counter[str]) -> str:
+def format_counts(reasons: Counter[str]) -> str:
     """Return counts by reason in words."""
     return ", ".join(f"{reason} {count}" for reason, count in reasons.most_common() if count)
 
@@ -275,9 +281,10 @@ class Images(Dataset[dict[str, Any]]):
     def __init__(self, source: Source, name: str, scale: float) -> None:
         self.source, self.name, self.scale = source, name, scale
         self.checked = False  # whether a batch was checked against the contract
-        self.keys = self._listed()
+        self.keys = self._list_keys()
 
-    def _listed(self) -> Sequence[str]:
+    def _list_keys(self) -> Sequence[str]:
+        """Return the key of each image: the dataset's name and the source's key."""
         keys = [f"{self.name}/{key}" for key in self.source.keys]
         duplicate = first_duplicate(keys)
         if not keys or duplicate is not None:
@@ -300,7 +307,7 @@ class Images(Dataset[dict[str, Any]]):
             sample = self.read(item.image)
         if "hr" in sample:
             if "lr" in sample:
-                height, width = _paired_size(sample, self.scale, key)
+                height, width = _usable_hr_size(sample, self.scale, key)
             else:
                 height, width = self.cut_size(sample["hr"].shape[:2], key)
             sample["hr"] = sample["hr"][:height, :width]
@@ -331,12 +338,14 @@ class Images(Dataset[dict[str, Any]]):
             UnreadableImage: If the image is broken.
             ValueError: If the sample breaks the contract of ``Sample``.
         """
-        return self._checked(self._read(index), index)
+        return self._check_sample(self._read_source(index), index)
 
-    def _read(self, index: int) -> Sample:
+    def _read_source(self, index: int) -> Sample:
+        """Return a sample as the source gives it."""
         return self.source.read(index)
 
-    def _checked(self, sample: Sample, index: int) -> Sample:
+    def _check_sample(self, sample: Sample, index: int) -> Sample:
+        """Return a copy of a sample; raise if it breaks the contract of ``Sample``."""
         where = f"{self.keys[index]}: {type(self.source).__name__}.read gave"
         fields: dict[str, Any] = {**sample}
         if fields.keys().isdisjoint(self.needed):
@@ -383,10 +392,10 @@ class TrainingImages(Images):
         """Return the crops of a batch.
 
         Raises:
-            ValueError: As ``__getitem__``.
+            ValueError: If an image breaks the contract, or no replacement can be used.
         """
         with keeping_global_rng():
-            return [self._sample(item) for item in items]
+            return [self._make_sample(item) for item in items]
 
     def __getitem__(self, item: Item) -> dict[str, Any]:
         """Return one crop; the plan replaces an unusable image by another one.
@@ -396,13 +405,14 @@ class TrainingImages(Images):
             ValueError: If it breaks the contract, or no replacement can be used.
         """
         with keeping_global_rng():
-            return self._sample(item)
+            return self._make_sample(item)
 
-    def _sample(self, item: Item) -> dict[str, Any]:
+    def _make_sample(self, item: Item) -> dict[str, Any]:
+        """Return one crop, ready to be collated, and the images that were skipped for it."""
         seed_generators(item.seed)
-        sample, index, skipped = self._usable(item)
+        sample, index, skipped = self._first_usable_crop(item)
         if self.augment is not None:
-            self._augmented(sample, index, item.seed)
+            self._augment(sample, index, item.seed)
         return {
             **sample,
             "key": self.keys[index],
@@ -411,7 +421,7 @@ class TrainingImages(Images):
             "skipped": skipped,
         }
 
-    def _usable(self, item: Item) -> tuple[Sample, int, list[Skipped]]:
+    def _first_usable_crop(self, item: Item) -> tuple[Sample, int, list[Skipped]]:
         """Return the crop, the number of its image, and the images skipped before it."""
         skipped: list[Skipped] = []
         tried: set[int] = set()
@@ -423,57 +433,63 @@ class TrainingImages(Images):
                 continue
             tried.add(index)
             try:
-                return self._crop(index, SampleDraws(item.seed, "crop")), index, skipped
+                return self._read_and_crop(index, SampleDraws(item.seed, "crop")), index, skipped
             except UnreadableImage as error:
                 refused = error.reason == SMALL and self.small == "error"
                 if self.plan is None or refused:
                     raise
                 skipped.append(Skipped(self.keys[index], error.reason, str(error), not attempt))
-        counts = counts_of(Counter(image.reason for image in skipped))
+        counts = format_counts(Counter(image.reason for image in skipped))
         raise ValueError(
             f"{len(skipped)} images of data.init_args.train in a row could not be used ({counts}); "
             f"the first: {skipped[0].message}"
         )
 
-    def _crop(self, index: int, draws: SampleDraws) -> Sample:
+    def _read_and_crop(self, index: int, draws: SampleDraws) -> Sample:
+        """Read an image, and return a random crop of it."""
         size = self.source.size(index)
         if size is not None and (self.small != "pad" or min(size) >= self.crop_size):
-            return self._crop_alone(index, size, draws)
+            return self._read_known_size(index, size, draws)
         sample = self.read(index)
         sample.pop("meta", None)  # describes the file, not the crop: alpha alone would outweigh it
         if "lr" in sample:
-            return self._pair(sample, index, draws)
-        top, left, turn = self._place(sample["hr"].shape[:2], self.crop_size, index, draws)
-        sample["hr"] = self._cut(sample["hr"], top, left, self.crop_size, turn)
+            return self._crop_pair(sample, index, draws)
+        size = sample["hr"].shape[:2]
+        top, left, orientation = self._draw_place(size, self.crop_size, index, draws)
+        sample["hr"] = self._cut_crop(sample["hr"], top, left, self.crop_size, orientation)
         return sample
 
-    def _crop_alone(self, index: int, size: tuple[int, int], draws: SampleDraws) -> Sample:
-        """Return the crop of an image of known size, if possible without decoding the rest."""
-        top, left, turn = self._place(size, self.crop_size, index, draws)
-        sample = self._checked(self._read_crop(index, top, left), index)
+    def _read_known_size(self, index: int, size: tuple[int, int], draws: SampleDraws) -> Sample:
+        """Return a random crop of an image of known (H, W), of which only that part is decoded."""
+        top, left, orientation = self._draw_place(size, self.crop_size, index, draws)
+        sample = self._check_sample(
+            self.source.read_crop(index, top, left, self.crop_size, self.crop_size), index
+        )
         sample.pop("meta", None)
-        sample["hr"] = turned(sample["hr"], turn)
+        sample["hr"] = apply_orientation(sample["hr"], orientation)
         return sample
 
-    def _read_crop(self, index: int, top: int, left: int) -> Sample:
-        return self.source.read_crop(index, top, left, self.crop_size, self.crop_size)
+    def _crop_pair(self, sample: Sample, index: int, draws: SampleDraws) -> Sample:
+        """Return the same random part of HR and LR.
 
-    def _pair(self, sample: Sample, index: int, draws: SampleDraws) -> Sample:
+        Raises:
+            ValueError: If they do not fit the scale, or it is not an integer.
+        """
         key, step = self.keys[index], int(self.scale)
-        height, width = _paired_size(sample, self.scale, key)
+        height, width = _usable_hr_size(sample, self.scale, key)
         if self.scale != step:
             raise ValueError(
                 f"{key} comes with its own LR, and crops of HR and LR fit only at an integer "
                 f"data.init_args.scale, not {self.scale:g}"
             )
         side = self.crop_size // step
-        top, left, turn = self._place(sample["lr"].shape[:2], side, index, draws, step)
-        sample["lr"] = self._cut(sample["lr"], top, left, side, turn)
+        top, left, orientation = self._draw_place(sample["lr"].shape[:2], side, index, draws, step)
+        sample["lr"] = self._cut_crop(sample["lr"], top, left, side, orientation)
         hr = sample["hr"][:height, :width]
-        sample["hr"] = self._cut(hr, top * step, left * step, self.crop_size, turn)
+        sample["hr"] = self._cut_crop(hr, top * step, left * step, self.crop_size, orientation)
         return sample
 
-    def _place(
+    def _draw_place(
         self,
         size: tuple[int, ...],
         side: int,
@@ -481,7 +497,14 @@ class TrainingImages(Images):
         draws: SampleDraws,
         step: int = 1,
     ) -> tuple[int, int, int]:
-        """Return row, column and turn of a crop, drawn in this order under every policy.
+        """Draw the top row, the left column and the orientation of a crop, always in this order.
+
+        Args:
+            size: (H, W) of the image; of a pair, of LR.
+            side: Side of the crop in the same pixels.
+            index: Number of the image, for the message.
+            draws: The sample's numbers.
+            step: How many pixels of HR one of these is.
 
         Raises:
             UnreadableImage: If the image is smaller than the crop, and is not padded.
@@ -496,13 +519,19 @@ class TrainingImages(Images):
             )
         top = draws.integer(0, max(rows, 0) + 1)
         left = draws.integer(0, max(columns, 0) + 1)
-        return top, left, draw_turn(self.flips, draws)
+        return top, left, draw_orientation(self.flips, draws)
 
-    def _cut(self, image: Pixels, top: int, left: int, side: int, turn: int) -> Pixels:
+    def _cut_crop(self, image: Pixels, top: int, left: int, side: int, orientation: int) -> Pixels:
+        """Return a square of an image in an orientation, mirrored at a border that it crosses."""
         part = image[top : top + side, left : left + side]
-        return turned(pad_symmetric(part, side, side), turn)
+        return apply_orientation(pad_symmetric(part, side, side), orientation)
 
-    def _augmented(self, sample: Sample, index: int, seed: int) -> None:
+    def _augment(self, sample: Sample, index: int, seed: int) -> None:
+        """Replace the crop by the result of ``augment``, and check that.
+
+        Raises:
+            ValueError: If the sample has other images, or the result is of another size or type.
+        """
         others = sample.keys() & {"lr", "latent", "ref"}
         if others:
             raise ValueError(
@@ -539,7 +568,7 @@ class PredictImages(Images):
         """Return (H, W) of the output for an image of (h, w)."""
         return super().output_size(lr) if self.size is None else self.size
 
-    def too_large(self, name: str, lr: Sequence[int]) -> str | None:
+    def why_too_large(self, name: str, lr: Sequence[int]) -> str | None:
         """Return why an image of (h, w) is too large for ``size``, or None."""
         h, w = lr
         height, width = self.output_size((h, w))
@@ -573,13 +602,13 @@ class PredictImages(Images):
         if "hr" in sample:
             sample["lr"] = sample.pop("hr")
         sample["meta"] = {"bit_depth": 8 * sample["lr"].itemsize} | sample.get("meta", {})
-        _prepare(sample)
-        if error := self.too_large(key, sample["lr"].shape[:2]):
+        _clean_input(sample)
+        if error := self.why_too_large(key, sample["lr"].shape[:2]):
             return {"key": key, "seed": item.seed, "error": error}
         return {**sample, "key": key, "seed": item.seed}
 
 
-def _prepare(sample: Sample) -> None:
+def _clean_input(sample: Sample) -> None:
     """Remove hidden colours from an image to enlarge, and EXIF that will no longer hold."""
     meta = dict(sample["meta"])
     if meta.get("alpha") is not None:
@@ -611,10 +640,15 @@ def check_image(value: Any, what: str, dimensions: int = 3) -> None:
     raise ValueError(f"{what} {description}; expected an array {expected}, RGB")
 
 
-def _paired_size(sample: Sample, scale: float, key: str) -> tuple[int, int]:
+def _usable_hr_size(sample: Sample, scale: float, key: str) -> tuple[int, int]:
+    """Return (H, W) of the part of HR that its LR shows.
+
+    Raises:
+        ValueError: If their sizes do not fit the scale.
+    """
     H, W = sample["hr"].shape[:2]
     h, w = sample["lr"].shape[:2]
-    problem = misfit((W, H), (w, h), scale)
+    problem = size_problem((W, H), (w, h), scale)
     if problem:
         raise ValueError(f"{key}: the pair does not fit data.init_args.scale {scale:g}: {problem}")
     return round(scale * h), round(scale * w)

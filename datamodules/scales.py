@@ -14,7 +14,7 @@ from degradations.bicubic import resize
 from degradations.draws import Draws, seed_of
 from files.numbers import PositiveFloat, PositiveInt, UnitInterval
 
-GIVEN = {"lr": "LR", "latent": "latent", "clip": "frames"}  # fields with sides of their own
+FIXED_SIZE = {"lr": "LR", "latent": "latent", "clip": "frames"}  # fields with sides of their own
 
 
 class Sides(NamedTuple):
@@ -67,7 +67,7 @@ class Scales:
             )
 
     @property
-    def largest(self) -> int:
+    def largest_hr_side(self) -> int:
         """Largest HR side of a batch."""
         if self.hr_side is not None:
             return self.hr_side
@@ -79,10 +79,10 @@ class Scales:
         Raises:
             ValueError: If they are not; the message has the smallest valid size.
         """
-        if crop_size < self.largest:
+        if crop_size < self.largest_hr_side:
             raise ValueError(
                 f"data.init_args.crop_size is {crop_size}, less than the largest HR side that "
-                f"data.init_args.crops.scales draws: make it at least {self.largest}"
+                f"data.init_args.crops.scales draws: make it at least {self.largest_hr_side}"
             )
 
     def sides(self, seed: int, epoch: int, batch: int) -> Sides:
@@ -101,7 +101,7 @@ class Scales:
         lr = int(draws.choice(self.lr_sides)[0])
         return Sides(lr, max(round(lr * factor), lr + 1))
 
-    def to_images(self, batch: dict[str, Any], side: int) -> None:
+    def convert_and_resize(self, batch: dict[str, Any], side: int) -> None:
         """Convert the HR of a batch to float32 in [0, 1] and to the given side, in place.
 
         A cut takes the upper left corner, as the crop's position is random already.
@@ -113,7 +113,7 @@ class Scales:
         Raises:
             ValueError: If the batch has its own LR, or latents.
         """
-        given = [what for name, what in GIVEN.items() if name in batch]
+        given = [what for name, what in FIXED_SIZE.items() if name in batch]
         if given:
             raise ValueError(
                 f"{batch['key'][0]} comes with its own {given[0]}, which has one size, but "

@@ -181,7 +181,7 @@ class Wrapper(Source):
 
     @property
     def srgb(self) -> bool:
-        """The source's, which reads the files."""
+        """Whether the source converts to sRGB: it reads the files."""
         return self.source.srgb
 
     @srgb.setter
@@ -278,7 +278,7 @@ class PerImage(Wrapper):
         return sample
 
 
-def sized_keys(source: Source) -> list[str]:
+def keys_with_file_sizes(source: Source) -> list[str]:
     """Return keys with the sizes of their files, which tell most files that were replaced."""
     sized = []
     for path, images in groupby(range(len(source.keys)), source.path):
@@ -288,7 +288,7 @@ def sized_keys(source: Source) -> list[str]:
     return sized
 
 
-def texts_of(sample: Sample) -> Sample:
+def text_fields(sample: Sample) -> Sample:
     """Return the caption of a sample and its features, if it has them."""
     return cast(Sample, {n: sample[n] for n in ("text", "text_features") if n in sample})
 

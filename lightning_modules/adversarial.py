@@ -18,8 +18,9 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
@@ -127,6 +128,7 @@ class Adversarial(SuperResolver):
     def _update_discriminator(self) -> None:
         optimizer = self._optimizers[SECOND].optimizer
         with self._unsynchronised():
+            optimizer.zero_grad()  # FSDP does not see that the discriminator was frozen
             for judged in self._judged:
                 self.manual_backward(self.discriminator_loss(judged) / self.accumulate)
             self._average(optimizer)
@@ -148,9 +150,10 @@ class Adversarial(SuperResolver):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clip the gradient, which the AMP scaler has already unscaled."""
         parameters = _trained(optimizer)
-        self._norm = get_total_norm(p.grad for p in parameters if p.grad is not None)
+        norm = get_total_norm(p.grad for p in parameters if p.grad is not None)
         if self.clip is not None:
-            clip_grads_with_norm_(parameters, self.clip, self._norm)
+            clip_grads_with_norm_(parameters, self.clip, norm)
+        self._norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def load_discriminator(self, path: Path) -> None:
         """Load the discriminator's weights from a run that trained it, or a released file."""
@@ -170,8 +173,8 @@ class Adversarial(SuperResolver):
 
     def _average(self, optimizer: torch.optim.Optimizer) -> None:
         average_gradients(optimizer, self.accumulate, len(self._judged))
-        if self.trainer.world_size == 1:
-            return
+        if not isinstance(self.trainer.strategy, DDPStrategy):
+            return  # one process, or FSDP, which has averaged them
         gradients = [p.grad for p in _trained(optimizer) if p.grad is not None]
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         dist.all_reduce(flat)
@@ -184,31 +187,10 @@ class Adversarial(SuperResolver):
     # ----------------------------------------------------------------------------------- optimisers
 
     def on_fit_start(self) -> None:
-        """Drop what a stopped fit accumulated; raise if this strategy cannot average gradients.
-
-        Raises:
-            ValueError: If the strategy shards parameters, or trained buffers would differ among
-                ranks.
-        """
+        """Drop what a stopped fit accumulated."""
         super().on_fit_start()
         self._judged.clear()  # a fit may have been stopped within an accumulation
         self.zero_grad()
-        strategy = self.trainer.strategy
-        if not isinstance(strategy, DDPStrategy | SingleDeviceStrategy):
-            raise ValueError(
-                f"{type(self).__name__} trains with two optimisers, which trainer.strategy "
-                f"{type(strategy).__name__} does not support: set trainer.strategy to ddp"
-            )
-        if self.trainer.world_size == 1:
-            return
-        trained = set(self.checkpoint_keys())
-        for name, module in self.named_modules():
-            is_norm = isinstance(module, nn.modules.batchnorm._NormBase)
-            if is_norm and f"{name}.running_mean" in trained:
-                raise ValueError(
-                    f"{name} keeps running statistics, which {type(self).__name__} does not "
-                    "synchronise over ranks: use group norms, or --trainer.devices 1"
-                )
 
     def configure_optimizers(self) -> Any:
         """Return the main optimiser with its schedule, and the discriminator's.

@@ -30,6 +30,7 @@ from lightning_modules.loading import Loaded
 from lightning_modules.networks.running import Frozen, freeze, to_channels_last
 from lightning_modules.noise import Noise, Size, seeds_of, with_noise_seeds
 from lightning_modules.optimisation import Optimised, adam
+from lightning_modules.parallel import refuse_other_results
 from lightning_modules.sampling.color import ColorFix
 from lightning_modules.sampling.enlarging import InTiles, in_range
 from lightning_modules.trainer import trainer_of
@@ -201,7 +202,12 @@ class ImageModel(Loaded, Optimised, ABC):
         return name in self.trained_parts
 
     def on_fit_start(self) -> None:
-        """Keep the state of torch's generators, which each batch seeds. Call super() first."""
+        """Keep the state of torch's generators, which each batch seeds. Call super() first.
+
+        Raises:
+            ValueError: If several processes would train to other weights than one.
+        """
+        refuse_other_results(self)
         self.warn_of_unread()
         self.train_restored()
         self._random_states = [module.get_rng_state() for module in self._random]

@@ -8,157 +8,101 @@ from collections.abc import Sequence
 
 from commands.names import ABOUT, BY_GROUP
 
-# What each option is, in a line.
-SAID = {
-    "config": "an experiment (main.py list experiments); of several, later ones win",
-    "model": "a method (main.py list methods), or a file of configs/model; of predict also a "
-    "released model (docs/models.md), by default realesr-general-x4",
-    "model.weights": "weights to start from: a file, or a name of main.py list weights",
-    "data": "images: a class, or a file of configs/data",
-    "data.train.root": "folder of the images to train on, where the experiment reads a folder",
-    "data.predict": "images to enlarge: a file, a folder, or a pattern in quotation marks",
-    "data.scale": "factor by which images are enlarged, possibly fractional",
-    "data.size": "height and width to which predict enlarges every image, whatever scale is",
-    "data.batch_size": "training crops in one micro-batch, over all processes (default: 16)",
-    "data.eval_batch_size": "images per batch in validation and test (default: 1)",
-    "data.crop_size": "side of the training crops in HR pixels (default: 96)",
-    "data.workers": "reader processes for each training process (default: 2)",
-    "data.degradation_seed": "seed of the LR in validation and test (default: 0)",
-    "degradation": "makes LR images (main.py list degradations), or a file of configs/degradation",
-    "writer.folder": "where to write",
-    "writer.suffix": "added to each name, such as _x2",
-    "writer.format": "file format (default: png)",
-    "tiling.size": "largest side of a tile in LR pixels (default: auto)",
-    "encode.out": "folder of the shards",
-    "encode.crop": "side of the squares cut from the images",
-    "encode.crops_per_image": "squares of each image (default: 1)",
-    "encode.flips": "flip and transpose the squares at random; horizontal: only left and right",
-    "encode.hr": "also write HR, for methods that need it in training",
-    "encode.pairs": "also write LR, and the latent of its enlargement, as ResShift needs",
-    "encode.texts": "also write the features of each caption",
-    "encode.dtype": "number type of the latents (default: float16)",
-    "encode.part": "I/N makes each N-th shard, from shard I on (default: 0/1)",
-    "export.out": "output folder",
-    "export.onnx": "also write model.onnx, for a method that is one pass of a network",
-    "export.diffusers": "also write diffusion networks and autoencoders as diffusers does",
-    "export.community": "also write network.safetensors, which spandrel reads",
-    "checkpoint.every_n_minutes": "minutes between two checkpoints (default: 15)",
-    "checkpoint.monitor": "the logged value that ranks checkpoints (default: PSNR)",
-    "trainer.callbacks": "metrics and other callbacks (main.py list metrics); + adds one",
-    "trainer.max_steps": "optimiser steps to train",
-    "trainer.val_check_interval": "training batches between two validations",
-    "trainer.devices": "GPUs, or processes on a CPU, of each machine",
-    "trainer.num_nodes": "machines; torchrun and SLURM set it",
-    "trainer.accelerator": "auto, cpu, cuda or mps",
-    "trainer.precision": "32-true, bf16-mixed, 16-mixed or bf16-true",
-    "run.name": "name of the run's folder",
-    "run.root": "folder of all runs (default: runs)",
-    "run.overwrite": "start a new run",
-    "run.change": "resume although the configuration differs from that of the run",
-    "run.seeds": "evaluations of a stochastic method, each with noise of its own (default: 1)",
-    "seed_everything": "seed of all random numbers",
-    "ckpt_path": "a checkpoint in place of the run's own",
-    "debug": "show tracebacks",
-    "print_config": "print the whole configuration, and end",
-    "RUN": "folder of the run",
-}
-_WHICH = ("config", "model", "model.weights", "data")
-_TRAIN = (
-    "data.train.root",
-    "data.scale",
-    "data.batch_size",
-    "data.crop_size",
-    "data.workers",
-    "degradation",
-    "trainer.max_steps",
-    "trainer.val_check_interval",
-    "trainer.callbacks",
-)
-_MACHINE = ("trainer.devices", "trainer.num_nodes", "trainer.accelerator", "trainer.precision")
-_RUN = ("run.name", "run.root")
-_LAST = ("seed_everything", "debug", "print_config")
-_EVALUATE = (
-    *_WHICH,
-    "degradation",
-    "data.scale",
-    "data.eval_batch_size",
-    "data.workers",
-    "data.degradation_seed",
-    "trainer.callbacks",
-    "run.seeds",
-    "ckpt_path",
-    "tiling.size",
-    *_MACHINE,
-    *_RUN,
-    *_LAST,
-)
-_FIT = (
-    *_WHICH,
-    *_TRAIN,
-    *_MACHINE,
-    "checkpoint.every_n_minutes",
-    "checkpoint.monitor",
-    *_RUN,
-    "run.overwrite",
-    "run.change",
-    *_LAST,
-)
-SHOWN: dict[str, tuple[str, ...]] = {
-    "fit": _FIT,
-    "check": _FIT,
-    "validate": _EVALUATE,
-    "test": _EVALUATE,
-    "predict": (
-        *_WHICH,
-        "data.predict",
-        "data.scale",
-        "data.size",
-        "ckpt_path",
-        "writer.folder",
-        "writer.suffix",
-        "writer.format",
-        "tiling.size",
-        "trainer.accelerator",
-        "trainer.precision",
-        *_RUN,
-        *_LAST,
-    ),
-    "encode": (
+TRAIN = ("fit", "check")
+EVALUATE = ("validate", "test")
+PREDICT = ("predict",)
+ENCODE = ("encode",)
+EXPORT = ("export",)
+TRAIN_AND_EVALUATE = (*TRAIN, *EVALUATE)
+RUN = (*TRAIN_AND_EVALUATE, *PREDICT)
+RUN_AND_ENCODE = (*RUN, *ENCODE)
+# The options that people set: the key, the commands that have it, and what it is.
+OPTIONS = (
+    ("RUN", EXPORT, "folder of the run"),
+    (
         "config",
-        "encode.out",
-        "encode.crop",
-        "encode.crops_per_image",
-        "encode.flips",
-        "encode.hr",
-        "encode.pairs",
-        "encode.texts",
-        "encode.dtype",
-        "encode.part",
-        "model.weights",
+        RUN_AND_ENCODE,
+        "an experiment (main.py list experiments); of several, later ones win",
+    ),
+    ("model", RUN, "a method (main.py list methods), a file, or for predict a released model"),
+    ("model.weights", RUN_AND_ENCODE, "initial weights: a file, or a name of main.py list weights"),
+    ("data", RUN, "images: a class, or a file of configs/data"),
+    (
         "data.train.root",
-        "trainer.accelerator",
-        *_LAST,
+        (*TRAIN, *ENCODE),
+        "folder of the training images, where the experiment reads one",
     ),
-    "export": (
-        "RUN",
-        "export.out",
-        "export.onnx",
-        "export.diffusers",
-        "export.community",
-        "ckpt_path",
-        "debug",
+    (
+        "data.predict",
+        PREDICT,
+        "images to enlarge: a file, a folder, or a pattern in quotation marks",
     ),
+    ("data.scale", RUN, "factor by which images are enlarged, possibly fractional"),
+    ("data.size", PREDICT, "height and width of the outputs of predict, whatever scale is"),
+    ("data.batch_size", TRAIN, "training crops in a micro-batch, over all processes (default: 16)"),
+    ("data.eval_batch_size", EVALUATE, "images per batch in validation and test (default: 1)"),
+    ("data.crop_size", TRAIN, "side of the training crops in HR pixels (default: 96)"),
+    ("data.workers", TRAIN_AND_EVALUATE, "reader processes of each training process (default: 2)"),
+    ("data.degradation_seed", EVALUATE, "seed of the LR in validation and test (default: 0)"),
+    ("degradation", TRAIN_AND_EVALUATE, "makes LR images (main.py list degradations)"),
+    ("writer.folder", PREDICT, "where to write"),
+    ("writer.suffix", PREDICT, "added to each name, such as _x2"),
+    ("writer.format", PREDICT, "file format (default: png)"),
+    ("encode.out", ENCODE, "folder of the shards"),
+    ("encode.crop", ENCODE, "side of the squares cut from the images"),
+    ("encode.crops_per_image", ENCODE, "squares of each image (default: 1)"),
+    ("encode.flips", ENCODE, "flip and transpose squares at random; horizontal: only sideways"),
+    ("encode.hr", ENCODE, "also write HR, for methods that need it in training"),
+    ("encode.pairs", ENCODE, "also write LR, and the latent of its enlargement, as ResShift needs"),
+    ("encode.texts", ENCODE, "also write the features of each caption"),
+    ("encode.dtype", ENCODE, "number type of the latents (default: float16)"),
+    ("encode.part", ENCODE, "I/N makes each N-th shard, from shard I on (default: 0/1)"),
+    ("export.out", EXPORT, "output folder"),
+    ("export.onnx", EXPORT, "also write model.onnx, for a method that is one pass of a network"),
+    ("export.diffusers", EXPORT, "also write networks and autoencoders as diffusers does"),
+    ("export.community", EXPORT, "also write network.safetensors, which spandrel reads"),
+    ("trainer.max_steps", TRAIN, "optimiser steps to train"),
+    ("trainer.val_check_interval", TRAIN, "training batches between two validations"),
+    (
+        "trainer.callbacks",
+        TRAIN_AND_EVALUATE,
+        "metrics (main.py list metrics) and others; + adds one",
+    ),
+    (
+        "run.seeds",
+        EVALUATE,
+        "evaluations of a stochastic method, each with its own noise (default: 1)",
+    ),
+    ("ckpt_path", (*EVALUATE, *PREDICT, *EXPORT), "a checkpoint in place of the run's own"),
+    ("tiling.size", (*EVALUATE, *PREDICT), "largest side of a tile in LR pixels (default: auto)"),
+    ("trainer.devices", TRAIN_AND_EVALUATE, "GPUs, or processes on a CPU, of each machine"),
+    ("trainer.num_nodes", TRAIN_AND_EVALUATE, "machines; torchrun and SLURM set it"),
+    ("trainer.accelerator", RUN_AND_ENCODE, "auto, cpu, cuda or mps"),
+    ("trainer.precision", RUN, "32-true, bf16-mixed, 16-mixed or bf16-true"),
+    ("checkpoint.every_n_minutes", TRAIN, "minutes between two checkpoints (default: 15)"),
+    ("checkpoint.monitor", TRAIN, "the logged value that ranks checkpoints (default: PSNR)"),
+    ("run.name", RUN, "name of the run's folder"),
+    ("run.root", RUN, "folder of all runs (default: runs)"),
+    ("run.overwrite", TRAIN, "start a new run"),
+    ("run.change", TRAIN, "resume although the configuration differs from that of the run"),
+    ("seed_everything", RUN_AND_ENCODE, "seed of all random numbers"),
+    ("debug", (*RUN, *ENCODE, *EXPORT), "show tracebacks"),
+    ("print_config", RUN_AND_ENCODE, "print the whole configuration, and end"),
+)
+SHOWN = {
+    command: tuple(key for key, commands, _ in OPTIONS if command in commands)
+    for command in (*RUN, *ENCODE, *EXPORT)
 }
 
 
-def answered(words: Sequence[str]) -> bool:
-    """Print what a command line asks for, if it is the overview or a short help.
+def print_help(words: Sequence[str]) -> bool:
+    """Print the overview or the short help of a command, if a command line asks for one.
 
     Args:
         words: As typed after ``main.py``.
 
     Returns:
-        False if it asks for none of them.
+        Whether it asked for one.
     """
     if words and words[0] in ("-h", "--help"):
         sys.stdout.write(overview())
@@ -191,12 +135,12 @@ def short_help(command: str) -> str:
     """
     typed = {"export": "RUN", "predict": "--data.predict FOLDER"}.get(command, "--config FILE.yaml")
     lines = [f"usage: main.py {command} {typed} [--KEY VALUE ...]", "", ABOUT[command], ""]
-    rows = [(key if key == "RUN" else f"--{key}", SAID[key]) for key in SHOWN[command]]
-    width = max(len(option) for option, _ in rows) + 4
-    for option, about in rows:
-        lines += textwrap.wrap(
-            f"{f'  {option}':<{width}}{about}", 100, subsequent_indent=" " * width
-        )
+    width = max(map(len, SHOWN[command])) + 6
+    for key, commands, about in OPTIONS:
+        if command in commands:
+            option = key if key == "RUN" else f"--{key}"
+            text = f"  {option:<{width - 2}}{about}"
+            lines += textwrap.wrap(text, 100, subsequent_indent=" " * width)
     lines += [
         "",
         "Each key of the configuration is an option by its path: --data.train.root photos.",

@@ -65,7 +65,7 @@ def main(words: Sequence[str]) -> int:
             sys.stdout.write(f"{kind:<14}{len(entries(kind)):>4}   python main.py list {kind}\n")
         return 0
     (kind,) = words
-    _write(entries(kind))
+    _print_entries(entries(kind))
     sys.stdout.write(f"\n{HINTS[kind]}\n")
     return 0
 
@@ -79,22 +79,22 @@ def entries(kind: str) -> list[Entry]:
     if kind == "experiments":
         return list(_experiments())
     if kind == "weights":
-        return list(_weights())
-    presets = list(_presets()) if kind == "networks" else []
+        return list(_published_weights())
+    presets = list(_network_files()) if kind == "networks" else []
     room = ROOMS[0]
     for name, kind_of_room in KIND_OF_ROOM.items():
         if kind_of_room == kind:
             room = name
     classes = sorted(
         Entry(f"{room}.{name}", _first_sentence(described.docstring))
-        for name, described in public(room).items()
+        for name, described in _public_classes(room).items()
         if _kind_of(room, name) == kind
     )
     return classes + presets
 
 
 @functools.cache
-def stub(room: str) -> dict[str, str]:
+def _public_modules(room: str) -> dict[str, str]:
     """Return the public names of a room with their modules below it, from its stub file.
 
     Args:
@@ -110,25 +110,28 @@ def stub(room: str) -> dict[str, str]:
 
 
 @functools.cache
-def public(room: str) -> dict[str, _Class]:
+def _public_classes(room: str) -> dict[str, _Class]:
     """Return the public classes and functions of a room, which its stub file names."""
     classes: dict[str, _Class] = {}
-    for name, module in stub(room).items():  # another file may have a class of the same name
+    # By module, as another file may have a class of the same name.
+    for name, module in _public_modules(room).items():
         file = ROOT / room / f"{module.replace('.', '/')}.py"
         file = file if file.is_file() else file.with_suffix("") / "__init__.py"
-        if name in _classes_in(file):  # not only passed on
-            classes[name] = _classes_in(file)[name]
+        if name in _read_classes(file):  # not only passed on
+            classes[name] = _read_classes(file)[name]
     return classes
 
 
 def _kind_of(room: str, name: str) -> str:
+    """Return the kind of a public class, a key of ``HINTS``: by its room, bases or file."""
     if room in KIND_OF_ROOM:
         return KIND_OF_ROOM[room]
-    ancestors = _ancestors_of(name, _classes_of(room))
+    ancestors = _ancestors_of(name, _all_classes(room))
     for base, kind in BASES.items():
         if base in ancestors:
             return kind
-    return "networks" if stub(room).get(name, "networks").startswith("networks") else "parts"
+    module = _public_modules(room).get(name, "networks")
+    return "networks" if module.startswith("networks") else "parts"
 
 
 def _ancestors_of(name: str, classes: dict[str, _Class]) -> set[str]:
@@ -141,16 +144,18 @@ def _ancestors_of(name: str, classes: dict[str, _Class]) -> set[str]:
 
 
 @functools.cache
-def _classes_of(room: str) -> dict[str, _Class]:
+def _all_classes(room: str) -> dict[str, _Class]:
+    """Return all classes of a room by name, also those that are not public."""
     files = sorted((ROOT / room).rglob("*.py"))
     classes: dict[str, _Class] = {}
     for file in files:
-        classes |= _classes_in(file)
+        classes |= _read_classes(file)
     return classes
 
 
 @functools.cache
-def _classes_in(path: Path) -> dict[str, _Class]:
+def _read_classes(path: Path) -> dict[str, _Class]:
+    """Return the classes and functions of a file by name, read without importing it."""
     classes: dict[str, _Class] = {}
     for name, bases, docstring in _DEFINITION.findall(path.read_text(encoding="utf-8")):
         classes[name] = _Class(docstring, re.findall(r"[\w.]+", bases))
@@ -158,7 +163,7 @@ def _classes_in(path: Path) -> dict[str, _Class]:
 
 
 def _first_sentence(text: str) -> str:
-    # Of a long one, the part before its colon.
+    """Return the first sentence of a docstring; of a long one, the part before its colon."""
     paragraph = " ".join(text.partition("\n\n")[0].split())
     sentence = re.split(r"(?<!i\.e\.)(?<!e\.g\.)(?<=\.)\s", paragraph, maxsplit=1)[0]
     if len(sentence) > _LONGEST:
@@ -166,13 +171,15 @@ def _first_sentence(text: str) -> str:
     return sentence.rstrip(".:;")
 
 
-def _presets() -> Iterator[Entry]:
+def _network_files() -> Iterator[Entry]:
+    """Yield the networks of ``configs/network/``, with the comment at their top."""
     for file in sorted((CONFIGS / "network").glob("*.yaml")):
         about = file.read_text(encoding="utf-8").partition("\n")[0]
         yield Entry(f"configs/network/{file.name}", about.removeprefix("# "))
 
 
 def _experiments() -> Iterator[Entry]:
+    """Yield the rows of the table of experiments' README: a file, and two of its cells."""
     text = (EXPERIMENTS / "README.md").read_text(encoding="utf-8")
     for line in text.splitlines():
         if match := re.match(r"\| \[`(.+?)`\]", line):
@@ -181,14 +188,16 @@ def _experiments() -> Iterator[Entry]:
             yield Entry(match[1], re.sub(r"\[(.+?)\]\(.+?\)", r"\1", about))
 
 
-def _weights() -> Iterator[Entry]:
+def _published_weights() -> Iterator[Entry]:
+    """Yield the published weights, with the class that uses them and their licence."""
     from files.manifest import manifest  # here: it loads a YAML library
 
     for name, about in manifest().items():
         yield Entry(name, f"{about['used_by']}; licence: {about['licence']}")
 
 
-def _write(lines: Sequence[Entry]) -> None:
+def _print_entries(lines: Sequence[Entry]) -> None:
+    """Print entries in two columns."""
     width = max((len(entry.name) for entry in lines), default=0)
     for name, about in lines:
         sys.stdout.write(f"{name:<{width}}  {about}\n")

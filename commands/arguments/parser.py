@@ -11,7 +11,7 @@ from typing import Any
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
-from commands.arguments.saved_config import without_odd_defaults
+from commands.arguments.saved_config import without_unwritable_defaults
 from commands.errors import ConfigurationError, did_you_mean
 from commands.lightning_internals import read_configurations_alone
 from files.own_modules import import_own
@@ -43,7 +43,7 @@ class Parser(LightningArgumentParser):
 
     def dump(self, namespace: Namespace, *args: Any, **kwargs: Any) -> str:
         """Dump a configuration without defaults that have no text form, such as a device."""
-        return super().dump(without_odd_defaults(self, namespace), *args, **kwargs)
+        return super().dump(without_unwritable_defaults(self, namespace), *args, **kwargs)
 
 
 def link(parser: LightningArgumentParser) -> None:
@@ -100,7 +100,10 @@ def parse(parser: LightningArgumentParser, words: Sequence[str]) -> Namespace:
 
 
 def _with_whole_files(words: Sequence[str]) -> Iterator[str]:
-    # `--data FILE` replaces all data of an earlier file: null takes them away first.
+    """Yield the words, with ``--data=null`` before ``--data FILE``.
+
+    So the file replaces all of an earlier one; the library would merge them.
+    """
     for word, following in pairwise([*words, ""]):
         option, equals, value = word.partition("=")
         if option in WHOLE and os.path.isfile(value if equals else following):
@@ -109,6 +112,7 @@ def _with_whole_files(words: Sequence[str]) -> Iterator[str]:
 
 
 def _nearest_key(parser: ArgumentParser, message: str) -> str:
+    """Return which key may have been meant, if an error is of an unknown one."""
     unknown = _UNKNOWN.search(message)
     if unknown is None:
         return ""
@@ -119,6 +123,7 @@ def _nearest_key(parser: ArgumentParser, message: str) -> str:
 
 
 def _arguments_of(path: str) -> set[str]:
+    """Return the names of a class's arguments, with those that it passes on."""
     module, _, name = path.rpartition(".")
     kind = getattr(import_own(module), name, None)
     if not isinstance(kind, type):  # a function

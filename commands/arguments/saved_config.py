@@ -18,7 +18,7 @@ from jsonargparse.typing import get_registered_type, register_type
 PLAIN = (type(None), bool, int, float, str)
 
 # Keys of the group `run` that earlier versions wrote into each config.yaml.
-WENT = ("lost_after_seconds", "preflight_minutes")
+REMOVED_KEYS = ("lost_after_seconds", "preflight_minutes")
 # Dictionaries of classes whose order has no meaning.
 UNORDERED = ("", "init_args", "val", "test", "predict")
 
@@ -43,20 +43,25 @@ set_dumper("yaml", as_yaml)  # the library's own writes text such as 1e4 without
 _load = get_loader("yaml")
 
 
-def _without_went(text: str) -> Any:
+def _load_without_removed_keys(text: str) -> Any:
+    """Load YAML as the library does, without keys of ``WENT``."""
     content = _load(text)
     if isinstance(content, dict) and isinstance(content.get("run"), dict):
-        for key in WENT:
+        for key in REMOVED_KEYS:
             content["run"].pop(key, None)
     return content
 
 
-set_loader("yaml", _without_went, (yaml.YAMLError,))
+set_loader("yaml", _load_without_removed_keys, (yaml.YAMLError,))
 
 
-def _register(kind: type) -> None:
-    # The library writes any value of an argument that may be a path or a list of them as the text
-    # of a path: a list would not be read again as one.
+def _register_as_text(kind: type) -> None:
+    """Write values of a type as text, and only values of that type.
+
+    The library writes any value of an argument that may be a path or a list of them as the text of
+    a path: a list would not be read again as one.
+    """
+
     def as_text(value: Any) -> str:
         if not isinstance(value, kind | str):
             raise TypeError(f"{value!r} is no {kind.__name__}")
@@ -67,7 +72,7 @@ def _register(kind: type) -> None:
 
 
 for _kind in (os.PathLike, Path, timedelta):
-    _register(_kind)
+    _register_as_text(_kind)
 
 
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -89,7 +94,7 @@ def flat(config: Any, prefix: str = "") -> dict[str, Any]:
     return {prefix: config, **values}
 
 
-def without_odd_defaults(parser: ArgumentParser, config: Namespace) -> Namespace:
+def without_unwritable_defaults(parser: ArgumentParser, config: Namespace) -> Namespace:
     """Return a configuration without defaults that have no text form, such as a device.
 
     They are not saved: the class has them by default.
@@ -98,30 +103,26 @@ def without_odd_defaults(parser: ArgumentParser, config: Namespace) -> Namespace
         parser: The parser.
         config: Its configuration, which stays as it is.
     """
-    odd = [key for key, value in config.items() if not _has_text(value)]
-    if not odd:
+    unwritable = [key for key, value in config.items() if not _is_writable(value)]
+    if not unwritable:
         return config
     defaults = parser.get_defaults()
     config = config.clone()
-    for key in odd:
+    for key in unwritable:
         value, default = config[key], defaults.get(key)
-        if value is default or (isinstance(value, list | dict) and _equal(value, default)):
+        # By their text, as arrays in a list have no comparison.
+        is_same_list = isinstance(value, list | dict) and repr(value) == repr(default)
+        if value is default or is_same_list:
             config.pop(key)
     return config
 
 
-def _equal(one: Any, other: Any) -> bool:
-    try:
-        return type(one) is type(other) and bool(one == other)
-    except Exception:  # comparisons of some classes raise, such as arrays
-        return False
-
-
-def _has_text(value: Any) -> bool:
+def _is_writable(value: Any) -> bool:
+    """Return whether a value can be written as YAML and read again as the same."""
     if isinstance(value, list | tuple):
-        return all(map(_has_text, value))
+        return all(map(_is_writable, value))
     if isinstance(value, Mapping):
-        return all(map(_has_text, (*value.keys(), *value.values())))
+        return all(map(_is_writable, (*value.keys(), *value.values())))
     if type(value) in PLAIN or isinstance(value, Namespace):
         return True
     if not inspect.isroutine(value):

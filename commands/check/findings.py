@@ -42,7 +42,7 @@ def print_findings(findings: Iterable[Finding]) -> int:
     return broken
 
 
-def shown(path: str) -> str:
+def path_as_typed(path: str) -> str:
     """Return a path of the project as it is typed in the working directory.
 
     Args:
@@ -51,6 +51,6 @@ def shown(path: str) -> str:
     return path if Path.cwd() == ROOT else shlex.quote(str(ROOT / path))
 
 
-def command(words: str) -> str:
+def command_as_typed(words: str) -> str:
     """Return a command of ``main.py`` that works from the working directory."""
-    return f"python {shown('main.py')} {words}"
+    return f"python {path_as_typed('main.py')} {words}"

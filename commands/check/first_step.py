@@ -58,7 +58,7 @@ class Check(Callback):
         )
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print what all processes found.
+        """Check the gradients, print what all processes found, and end.
 
         Raises:
             Checked: When all is well.

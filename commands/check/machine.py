@@ -6,18 +6,19 @@ package may be what is broken.
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import shutil
 import sys
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from commands.check.findings import ROOT, Finding, command, print_findings, shown
+from commands.check.findings import ROOT, Finding, command_as_typed, path_as_typed, print_findings
 from files.versions import installed
 
-INSTALL = f"pip install -c {shown('constraints.txt')} -e {shown('.')}"
+INSTALL = f"pip install -c {path_as_typed('constraints.txt')} -e {path_as_typed('.')}"
 LEAST_DISK = 5e9  # bytes
 LEAST_SHARED = 1e9  # bytes of /dev/shm, through which readers pass batches
 
@@ -28,18 +29,26 @@ def main() -> int:
     Returns:
         0; 1 if something is broken.
     """
-    broken = print_findings(_all())
+    broken = print_findings(_findings())
     sys.stdout.write(f"{broken} broken\n" if broken else "nothing is broken\n")
     return int(broken > 0)
 
 
-def _all() -> Iterator[Finding]:
+def _findings() -> Iterator[Finding]:
+    """Yield the findings of all checks."""
     for check in CHECKS:
-        try:
-            yield from check()
-        except Exception as error:  # a failing check must not stop the others
-            text = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            yield Finding("broken", check.__name__, text, INSTALL)
+        yield from _error_as_finding(check.__name__, check, INSTALL)
+
+
+def _error_as_finding(
+    subject: str, check: Callable[[], Iterable[Finding]], fix: str
+) -> Iterator[Finding]:
+    """Yield what a check finds, and its error as a finding: one must not stop the others."""
+    try:
+        yield from check()
+    except Exception as error:
+        text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        yield Finding("broken", subject, text, fix)
 
 
 def python() -> Iterator[Finding]:
@@ -84,21 +93,9 @@ def gpus() -> Iterator[Finding]:
     """Multiply in bf16 on each GPU; without one, say why."""
     import torch
 
+    fix = "exclude it with CUDA_VISIBLE_DEVICES, and see nvidia-smi"
     for number in range(torch.cuda.device_count()):
-        name = f"GPU {number}, {torch.cuda.get_device_name(number)}"
-        try:
-            free, total = torch.cuda.mem_get_info(number)
-            ones = torch.ones(64, 64, device=f"cuda:{number}", dtype=torch.bfloat16)
-            right = bool(((ones @ ones) == 64).all())
-        except Exception as error:  # other GPUs may work
-            fix = "exclude it with CUDA_VISIBLE_DEVICES, and see nvidia-smi"
-            yield Finding("broken", name, str(error), fix)
-            continue
-        if right:
-            text = f"{free / 2**30:.1f} of {total / 2**30:.1f} GB free; a product is correct"
-            yield Finding("ok", name, text)
-        else:
-            yield Finding("broken", name, "a product on it is wrong", "nvidia-smi -q")
+        yield from _error_as_finding(f"GPU {number}", functools.partial(_gpu, number), fix)
     if torch.cuda.device_count():
         return
     if shutil.which("nvidia-smi") is None:
@@ -112,16 +109,32 @@ def gpus() -> Iterator[Finding]:
     yield Finding("look", "GPUs", text, fix)
 
 
+def _gpu(number: int) -> Iterator[Finding]:
+    """Check the memory and a matrix product of one GPU."""
+    import torch
+
+    name = f"GPU {number}, {torch.cuda.get_device_name(number)}"
+    free, total = torch.cuda.mem_get_info(number)
+    ones = torch.ones(64, 64, device=f"cuda:{number}", dtype=torch.bfloat16)
+    if bool(((ones @ ones) == 64).all()):
+        text = f"{free / 2**30:.1f} of {total / 2**30:.1f} GB free; a product is correct"
+        yield Finding("ok", name, text)
+    else:
+        yield Finding("broken", name, "a product on it is wrong", "nvidia-smi -q")
+
+
 def disks() -> Iterator[Finding]:
     """Check free space in the working directory and in shared memory."""
     shared = Path("/dev/shm")
-    yield _space("disk", Path.cwd(), LEAST_DISK, "runs and outputs are written here: free space")
+    fix = "runs and outputs are written here: free space"
+    yield _free_space("disk", Path.cwd(), LEAST_DISK, fix)
     if shared.is_dir():
         fix = "in a container: docker run --shm-size 8g; or --data.workers 0"
-        yield _space("shared memory", shared, LEAST_SHARED, fix)
+        yield _free_space("shared memory", shared, LEAST_SHARED, fix)
 
 
-def _space(name: str, place: Path, least: float, fix: str) -> Finding:
+def _free_space(name: str, place: Path, least: float, fix: str) -> Finding:
+    """Compare the free space of a folder with the least that is enough, in bytes."""
     free = shutil.disk_usage(place).free
     text = f"{free / 2**30:.1f} GB free in {place}"
     return Finding("ok", name, text) if free > least else Finding("look", name, text, fix)
@@ -141,21 +154,19 @@ def folders() -> Iterator[Finding]:
 
 def weights() -> Iterator[Finding]:
     """Verify the files of ``configs/weights.yaml`` that exist, and name the missing ones."""
-    from files.manifest import WrongWeightsError, found, manifest
+    from files.manifest import found, manifest, place_of
+
+    def verified(name: str) -> Iterator[Finding]:
+        yield Finding("ok", f"weights {name}", str(found(name)))
 
     absent = []
     for name in manifest():
-        try:
-            path = found(name)
-        except WrongWeightsError as error:
-            yield Finding("broken", f"weights {name}", str(error))
-            continue
-        if path is None:
+        if place_of(name) is None:
             absent.append(name)
         else:
-            yield Finding("ok", f"weights {name}", str(path))
+            yield from _error_as_finding(f"weights {name}", functools.partial(verified, name), "")
     if absent:
-        fix = f"where you need one: {command('weights --fetch NAME')}"
+        fix = f"where you need one: {command_as_typed('weights --fetch NAME')}"
         yield Finding("look", "weights", f"missing: {', '.join(absent)}", fix)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from huggingface_hub import try_to_load_from_cache
 
 from callbacks.metrics.base import WeightsMetric
-from commands.check.findings import Finding, command, shown
+from commands.check.findings import Finding, command_as_typed, path_as_typed
 from commands.errors import CONFIGS, EXPERIMENTS
 from files.manifest import manifest, place_of
 from files.network import answers, hub_answers
@@ -29,7 +29,7 @@ OF_REPOSITORY = ("network", "vae", "path")  # arguments that may name one
 OF_IMAGES = ("root", "hr", "lr", "urls", "files")  # arguments of sources
 
 
-def missing(config: Mapping[str, Any]) -> list[Finding]:
+def find_missing(config: Mapping[str, Any]) -> list[Finding]:
     """Return what training would not find; what it would fetch itself, or can do without, last.
 
     Args:
@@ -38,33 +38,35 @@ def missing(config: Mapping[str, Any]) -> list[Finding]:
     scale = f"{config['data']['init_args'].get('scale', 1):g}"
     places: list[tuple[str, str]] = []
     for part in ("train", "val"):
-        places += _places(config["data"]["init_args"].get(part), f"data.{part}")
+        places += _image_places(config["data"]["init_args"].get(part), f"data.{part}")
     found: list[Finding | None] = []
     for key, value in _strings_with_keys(config["model"], "model"):
-        found.append(_of_model(key, value.replace("{scale}", scale)))
+        found.append(_missing_file(key, value.replace("{scale}", scale)))
     for key, value in places:
-        found.append(_of_images(key, value.replace("{scale}", scale)))
+        found.append(_missing_images(key, value.replace("{scale}", scale)))
     for callback in config["trainer"].get("callbacks") or []:
-        found += _of_callback(callback)
+        found += _missing_of_callback(callback)
     findings = [finding for finding in found if finding is not None]
     for variable in ("ENLARGER_DATA", "ENLARGER_WEIGHTS"):
         if variable not in os.environ and any(f"${variable}" in each.text for each in findings):
             fix = f"export {variable}=FOLDER"
             findings.append(Finding("broken", variable, "is not set", fix))
     if any(finding.subject.startswith("data.") for finding in findings):
-        findings += _captions(config["model"])
+        findings += _missing_captions(config["model"])
     findings.sort(key=lambda finding: finding.level != "broken")
     once = {(finding.text, finding.fix): finding for finding in reversed(findings)}
     return list(reversed(once.values()))
 
 
 @functools.cache
-def _known() -> dict[str, Any]:
+def _addresses() -> dict[str, Any]:
+    """Return ``configs/needs.yaml``: where sets, files and repositories of the hub come from."""
     content: dict[str, Any] = plain_yaml(read_text(CONFIGS / "needs.yaml"))
     return content
 
 
-def _lacks(value: str, *about: str | None) -> str:
+def _is_missing(value: str, *about: str | None) -> str:
+    """Return the sentence that something is missing, with the facts that are known of it."""
     facts = ", ".join(fact for fact in about if fact)
     return f"{value} is missing{f' ({facts})' if facts else ''}"
 
@@ -84,7 +86,7 @@ def _strings_with_keys(node: Any, key: str) -> Iterator[tuple[str, str]]:
         yield key, node
 
 
-def _places(source: Any, key: str) -> Iterator[tuple[str, str]]:
+def _image_places(source: Any, key: str) -> Iterator[tuple[str, str]]:
     """Yield the folders, files and addresses of sources of images, with their keys."""
     texts = list(_strings_with_keys(source, key))
     with_files = {key.rpartition(".")[0] for key, _ in texts if key.endswith(".files")}
@@ -98,6 +100,7 @@ def _places(source: Any, key: str) -> Iterator[tuple[str, str]]:
 
 
 def _exists(path: str) -> bool:
+    """Return whether there is a file or folder of a path, which may be a pattern."""
     try:
         expanded = expand_path(path, "")
     except ValueError:  # a variable is not set
@@ -106,88 +109,96 @@ def _exists(path: str) -> bool:
     return os.path.exists(expanded) or bool(glob_paths(pattern))
 
 
-def _of_model(key: str, value: str) -> Finding | None:
+def _missing_file(key: str, value: str) -> Finding | None:
+    """Return what is missing of a value of the model: a file, published weights, a repository."""
     name = key.rpartition(".")[2]
     is_weights = name == "weights" or name.endswith("_weights")
     if is_weights and value in manifest():
-        return _of_manifest(key, value)
+        return _missing_weights(key, value)
     is_place = is_weights or name in OF_REPOSITORY or value.startswith("$")
     if not is_place or _exists(value):
         return None
     if name in OF_REPOSITORY and REPOSITORY.fullmatch(value):
-        return _of_hub(key, value)
+        return _missing_repository(key, value)
     stem = Path(value).name
     for recipe in sorted(EXPERIMENTS.rglob(f"{stem}.yaml")):
-        fix = command(f"fit --config {shown(str(recipe.relative_to(CONFIGS.parent)))}")
-        return Finding("broken", key, _lacks(value), fix)
-    known = _known()["files"].get(stem, {})
-    text = _lacks(value, known.get("source"), known.get("size"), known.get("licence"))
-    return Finding("broken", key, text, command(known["command"]) if "command" in known else "")
+        file = path_as_typed(str(recipe.relative_to(CONFIGS.parent)))
+        fix = command_as_typed(f"fit --config {file}")
+        return Finding("broken", key, _is_missing(value), fix)
+    known = _addresses()["files"].get(stem, {})
+    text = _is_missing(value, known.get("source"), known.get("size"), known.get("licence"))
+    fix = command_as_typed(known["command"]) if "command" in known else ""
+    return Finding("broken", key, text, fix)
 
 
-def _of_hub(key: str, repository: str) -> Finding | None:
+def _missing_repository(key: str, repository: str) -> Finding | None:
+    """Return a repository of the hub as missing, unless it was downloaded."""
     for name in ("config.json", "unet/config.json", "vae/config.json", "model_index.json"):
         if isinstance(try_to_load_from_cache(repository, name), str):
             return None
-    known = _known()["hub"].get(repository, {})
-    text = _lacks(repository, known.get("size"), known.get("licence"))
+    known = _addresses()["hub"].get(repository, {})
+    text = _is_missing(repository, known.get("size"), known.get("licence"))
     level = "look" if hub_answers() else "broken"
     return Finding(level, key, text, f"hf download {repository}")
 
 
-def _of_manifest(key: str, name: str, optional: bool = False) -> Finding | None:
+def _missing_weights(key: str, name: str, optional: bool = False) -> Finding | None:
+    """Return published weights as missing; broken only if they are needed and no source answers."""
     entry = manifest()[name]
     if place_of(name) is not None:
         return None
     level = "look" if optional or answers(entry["source"]) else "broken"
-    text = _lacks(entry["file"], entry["licence"], entry["source"])
-    return Finding(level, key, text, command(f"weights --fetch {name}"))
+    text = _is_missing(entry["file"], entry["licence"], entry["source"])
+    return Finding(level, key, text, command_as_typed(f"weights --fetch {name}"))
 
 
-def _of_images(key: str, value: str) -> Finding | None:
+def _missing_images(key: str, value: str) -> Finding | None:
+    """Return images as missing, with the address of a set that is known by its folder."""
     if "://" in value or value.startswith("pipe:") or _exists(value):
         return None
     fix = ""
-    for name in _known()["prepare"]:
+    for name in _addresses()["prepare"]:
         if f"{value}/".startswith(f"$ENLARGER_DATA/{name}/"):
-            fix = command(f"prepare {name} ARCHIVE")
+            fix = command_as_typed(f"prepare {name} ARCHIVE")
     parts = Path(value).parts
-    for name, known in _known()["data"].items():
+    for name, known in _addresses()["data"].items():
         for pattern in known["folders"]:
             if any(fnmatch.fnmatchcase(part.lower(), pattern.lower()) for part in parts):
                 source = f"{name}: {known['source']}"
-                text = _lacks(value, source, known.get("size"), known.get("licence"))
+                text = _is_missing(value, source, known.get("size"), known.get("licence"))
                 return Finding("broken", key, text, fix)
-    return Finding("broken", key, _lacks(value), fix)
+    return Finding("broken", key, _is_missing(value), fix)
 
 
-def _captions(model: Mapping[str, Any]) -> list[Finding]:
+def _missing_captions(model: Mapping[str, Any]) -> list[Finding]:
     """Return what an encoder of texts reads; images are captioned before they are packed."""
     encoder = model["init_args"].get("encoder")
     is_of_texts = isinstance(encoder, dict) and getattr(_class_of(encoder), "reads", False)
     if not is_of_texts or model["init_args"].get("prompt"):
         return []
-    known = _known()["captions"]
+    known = _addresses()["captions"]
     text = f"each of these images needs a caption, NAME.txt beside it, {known['about']}"
     fix = f"{known['source']} ({known['size']}, {known['licence']})"
     return [Finding("broken", "model.encoder", text, fix)]
 
 
-def _of_callback(callback: Mapping[str, Any]) -> Iterator[Finding | None]:
+def _missing_of_callback(callback: Mapping[str, Any]) -> Iterator[Finding | None]:
+    """Yield what is missing of a callback: files of its arguments, weights of its metric."""
     key, arguments = callback["class_path"], callback.get("init_args") or {}
     for name, value in _strings_with_keys(arguments, key):
         if value.startswith("$"):
-            yield _of_model(name, value)
+            yield _missing_file(name, value)
     kind = _class_of(callback)
     if isinstance(kind, type) and issubclass(kind, WeightsMetric):
         metric = kind(**arguments)
         for name in metric.files:
             if metric.strict_weights:
-                yield _of_manifest(key, name)
+                yield _missing_weights(key, name)
             else:
-                yield _of_manifest(f"{key}, off without it", name, optional=True)
+                yield _missing_weights(f"{key}, off without it", name, optional=True)
 
 
 def _class_of(part: Mapping[str, Any]) -> Any:
+    """Return the class of a part of a configuration."""
     module, _, name = part["class_path"].rpartition(".")
     return getattr(import_own(module), name)

@@ -21,7 +21,6 @@ from commands.distributed.preflight import compare
 from commands.errors import ConfigurationError
 from commands.run.checkpoints import checkpoints_of, gradients_pending
 from commands.run.loggers import log_hyperparameters
-from commands.run.schedules import check_lengths
 from commands.signals import Signals, Stopped
 from datamodules.base import SRDataModule
 from files.method import method_of
@@ -30,7 +29,7 @@ from files.waits import WAITS
 
 
 class Start(Callback):
-    """Compare the data of all processes.
+    """At the start: compare the data of all processes, and log the hyperparameters.
 
     Args:
         config: The configuration of ``fit``; None for other commands.
@@ -45,7 +44,7 @@ class Start(Callback):
         Raises:
             ConfigurationError: If the processes differ.
         """
-        # The best weights of a run that still trains may change meanwhile.
+        # Of a run that still trains, another process may have found newer ones to be the best.
         weights = made_by(method_of(pl_module))
         compare({"data": data_facts(trainer), "weights": weights})
 
@@ -64,12 +63,7 @@ class Start(Callback):
                 )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log hyperparameters.
-
-        Raises:
-            ConfigurationError: If a schedule fails later in the run.
-        """
-        check_lengths(trainer)
+        """Log hyperparameters."""
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoard):
                 logger.begin(trainer.global_step)
@@ -83,11 +77,12 @@ def data_facts(trainer: Trainer) -> dict[str, Any]:
     if not isinstance(data, SRDataModule):
         return {}
     order = data.state_dict() if trainer.state.fn == "fit" else {}
-    facts = {name: _short(value) for name, value in order.items()}
+    facts = {name: _short_text(value) for name, value in order.items()}
     return {**facts, **data.files_seen()}
 
 
-def _short(value: Any) -> str:
+def _short_text(value: Any) -> str:
+    """Return a value as text, a long one as its hash: enough to compare it."""
     text = repr(value)
     return text if len(text) < 80 else hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -114,7 +109,7 @@ class Agreement:
         Returns:
             The largest number of all processes at the previous call, equal on all of them.
         """
-        agreed = self._finish()
+        agreed = self._wait_for_result()
         if not agreed:
             self._number.fill_(mine)
             self._work = dist.all_reduce(
@@ -123,12 +118,13 @@ class Agreement:
         return agreed
 
     def now(self, mine: int) -> int:
-        """Wait for all processes, and return the largest number."""
-        self._number.fill_(max(mine, self._finish()))
+        """Wait for all processes, and return the largest number of all, also of earlier calls."""
+        self._number.fill_(max(mine, self._wait_for_result()))
         dist.all_reduce(self._number, dist.ReduceOp.MAX, group=self._group)
         return int(self._number)
 
-    def _finish(self) -> int:
+    def _wait_for_result(self) -> int:
+        """Return the result of the exchange that was started; 0 if there is none."""
         if self._work is None:
             return 0
         self._work.wait()
@@ -158,9 +154,9 @@ class Stops(Callback):
     def __init__(self, signals: Signals) -> None:
         super().__init__()
         self.signals = signals
-        self._agreement: Agreement | None = None
-        self._agreed = 0
-        self._modules: RemovableHandle | None = None  # of the hook of all modules
+        self._agreement: Agreement | None = None  # None on a single process
+        self._agreed = 0  # the signal that all processes know of
+        self._module_hook: RemovableHandle | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Create the process group; all processes come here together."""
@@ -168,10 +164,10 @@ class Stops(Callback):
             self._agreement = Agreement()
 
     def teardown(self, *args: Any, **kwargs: Any) -> None:
-        """Leave no module any more."""
-        if self._modules is not None:
-            self._modules.remove()
-        self._modules = None
+        """Remove the hook of ``predict``."""
+        if self._module_hook is not None:
+            self._module_hook.remove()
+        self._module_hook = None
 
     on_exception = teardown
 
@@ -206,6 +202,7 @@ class Stops(Callback):
             self._stop(trainer)
 
     def _stop(self, trainer: Trainer) -> None:
+        """After a signal, write a checkpoint and raise; but not within an accumulation."""
         if self._agreement is None:  # a single process
             self._agreed = self.signals.received
         if not self._agreed or gradients_pending(trainer):
@@ -217,36 +214,36 @@ class Stops(Callback):
     # ----------------------------------------------------------------------------------- evaluation
 
     def on_validation_batch_start(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        """Leave before the next image."""
-        self._leave(trainer, begun=True)
+        """Stop before the next image, if this process has received a signal."""
+        if self._agreed or self.signals.received:
+            self._stop_evaluation(trainer)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave at the last moment: afterwards, processes wait for each other's metrics."""
-        self._leave(trainer, begun=False)
+        """Stop if another process has: afterwards, processes wait for each other's metrics."""
+        self._stop_evaluation(trainer)
 
     on_test_batch_start, on_test_epoch_end = on_validation_batch_start, on_validation_epoch_end
 
     def on_predict_start(self, *args: Any, **kwargs: Any) -> None:
-        """Leave before the next module; earlier images are written."""
-        self._modules = register_module_forward_pre_hook(self.on_predict_batch_start)
+        """Look for a signal before each module of the network, too; earlier images are written."""
+        self._module_hook = register_module_forward_pre_hook(self.on_predict_batch_start)
 
     def on_predict_batch_start(self, *args: Any, **kwargs: Any) -> None:
-        """Leave before the next image."""
+        """Stop before the next image."""
         if self.signals.received:
             raise Stopped(self.signals.received, "before its end")
 
-    def _leave(self, trainer: Trainer, begun: bool) -> None:
+    def _stop_evaluation(self, trainer: Trainer) -> None:
+        """Exchange signals, and raise on all processes if one of them has received any.
+
+        Processes have different numbers of images, so each calls this exactly once: when it has
+        received a signal, or at its end.
+        """
         if gradients_pending(trainer):
             return  # nothing could be saved here; training stops after the accumulation
         received = self._agreed or self.signals.received
-        if begun and not received:
-            return
-        # Processes have different numbers of images, so each exchanges exactly once: when it
-        # leaves, or when it has finished.
         agreed = received if self._agreement is None else self._agreement.now(received)
-        if not agreed:
-            return
-        if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            position = f"in the validation after step {trainer.global_step}"
-            raise Stopped(agreed, position)
-        raise Stopped(agreed, "before its end")
+        if agreed and trainer.state.fn == "fit" and not trainer.sanity_checking:
+            raise Stopped(agreed, f"in the validation after step {trainer.global_step}")
+        if agreed:
+            raise Stopped(agreed, "before its end")

@@ -33,6 +33,7 @@ from lightning.pytorch.strategies import (
     ModelParallelStrategy,
     SingleDeviceStrategy,
 )
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -47,6 +48,7 @@ from commands.errors import ConfigurationError
 from commands.world import SLURM, World
 from files.waits import WAITS
 from files.weights import read_file
+from lightning_modules.parallel import networks, refuse_other_results
 
 # Lightning callbacks that cannot run here, and the reason.
 REFUSED = {
@@ -173,8 +175,9 @@ class FullySharded(ModelParallelStrategy):
     Networks that are completely frozen, such as autoencoders and text encoders, are not
     sharded.
 
-    In an evaluation each process holds the whole parameters: processes have different numbers of
-    images and of tiles, and one that gathers parameters waits for all others.
+    In a validation each process holds the whole parameters: processes have different numbers of
+    images and of tiles, and one that gathers parameters waits for all others. Other evaluations do
+    not shard.
 
     Args:
         processes: Number of processes, which share one copy of the parameters.
@@ -189,7 +192,8 @@ class FullySharded(ModelParallelStrategy):
             process_group_backend=backend,
             timeout=timedelta(seconds=WAITS.limit),
         )
-        self._before: dict[str, torch.Tensor] = {}  # layouts of the unsharded parameters
+        # The unsharded parameters' shapes and memory formats, by name: tensors without data.
+        self._layouts: dict[str, torch.Tensor] = {}
         # What is sharded, and whether it is sharded again after its forward pass in training.
         self._parts: dict[FSDPModule, bool] = {}
 
@@ -199,26 +203,30 @@ class FullySharded(ModelParallelStrategy):
         return True
 
     def setup(self, trainer: Trainer) -> None:
-        """Shard the model, then create its optimisers."""
+        """Shard a model that is trained, then create its optimisers."""
         self._parts = {}
-        model = self._whole()
-        refuse_scalars(model)
-        mesh = self.device_mesh["data_parallel"]
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._shard(self._connected_model())
+        super().setup(trainer)
+
+    def _shard(self, model: LightningModule) -> None:
         self.model_to_device()
+        refuse_other_results(model)
+        mesh = self.device_mesh["data_parallel"]
         # Convolution weights may be channels-last, which cannot be sharded.
-        self._before = {n: torch.empty_like(p, device="meta") for n, p in model.named_parameters()}
+        for name, parameter in model.named_parameters():
+            self._layouts[name] = torch.empty_like(parameter, device="meta")
         for parameter in model.parameters():
             parameter.data = parameter.data.contiguous()
-        for network in model.children():
+        for network in networks(model):
             if not any(parameter.requires_grad for parameter in network.parameters()):
                 continue
-            for block in reversed(list(_blocks(network))):  # inner blocks first
+            for block in reversed(list(_blocks_to_shard(network))):  # inner blocks first
                 self._parts[fully_shard(block, mesh=mesh, reshard_after_forward=True)] = True
             # The backward pass begins with the rest.
             self._parts[fully_shard(network, mesh=mesh, reshard_after_forward=False)] = False
             for method in getattr(network, "called", ()):
                 register_fsdp_forward_method(network, method)
-        super().setup(trainer)
 
     def on_validation_start(self) -> None:
         """Gather the whole parameters on each process."""
@@ -232,9 +240,6 @@ class FullySharded(ModelParallelStrategy):
             part.set_reshard_after_forward(reshards, recurse=False)
             part.reshard()
 
-    on_test_start, on_test_end = on_validation_start, on_validation_end
-    on_predict_start, on_predict_end = on_validation_start, on_validation_end
-
     def load_checkpoint(
         self, checkpoint_path: Any, weights_only: bool | None = None
     ) -> dict[str, Any]:
@@ -245,63 +250,61 @@ class FullySharded(ModelParallelStrategy):
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         """Load this process's shard of the weights."""
         options = StateDictOptions(full_state_dict=True, strict=strict)
-        set_model_state_dict(self._whole(), checkpoint["state_dict"], options=options)
+        set_model_state_dict(self._connected_model(), checkpoint["state_dict"], options=options)
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """Return the unsharded state on the first process, and an empty one on the others."""
         plain = optimizer.optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
         if not plain.state:  # before the first step, torch would take one to create states
             return plain.state_dict() if self.global_rank == 0 else {}
-        whole: dict[str, Any] = dict(get_optimizer_state_dict(self._whole(), plain, options=WHOLE))
+        whole: dict[str, Any] = dict(
+            get_optimizer_state_dict(self._connected_model(), plain, options=WHOLE)
+        )
         if self.global_rank != 0:
             return {}
-        numbers = {name: i for i, name in enumerate(self._names(plain))}
-        return _renamed(whole, numbers, self._as_before)
+        numbers = {name: i for i, name in enumerate(self._parameter_names(plain))}
+        return _convert_optimizer_state(whole, numbers, self._in_unsharded_layout)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """Load this process's shard of the states."""
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             if not state["state"]:
                 continue
-            named = _renamed(state, self._names(optimizer), _contiguous)
+            names = self._parameter_names(optimizer)
+            named = _convert_optimizer_state(state, names, _in_plain_layout)
             options = StateDictOptions(full_state_dict=True)
-            set_optimizer_state_dict(self._whole(), optimizer, named, options=options)
+            set_optimizer_state_dict(self._connected_model(), optimizer, named, options=options)
 
-    def _as_before(self, name: str, value: Any) -> Any:
-        # A fused optimiser reads weights and states in memory order, and does not check that both
-        # have the same layout.
-        before = self._before[name]
-        if not isinstance(value, torch.Tensor) or value.shape != before.shape:
+    def _in_unsharded_layout(self, name: str, value: Any) -> Any:
+        """Return a value of an optimiser's state in the memory format of its parameter.
+
+        A fused optimiser reads weights and states in memory order, and does not check that both
+        have the same format.
+        """
+        layout = self._layouts[name]
+        if not isinstance(value, torch.Tensor) or value.shape != layout.shape:
             return value
-        return torch.empty_strided(before.shape, before.stride(), dtype=value.dtype).copy_(value)
+        return torch.empty_strided(layout.shape, layout.stride(), dtype=value.dtype).copy_(value)
 
-    def _whole(self) -> LightningModule:
+    def _connected_model(self) -> LightningModule:
+        """Return the model that the trainer has given to this strategy."""
         module = self.lightning_module
         if module is None:
             raise RuntimeError("the trainer has not connected its model yet")
         return module
 
-    def _names(self, optimizer: Optimizer) -> list[str]:
-        names = {id(p): name for name, p in self._whole().named_parameters()}
+    def _parameter_names(self, optimizer: Optimizer) -> list[str]:
+        """Return the names of an optimiser's parameters, in the order of its groups."""
+        names = {id(p): name for name, p in self._connected_model().named_parameters()}
         parameters = itertools.chain(*(group["params"] for group in optimizer.param_groups))
         return [names[id(parameter)] for parameter in parameters]
 
 
-def refuse_scalars(model: nn.Module) -> None:
-    """Raise if a parameter has no dimension along which it could be sharded.
+def _blocks_to_shard(network: nn.Module) -> Iterator[nn.Module]:
+    """Yield what is sharded by itself: each member of a ``ModuleList`` or ``Sequential``.
 
-    Raises:
-        ConfigurationError: If so.
+    Without lists of lists, which have no forward, and layers without layers of their own.
     """
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and not parameter.ndim:
-            raise ConfigurationError(
-                f"trainer.strategy fsdp shards parameters, and {name} of {type(model).__name__} is "
-                "one number: set trainer.strategy to ddp"
-            )
-
-
-def _blocks(network: nn.Module) -> Iterator[nn.Module]:
     for module in network.modules():
         if isinstance(module, nn.ModuleList | nn.Sequential) and module is not network:
             for block in module.children():
@@ -312,19 +315,25 @@ def _blocks(network: nn.Module) -> Iterator[nn.Module]:
                     yield block
 
 
-def _renamed(whole: Any, names: Any, changed: Callable[[Any, Any], Any]) -> dict[Any, Any]:
-    """Return an optimiser's state with other names of parameters, and each value changed."""
-    return {
-        "state": {
-            names[old]: {key: changed(old, value) for key, value in state.items()}
-            for old, state in whole["state"].items()
-        },
-        "param_groups": [
-            {**group, "params": [names[old] for old in group["params"]]}
-            for group in whole["param_groups"]
-        ],
-    }
+def _convert_optimizer_state(
+    optimizer_state: Any, names: Any, convert: Callable[[Any, Any], Any]
+) -> dict[Any, Any]:
+    """Return an optimiser's ``state_dict`` with parameters by names instead of numbers, or back.
+
+    Args:
+        optimizer_state: The ``state_dict``.
+        names: The new name or number of each parameter, by the old one.
+        convert: Called with an old name and each of its values; returns the new value.
+    """
+    states = {}
+    for old, values in optimizer_state["state"].items():
+        states[names[old]] = {key: convert(old, value) for key, value in values.items()}
+    groups = []
+    for group in optimizer_state["param_groups"]:
+        groups.append({**group, "params": [names[old] for old in group["params"]]})
+    return {"state": states, "param_groups": groups}
 
 
-def _contiguous(_: Any, value: Any) -> Any:
+def _in_plain_layout(_: Any, value: Any) -> Any:
+    """Return a value in plain memory order; sharded tensors have no other."""
     return value.contiguous() if isinstance(value, torch.Tensor) else value

@@ -73,7 +73,7 @@ def start_facts(config: dict[str, Any]) -> Facts:
     return {
         "python": ".".join(map(str, sys.version_info[:3])),
         "libraries": versions(),
-        "code": _hash_of(_own_files()),
+        "code": _hash_of(_project_files()),
         "plugins": _hash_of(_plugin_files(config)),
         # As text: 1 and 1.0 are equal, but one batch and all of them.
         "config": {key: json.dumps(v, default=str) for key, v in flat(config).items()},
@@ -102,8 +102,8 @@ def differences(everyone: list[tuple[str, Facts]]) -> list[str]:
     return sentences
 
 
-# ------------------------------------------------------------------------------------------- parts
 def _difference(here: Any, there: Any) -> str:
+    """Return how a fact of a process differs from rank 0's; of many keys the first five."""
     if not isinstance(here, dict) or not isinstance(there, dict):
         return f"{here} there, {there} on rank 0"
     keys = [k for k in sorted(here.keys() | there.keys()) if here.get(k) != there.get(k)]
@@ -116,13 +116,14 @@ def _difference(here: Any, there: Any) -> str:
     return "; ".join(parts)
 
 
-def _own_files() -> Iterator[Path]:
+def _project_files() -> Iterator[Path]:
     yield ROOT / "main.py"
     for room in ROOMS:
         yield from sorted((ROOT / room).rglob("*.py"))
 
 
 def _plugin_files(config: Any) -> Iterator[Path]:
+    """Yield the files of a user's own classes in a configuration: of no library, and not ours."""
     foreign = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), ROOT)
     for name in sorted({path.rpartition(".")[0] for path in _class_paths(config)}):
         file = getattr(sys.modules.get(name), "__file__", None)
@@ -134,6 +135,7 @@ def _plugin_files(config: Any) -> Iterator[Path]:
 
 
 def _class_paths(config: Any) -> Iterator[str]:
+    """Yield all values of ``class_path`` in a configuration."""
     if isinstance(config, dict):
         if isinstance(config.get("class_path"), str):
             yield config["class_path"]
@@ -144,6 +146,7 @@ def _class_paths(config: Any) -> Iterator[str]:
 
 
 def _hash_of(files: Iterable[Path]) -> str:
+    """Return a digest of the names and contents of files."""
     digest = hashlib.blake2b(digest_size=8)
     for path in files:
         content = path.read_bytes()

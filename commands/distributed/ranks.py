@@ -57,13 +57,13 @@ class Ranks:
     def __init__(self, limit: float) -> None:
         self.limit = limit
         self.rank = 0
-        self.met = False
-        self.first: Failure | None = None  # of all processes
-        self._group: Any = None  # for the end
-        self._listener: threading.Thread | None = None
-        self._own = ""  # failure of this process, as JSON
-        self._heard = threading.Event()  # of the first failure
-        self._ends = threading.Event()  # whether the main thread ends this process
+        self.met = False  # whether the process group was created
+        self.first: Failure | None = None  # of all processes, as the store has it
+        self._group: Any = None  # the process group in which they wait for the end
+        self._listener: threading.Thread | None = None  # reads and writes the store
+        self._own = ""  # failure of this process as JSON, which the listener leaves in the store
+        self._heard = threading.Event()  # set when `first` is
+        self._ends = threading.Event()  # set when the main thread itself ends this process
 
     def meet(self, trainer: Trainer, model: LightningModule) -> None:
         """Start the processes that Lightning starts, and create torch's process group.
@@ -78,7 +78,7 @@ class Ranks:
         if trainer.world_size == 1:
             return
         # torch's own limit fails if another program listens at the port, and says nothing.
-        patience = threading.Timer(self.limit + HEAR_SECONDS, self._leave_meeting)
+        patience = threading.Timer(self.limit + HEAR_SECONDS, self._give_up_meeting)
         patience.daemon = True
         patience.start()
         try:
@@ -92,7 +92,7 @@ class Ranks:
         self._listener = threading.Thread(target=self._listen, args=(store,), daemon=True)
         self._listener.start()
 
-    def _leave_meeting(self) -> None:
+    def _give_up_meeting(self) -> None:
         self._exit("the processes of the run did not find each other in time", LOST)
 
     def finish(self) -> None:
@@ -115,9 +115,11 @@ class Ranks:
             status: Its exit status.
 
         Returns:
-            The error to raise instead, if another process is the reason or says the same.
+            The error to raise in its place, if another process failed first and is the reason, or
+            has the same error; None if this process is to raise its own.
         """
-        text = reason = plain(error)
+        text = reason = one_line(error)
+        # Whether it only follows from the failure of another process.
         follows = isinstance(error, FailedElsewhereError) or is_broken_link(error)
         if follows:
             self._heard.wait(HEAR_SECONDS if self.met else 0)
@@ -160,6 +162,7 @@ class Ranks:
             self._exit(str(lost), lost.status)
 
     def _exit(self, reason: str, status: int) -> None:
+        """End this process from the thread, without waiting for anything."""
         line = f"rank {self.rank} on {socket.gethostname()} ends: {reason}\n"
         try:
             os.write(2, line.encode("utf-8", "backslashreplace"))  # it may name any file
@@ -168,10 +171,10 @@ class Ranks:
 
 
 def longer() -> float:
-    """Return the seconds by which this process ends after others.
+    """Return by how many seconds this process ends after the one that started it.
 
     Lightning's launcher kills the process that started the others once one of them has failed, and
-    its exit status would be lost.
+    its exit status would be lost. 0 for processes that torchrun or SLURM has started.
     """
     claim = claimed()
     return STARTED_SECONDS if claim.launcher == LIGHTNING and claim.local_rank else 0.0
@@ -186,10 +189,10 @@ def is_broken_link(error: BaseException) -> bool:
 
 
 def why_broken(text: str) -> str:
-    """Return what to say of a broken connection.
+    """Return the message of a broken connection, with the fix.
 
     Args:
-        text: torch's text.
+        text: The message of torch's error.
     """
     taken = re.search(r"port: (\d+).*EADDRINUSE", text)
     if taken:
@@ -197,7 +200,7 @@ def why_broken(text: str) -> str:
     return f"another process, or the network to it, is lost ({text}): start the same command again"
 
 
-def plain(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """Return the text of an exception on one line, without torch's source positions and advice."""
     text = re.sub(r"\[/\S+:\d+\] ", "", " ".join(str(error).split()))
     text = re.split(r" This is typically caused by| Exception raised from", text)[0]

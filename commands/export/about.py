@@ -60,7 +60,7 @@ def metadata(model: ImageModel, origin: Origin) -> dict[str, str]:
         "run": origin.run.resolve().name,
         "weights": Path(made_by(model) or "").name,
         "sha256": None if origin.file is None else file_hash(origin.file),
-        "step": None if origin.file is None else _step(origin.file),
+        "step": None if origin.file is None else _training_step(origin.file),
         "frozen": sources(model),
         # The file's own, where it names them: the configuration may be another one.
         "trained_with": {**model.trained_with, **model.loaded_with},
@@ -70,7 +70,8 @@ def metadata(model: ImageModel, origin: Origin) -> dict[str, str]:
     }
 
 
-def _step(file: Path) -> int | None:
+def _training_step(file: Path) -> int | None:
+    """Return the step at which the weights of a checkpoint or an export were trained, if known."""
     if file.suffix == ".safetensors":
         step = json.loads(read_metadata(file).get("step", "null"))
     else:

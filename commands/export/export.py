@@ -76,7 +76,7 @@ class ExportOptions:
 
 
 def model_alone(config: Namespace) -> None:
-    """Remove from a configuration what only training needs: images, callbacks, devices.
+    """Change a configuration so that the model alone is built: no images, callbacks or devices.
 
     Args:
         config: Configuration of the command; changed in place.
@@ -103,8 +103,8 @@ def export(model: ImageModel, options: ExportOptions, origin: Origin) -> None:
     if options.out:
         out = Path(expand_path(options.out, "export.out"))
     model.eval()
-    _check(model, options, out)
-    origin = replace(origin, config=_without_path(origin.config, model))
+    _refuse_impossible(model, options, out)
+    origin = replace(origin, config=_with_network_arguments(origin.config, model))
     with whole_folder(out) as beside:
         lines = _write(model, options, origin, beside)
     for line in lines:
@@ -112,7 +112,8 @@ def export(model: ImageModel, options: ExportOptions, origin: Origin) -> None:
     log.info("exported to %s", out)
 
 
-def _check(model: ImageModel, options: ExportOptions, out: Path) -> None:
+def _refuse_impossible(model: ImageModel, options: ExportOptions, out: Path) -> None:
+    """Raise if the model has no such format, or the folder has content, before any is written."""
     if options.onnx:
         check_one_pass(model)
     if options.community:
@@ -126,8 +127,11 @@ def _check(model: ImageModel, options: ExportOptions, out: Path) -> None:
         raise ConfigurationError(f"{out} exists: remove it, or name another --export.out")
 
 
-def _without_path(config: dict[str, Any], model: ImageModel) -> dict[str, Any]:
-    # The export stands alone: a network that was built from a file is built from arguments.
+def _with_network_arguments(config: dict[str, Any], model: ImageModel) -> dict[str, Any]:
+    """Return a configuration that builds spandrel's network from arguments in place of its file.
+
+    So the export stands alone: the file may be gone.
+    """
     network = model.network if isinstance(model, OnePass) else None
     if not isinstance(network, Spandrel) or network.weights_source is None:
         return config
@@ -137,6 +141,7 @@ def _without_path(config: dict[str, Any], model: ImageModel) -> dict[str, Any]:
 
 
 def _write(model: ImageModel, options: ExportOptions, origin: Origin, folder: Path) -> list[str]:
+    """Write all files of the export; return a line on each for the user."""
     about = metadata(model, origin)
     lines = [write_tensors(model, folder / EXPORT, about)]
     if options.community:
@@ -145,15 +150,18 @@ def _write(model: ImageModel, options: ExportOptions, origin: Origin, folder: Pa
         lines += write_backbones(model, folder)
     if options.onnx:
         lines.append(write_onnx(model, folder / ONNX, about))
-    (folder / CONFIG).write_text(as_yaml(_config(model, origin)), encoding="utf-8")
+    (folder / CONFIG).write_text(as_yaml(_config_of_export(model, origin)), encoding="utf-8")
     for path in folder.rglob("*"):
         if path.is_file():  # safetensors creates files that only their owner may read
             path.chmod(folder.stat().st_mode & 0o666)
     return lines
 
 
-def _config(model: ImageModel, origin: Origin) -> dict[str, Any]:
-    # What `predict` needs; the weights are named on the command line, so the folder may move.
+def _config_of_export(model: ImageModel, origin: Origin) -> dict[str, Any]:
+    """Return the part of a run's configuration that ``predict`` needs.
+
+    It names no file of weights, so that the folder may move: ``predict --model FOLDER`` does.
+    """
     config = origin.config
     arguments = {**(config["model"].get("init_args") or {}), "weights": None}
     content: dict[str, Any] = {}

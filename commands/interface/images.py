@@ -17,7 +17,7 @@ from files.images.colours import GREY, profile_for_mode
 from files.images.decode import from_pillow
 
 Picture = TypeVar("Picture", Image.Image, NDArray[Any], Tensor)
-Back = Callable[[Tensor], Any]
+ToImage = Callable[[Tensor], Any]  # makes an image of the kind that the tensor was made of
 LEVELS = {"uint8": 255, "uint16": 65535}  # highest value of an integer type
 
 
@@ -28,8 +28,8 @@ def bit_depth(image: Any) -> int:
     return 8 * int(image.dtype.itemsize)
 
 
-def to_tensor(image: Any, srgb: bool = False) -> tuple[Tensor, Back]:
-    """Return an image as a tensor, and the way back.
+def to_tensor(image: Any, srgb: bool = False) -> tuple[Tensor, ToImage]:
+    """Return an image as a tensor, and the function that turns a result into such an image.
 
     Args:
         image: A Pillow image, array or tensor, as ``help(enlarger)`` describes them.
@@ -43,17 +43,19 @@ def to_tensor(image: Any, srgb: bool = False) -> tuple[Tensor, Back]:
         ValueError: If it is no image.
     """
     if isinstance(image, Image.Image):
-        return _of_pillow(image, srgb)
+        return _pillow_to_tensor(image, srgb)
     if isinstance(image, np.ndarray):
-        return _of_array(image)
+        return _array_to_tensor(image)
     if not isinstance(image, Tensor):
         raise ValueError(f"{type(image).__name__} is not an image; see help(enlarger)")
     if image.ndim != 3 or len(image) != 3 or not image.is_floating_point():
-        raise ValueError(f"the tensor is {_shape(image)}; expected (3, H, W) floats in [0, 1]")
-    return _in_range(image[None].float()), lambda result: result.to(image)
+        kind = _shape_and_type(image)
+        raise ValueError(f"the tensor is {kind}; expected (3, H, W) floats in [0, 1]")
+    return _checked_range(image[None].float()), lambda result: result.to(image)
 
 
-def _of_pillow(image: Image.Image, srgb: bool) -> tuple[Tensor, Back]:
+def _pillow_to_tensor(image: Image.Image, srgb: bool) -> tuple[Tensor, ToImage]:
+    """Convert a Pillow image; the result gets its colour profile. As ``to_tensor``."""
     if image.mode in ("I", "F"):  # Pillow would clip them at 255
         raise ValueError(
             f"the image is of Pillow's mode {image.mode}, whose range is unknown; expected 8 "
@@ -62,7 +64,7 @@ def _of_pillow(image: Image.Image, srgb: bool) -> tuple[Tensor, Back]:
     if image.mode.startswith("I;16") and image.has_transparency_data:
         raise ValueError("Pillow has no 16-bit grey with alpha: give an array (H, W, 2)")
     decoded = from_pillow(image, srgb)
-    x, to_array = _of_array(decoded.array())
+    x, to_array = _array_to_tensor(decoded.array())
     icc = decoded.icc or decoded.grey_icc
 
     def to_pillow(result: Tensor) -> Image.Image:
@@ -75,16 +77,17 @@ def _of_pillow(image: Image.Image, srgb: bool) -> tuple[Tensor, Back]:
     return x, to_pillow
 
 
-def _of_array(image: NDArray[Any]) -> tuple[Tensor, Back]:
+def _array_to_tensor(image: NDArray[Any]) -> tuple[Tensor, ToImage]:
+    """Convert an array (H, W) or (H, W, C); grey becomes RGB, and is grey again at the end."""
     levels = LEVELS.get(image.dtype.name)
     has_shape = image.ndim == 2 or (image.ndim == 3 and image.shape[-1] in (2, 3, 4))
     has_type = levels is not None or image.dtype.kind == "f"
     if not has_shape or not has_type:
         raise ValueError(
-            f"the array is {_shape(image)}; expected (H, W) or (H, W, 2 to 4) of uint8, uint16 or "
-            "floats in [0, 1]"
+            f"the array is {_shape_and_type(image)}; expected (H, W) or (H, W, 2 to 4) of uint8, "
+            "uint16 or floats in [0, 1]"
         )
-    x = _in_range(torch.from_numpy(image.astype(np.float32) / (levels or 1)))
+    x = _checked_range(torch.from_numpy(image.astype(np.float32) / (levels or 1)))
     if x.ndim == 2:
         x = x[..., None]
     x = x.movedim(-1, 0)
@@ -104,10 +107,11 @@ def _of_array(image: NDArray[Any]) -> tuple[Tensor, Back]:
     return x[None].contiguous(), to_array
 
 
-def _in_range(x: Tensor) -> Tensor:
+def _checked_range(x: Tensor) -> Tensor:
+    """Refuse values far outside [0, 1], and clamp those that rounding has put beyond it."""
     check_unit_range(x, "the image")
     return x.clamp(0, 1)
 
 
-def _shape(image: Any) -> str:
+def _shape_and_type(image: Any) -> str:
     return f"{'x'.join(map(str, image.shape))} of {str(image.dtype).removeprefix('torch.')}"

@@ -90,12 +90,13 @@ def measured_rows(
 ) -> list[Row]:
     """Return the numbers of outputs, and of each one. Arguments and errors as in ``measure``."""
     checked_scale(scale, "")
-    chosen = [_metric(metric) for metric in ([metrics] if isinstance(metrics, str) else metrics)]
+    names = [metrics] if isinstance(metrics, str) else metrics
+    chosen = [_find_metric(metric) for metric in names]
     for metric in chosen:
         if metric.needs_hr and references is None:
             raise ValueError(f"{metric.name} needs references")
-    sr = _by_name(outputs, "outputs")
-    hr = None if references is None else _by_name(references, "references")
+    sr = _images_by_name(outputs, "outputs")
+    hr = None if references is None else _images_by_name(references, "references")
     images = _Images(scale, sr, hr)
     with _quiet_lightning():
         trainer = Trainer(
@@ -116,7 +117,7 @@ def measured_rows(
 
 
 def _protocol(row: Row, is_cut: bool) -> MetricProtocol:
-    """Return the protocol of a number, with what is known of its images."""
+    """Return the protocol of a number, with its border in pixels, and whether HR was cut."""
     protocol = dict(row.protocol)
     if protocol.get("border") in ("scale", "scale+6"):
         protocol["border"] = border_in_pixels(str(protocol["border"]), row.scale)
@@ -126,7 +127,7 @@ def _protocol(row: Row, is_cut: bool) -> MetricProtocol:
 
 
 def by_metric(rows: Sequence[Row]) -> dict[str, Measured]:
-    """Return the numbers of ``measured_rows`` as ``measure`` does."""
+    """Return the numbers of ``measured_rows`` by metric, in the form that ``measure`` returns."""
     numbers: dict[str, Measured] = {}
     for row in of_datasets(rows):
         same = [other for other in of_images(rows) if other.metric == row.metric]
@@ -142,6 +143,7 @@ def by_metric(rows: Sequence[Row]) -> dict[str, Measured]:
 
 @contextlib.contextmanager
 def _quiet_lightning() -> Iterator[None]:
+    """Hide Lightning's log and warnings, which are about training."""
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -153,7 +155,8 @@ def _quiet_lightning() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _metric(metric: str | Metric) -> Metric:
+def _find_metric(metric: str | Metric) -> Metric:
+    """Return a metric by its name, or as it is; without its weights it will be an error."""
     if isinstance(metric, str):
         names = {name.lower(): name for name in dir(callbacks)}
         kind = getattr(callbacks, names.get(metric.replace("_", "").lower(), ""), None)
@@ -167,7 +170,8 @@ def _metric(metric: str | Metric) -> Metric:
     return metric
 
 
-def _by_name(images: Images, argument: str) -> dict[str, Any]:
+def _images_by_name(images: Images, argument: str) -> dict[str, Any]:
+    """Return images by name; those of a list by their number."""
     if isinstance(images, Mapping):
         return {str(name): image for name, image in images.items()}
     if isinstance(images, str | Path):
@@ -213,6 +217,7 @@ class _Images(Dataset[Batch]):
         return cast("Batch", batch)
 
     def _reference(self, reference: Any, sr: Tensor) -> Tensor:
+        """Return HR, cut to the size of an output whose scale does not divide it."""
         hr = _rgb(reference)
         if hr.shape == sr.shape:
             return hr

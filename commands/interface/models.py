@@ -124,7 +124,8 @@ class Enlarger:
             output_size = _scaled_size(x.shape[-2:], self.scale if scale is None else scale)
         else:
             output_size = _checked_size(x, size)
-        batch = self._batch(_visible_colours(x), output_size, bit_depth(image), seed, tiling)
+        lr = _visible_colours(x)
+        batch = self._prepare_batch(lr, output_size, bit_depth(image), seed, tiling)
         if x.shape[1] == 4:
             batch["alpha"] = x[:, 3:]
         output = self.module.enlarge_to_size(batch)
@@ -245,15 +246,24 @@ class Enlarger:
             meta["bit_depth"] = 8
         lr = as_tensor(rgb).movedim(-1, 0)[None]
         lr = lr if image.bit_depth == 8 else as_floats(lr)
-        batch = self._batch(lr, size, image.bit_depth, seed, tiling)
+        batch = self._prepare_batch(lr, size, image.bit_depth, seed, tiling)
         if image.alpha is not None:
             batch["alpha"] = as_tensor(image.alpha)[None, None]
         finish = Finish(batch["lr"], size, meta, format, strength)
         return levels_of(self.module.pieces(batch), finish, folder, watch)
 
-    def _batch(
+    def _prepare_batch(
         self, lr: Tensor, size: tuple[int, int], bits: int, seed: int, tiling: Tiling | None
     ) -> Batch:
+        """Return a batch of one image, and set the method to the seed and the tiling of the call.
+
+        Args:
+            lr: (1, 3, h, w) in [0, 1].
+            size: (H, W) of the result.
+            bits: Bits of a channel of the source: at most 8 allow bfloat16.
+            seed: Seed of the method's noise.
+            tiling: How large images are cut into tiles; by default as ``self.tiling``.
+        """
         self.module.set_noise_seed(seed)
         self.module.set_tiling(tiling or self.tiling)
         return {
@@ -275,12 +285,14 @@ def _visible_colours(x: Tensor) -> Tensor:
 
 
 def _scaled_size(size: Sequence[int], scale: float) -> Size:
+    """Return (H, W) of an image enlarged by a factor."""
     checked_scale(scale, "")
     h, w = size
     return round(h * scale), round(w * scale)
 
 
 def _checked_size(x: Tensor, size: tuple[int, int]) -> tuple[int, int]:
+    """Return a size (H, W); raise if it is no pair of integers, or smaller than the image."""
     height, width = (int(side) for side in size)
     h, w = x.shape[-2:]
     if (height, width) != tuple(size) or height < h or width < w:
@@ -322,16 +334,17 @@ def load(
         2.0
         >>> model = enlarger.load("runs/casarbi", sampling={"steps": 3})  # doctest: +SKIP
     """
-    module = _module_of(str(source), scale, arguments)
+    module = _build_from_source(str(source), scale, arguments)
     if not isinstance(module, SuperResolver):
         raise ValueError(f"{source} is a {type(module).__name__}, which does not enlarge images")
     return Enlarger(module, device, module.tiling)
 
 
-def _module_of(source: str, scale: float | None, arguments: dict[str, Any]) -> ImageModel:
+def _build_from_source(source: str, scale: float | None, arguments: dict[str, Any]) -> ImageModel:
+    """Build the method of a run, a file or a name. Arguments and errors as in ``load``."""
     path = Path(source).expanduser()
     if (path / CONFIG).is_file():
-        return _of_run(path, scale, arguments)
+        return _build_from_run(path, scale, arguments)
     if path.is_file() and path.suffix not in CONFIGURATIONS:
         named = method_of_file(path)
         scale = named.scale if scale is None else scale
@@ -353,19 +366,14 @@ def _module_of(source: str, scale: float | None, arguments: dict[str, Any]) -> I
     return _build(str(path if path.is_file() else models[source]), scale, arguments)
 
 
-def _of_run(path: Path, scale: float | None, arguments: dict[str, Any]) -> ImageModel:
+def _build_from_run(path: Path, scale: float | None, arguments: dict[str, Any]) -> ImageModel:
+    """Build the method of a run's or an exported folder, with its weights and its tiling."""
     content = plain_yaml(read_text(path / CONFIG))
-    try:
-        model = content["model"]
-        trained_scale = content["data"]["init_args"]["scale"]
-    except (KeyError, TypeError):
-        raise ValueError(
-            f"{path / CONFIG} is not of a run or an export: it lacks model, or data.init_args.scale"
-        ) from None
     if (path / EXPORT).is_file():
         arguments = {"weights": str(path / EXPORT), **arguments}
-    scale = trained_scale if scale is None else scale
-    module = _build(json.dumps(model), scale, arguments, RunDirectory(path))
+    if scale is None:
+        scale = float(content["data"]["init_args"]["scale"])
+    module = _build(json.dumps(content["model"]), scale, arguments, RunDirectory(path))
     if isinstance(module, SuperResolver):
         module.set_tiling(Tiling(**(content.get("tiling") or {})))
     return module
@@ -416,13 +424,14 @@ def sources(runs: str | Path = "runs") -> list[str]:
     places: list[str] = []
     for folder in sorted(Path(runs).glob("*")):
         for place in (folder, folder / "export"):  # where the command writes it
-            if _enlarges(place / CONFIG):
+            if _is_loadable(place / CONFIG):
                 places.append(str(place))
                 break
     return places + [name for name in released() if place_of(name) is not None]
 
 
-def _enlarges(config: Path) -> bool:
+def _is_loadable(config: Path) -> bool:
+    """Return whether there are weights beside a configuration, of a method that enlarges images."""
     if not (config.with_name(EXPORT).is_file() or list_checkpoints(config.parent / FOLDER)):
         return False
     try:

@@ -67,7 +67,7 @@ def released() -> dict[str, Named]:
 
 
 def method_of_file(path: Path) -> Named:
-    """Return the method that a file of weights belongs to, with the file among its arguments.
+    """Return the method that a file of weights belongs to, with ``weights=FILE`` as an argument.
 
     Args:
         path: An exported file, a checkpoint in its run's folder, EDSR's weights in the layout of
@@ -80,7 +80,7 @@ def method_of_file(path: Path) -> Named:
     """
     weights = read_weights(path)
     if weights.model is not None:
-        arguments, scale = _settings_of(path, weights.model)
+        arguments, scale = _arguments_and_scale(path, weights.model)
         model = {
             "class_path": weights.model,
             "init_args": {**arguments, "weights": str(path)},
@@ -91,19 +91,20 @@ def method_of_file(path: Path) -> Named:
         if settings is not None:
             scale = float(settings.pop("scale"))
             network = {"class_path": class_path, "init_args": settings}
-            return Named(_regression(network, weights=str(path)), scale, path.stem, path)
+            return Named(_regression_config(network, weights=str(path)), scale, path.stem, path)
     scale = float(described(weights.tensors, str(path)).scale)
     network = {"class_path": "lightning_modules.Spandrel", "init_args": {"path": str(path)}}
-    return Named(_regression(network), scale, path.stem, path)
+    return Named(_regression_config(network), scale, path.stem, path)
 
 
-def _regression(network: dict[str, Any], **arguments: str) -> dict[str, Any]:
+def _regression_config(network: dict[str, Any], **arguments: str) -> dict[str, Any]:
+    """Return the configuration of ``Regression`` with a network."""
     init_args = {"network": network, **arguments}
     return {"class_path": "lightning_modules.Regression", "init_args": init_args}
 
 
-def _settings_of(path: Path, model: str) -> tuple[dict[str, Any], float]:
-    """Return the arguments and the scale of a method of ours."""
+def _arguments_and_scale(path: Path, model: str) -> tuple[dict[str, Any], float]:
+    """Return with what a method of ours was built: of its export, or of its checkpoint's run."""
     about = read_metadata(path)
     if EXPORTED in about:
         return json.loads(about["init_args"]), float(about["scale"])
@@ -143,51 +144,75 @@ def expand_model_option(words: Sequence[str]) -> list[str]:
     """
     command, *rest = words
     if command == "export" and rest and not rest[0].startswith("-"):
-        return [command, *_options_of(Path(rest[0])), *rest[1:]]
-    is_configured = typed(rest, "--config", "-c", "--model.class_path") is not None
-    source = typed(rest, "--model")
-    if source is None:
-        if command != "predict" or is_configured or typed(rest, "--data.predict") is None:
-            return list(words)
+        return [command, *_options_of_export(Path(rest[0])), *rest[1:]]
+    is_configured = value_of(rest, "--config", "-c", "--model.class_path") is not None
+    source = value_of(rest, "--model")
+    has_images = value_of(rest, "--data.predict") is not None
+    if source is None and command == "predict" and has_images and not is_configured:
         source = DEFAULT
         rest = ["--model", source, *rest]
-    if source.startswith("{"):  # the content of a file
+    if source is None or source.startswith("{"):  # the content of a file
         return list(words)
-    place = rest.index("--model") if "--model" in rest else rest.index(f"--model={source}")
-    before = rest[:place]
-    after = rest[place + 2 :] if rest[place] == "--model" else rest[place + 1 :]
+    before, after = _without_model_option(rest, source)
     run = Path(source)
     if command in MEASURE and (run / CONFIG).is_file() and not (run / EXPORT).is_file():
         return [command, *options_of_run(run), *before, *after]
-    named = _named(source, must_exist=command in ON_IMAGES and not is_configured)
+    must_exist = command in ON_IMAGES and not is_configured
+    named = _find_named(source, must_exist)
     if named is None:
         return list(words)
-    model = named.model
+    if command in ("fit", "check"):
+        _make_trainable(named.model)
+    options = _options_beside(named, command, rest)
+    model = ["--model", json.dumps(named.model)]
+    # First, so that what is typed wins; except for the scale of `predict`.
+    scales = _scale_options_of_predict(named, rest) if command == "predict" else []
+    return [command, *options, *before, *model, *after, *scales]
+
+
+def _without_model_option(words: Sequence[str], source: str) -> tuple[list[str], list[str]]:
+    """Return the words before and after ``--model SOURCE`` or ``--model=SOURCE``."""
+    if "--model" in words:
+        place = words.index("--model")
+        return list(words[:place]), list(words[place + 2 :])
+    place = words.index(f"--model={source}")
+    return list(words[:place]), list(words[place + 1 :])
+
+
+def _make_trainable(model: dict[str, Any]) -> None:
+    """Set ``train`` of a network that spandrel reads from a file: it is frozen otherwise."""
     network = model["init_args"].get("network")
-    if command in ("fit", "check") and isinstance(network, dict):
-        arguments = network.get("init_args") or {}
-        if "path" in arguments:
-            arguments["train"] = True  # spandrel's networks are frozen otherwise
+    arguments = network.get("init_args") if isinstance(network, dict) else None
+    if arguments and "path" in arguments:
+        arguments["train"] = True
+
+
+def _options_beside(named: Named, command: str, words: Sequence[str]) -> list[str]:
+    """Return the options that a named model needs beside ``--model``, where none are typed."""
     options = []
-    if typed(rest, "--config", "-c") is None:
+    if value_of(words, "--config", "-c") is None:
         options += ["--run.name", named.name]
-        if typed(rest, "--data") is None:
+        if value_of(words, "--data") is None:
             options += ["--data", "datamodules.SRDataModule"]
-    if named.file is not None and command in MEASURE and typed(rest, "--ckpt_path") is None:
+    if named.file is not None and command in MEASURE and value_of(words, "--ckpt_path") is None:
         options += ["--ckpt_path", str(named.file)]  # not those of a run of the same name
+    if command != "predict" and value_of(words, *SCALE) is None:
+        options += [SCALE[1], f"{named.scale:g}"]
+    return options
+
+
+def _scale_options_of_predict(named: Named, words: Sequence[str]) -> list[str]:
+    """Return the model's own scale, and the scale that is typed as that of the outputs."""
     own_scale = f"{named.scale:g}"
-    scale = typed(rest, *SCALE)
-    outputs = []
-    if command == "predict":  # a typed scale is that of the outputs
-        outputs = [SCALE[1], own_scale]
-        if scale is not None and scale.removesuffix(".0") != own_scale:
-            outputs += ["--data.init_args.output_scale", scale.removesuffix(".0")]
-    elif scale is None:
-        options += [SCALE[1], own_scale]
-    return [command, *options, *before, "--model", json.dumps(model), *after, *outputs]
+    typed_scale = value_of(words, *SCALE)
+    options = [SCALE[1], own_scale]
+    if typed_scale is not None and typed_scale.removesuffix(".0") != own_scale:
+        options += ["--data.init_args.output_scale", typed_scale.removesuffix(".0")]
+    return options
 
 
-def _options_of(run: Path) -> list[str]:
+def _options_of_export(run: Path) -> list[str]:
+    """Return the options for ``export RUN``; raise if the folder is no run."""
     if not (run / CONFIG).is_file():
         raise ConfigurationError(
             f"{run} has no {CONFIG}, so it is not a trained run: name the folder of one, or give "
@@ -196,8 +221,16 @@ def _options_of(run: Path) -> list[str]:
     return options_of_run(run)
 
 
-def _named(source: str, must_exist: bool) -> Named | None:
-    """Return the method of a name or file; None for a class."""
+def _find_named(source: str, must_exist: bool) -> Named | None:
+    """Return the method of a released name, an exported folder or a file of weights.
+
+    Args:
+        source: The value of ``--model``.
+        must_exist: Whether a plain word that is no released name is an error.
+
+    Returns:
+        The method; None for a class or a configuration file, which the parser reads.
+    """
     if source in released():
         return released()[source]
     if Path(source, EXPORT).is_file():
@@ -213,8 +246,13 @@ def _named(source: str, must_exist: bool) -> Named | None:
     return None
 
 
-def typed(words: Sequence[str], *options: str) -> str | None:
-    """Return the value of the first of some options; None without one."""
+def value_of(words: Sequence[str], *options: str) -> str | None:
+    """Return the value of the first word that is one of some options; None without one.
+
+    Args:
+        words: As typed, ``--option value`` or ``--option=value``.
+        options: Spellings of one option.
+    """
     for word, following in pairwise([*words, ""]):
         option, equals, value = word.partition("=")
         if option in options:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jsonargparse import Namespace
@@ -16,6 +16,19 @@ from commands.run.directory import RunOptions
 log = logging.getLogger(__name__)
 TRAINING = ("fit", "check")
 TENSOR_CORES = (8, 0)  # compute capability from which float32 has them, Ampere's
+
+
+class Switches(NamedTuple):
+    """Torch's own, for the whole process.
+
+    precision: Of float32 matrix products: ``highest``, ``high`` or ``medium``.
+    benchmark: Whether cuDNN tries its algorithms, and takes the fastest for each size.
+    tf32: Whether convolutions of float32 compute in TF32.
+    """
+
+    precision: str
+    benchmark: bool
+    tf32: bool
 
 
 @contextmanager
@@ -34,17 +47,32 @@ def arithmetic(
         command: The command.
         data: The data module, if there is one.
     """
-    exact = bool(config.deterministic)
     device = trainer.strategy.root_device
-    fast = (
-        not exact
-        and command in TRAINING
-        and device.type == "cuda"
-        and torch.cuda.get_device_capability(device) >= TENSOR_CORES
-    )
-    before = _switches()
-    precision: str = before[0]
-    benchmark = before[1]
+    before = _read_switches()
+    chosen = _choose_switches(options, config, device, command, data)
+    try:
+        _set_switches(chosen)
+        if _read_switches() != before or config.deterministic:
+            log.info(
+                "arithmetic: run.matmul_precision %s, trainer.benchmark %s, convolutions in %s, "
+                "on %s",
+                chosen.precision,
+                str(chosen.benchmark).lower(),
+                "TF32" if chosen.tf32 else "float32",
+                device,
+            )
+        yield
+    finally:
+        _set_switches(before)
+
+
+def _choose_switches(
+    options: RunOptions, config: Namespace, device: torch.device, command: str, data: Any
+) -> Switches:
+    """Return the switches of a run. Arguments as in ``arithmetic``."""
+    precision, benchmark, tf32 = _read_switches()
+    exact = bool(config.deterministic)
+    fast = command in TRAINING and not exact and _has_tensor_cores(device)
     if options.matmul_precision is not None:
         precision = options.matmul_precision
     elif exact:
@@ -56,30 +84,21 @@ def arithmetic(
         one_size = getattr(crops, "scales", None) is None  # cuDNN times each new size
         benchmark = not exact and (benchmark or (fast and one_size))
     # Torch has TF32 for convolutions by default, whatever the precision of matrix products.
-    tf32 = before[2] and not exact and options.matmul_precision != "highest"
-    try:
-        _set(precision, benchmark, tf32)
-        if _switches() != before or exact:
-            log.info(
-                "arithmetic: run.matmul_precision %s, trainer.benchmark %s, convolutions in %s, "
-                "on %s",
-                precision,
-                str(benchmark).lower(),
-                "TF32" if tf32 else "float32",
-                device,
-            )
-        yield
-    finally:
-        _set(*before)
+    tf32 = tf32 and not exact and options.matmul_precision != "highest"
+    return Switches(precision, benchmark, tf32)
 
 
-def _switches() -> tuple[str, bool, bool]:
+def _has_tensor_cores(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= TENSOR_CORES
+
+
+def _read_switches() -> Switches:
     cudnn: Any = torch.backends.cudnn
     tf32 = cudnn.conv.fp32_precision == "tf32"  # allow_tf32 raises where RNNs have another
-    return torch.get_float32_matmul_precision(), cudnn.benchmark, tf32
+    return Switches(torch.get_float32_matmul_precision(), cudnn.benchmark, tf32)
 
 
-def _set(precision: Any, benchmark: bool, tf32: bool) -> None:
-    torch.set_float32_matmul_precision(precision)
-    torch.backends.cudnn.benchmark = benchmark
-    torch.backends.cudnn.allow_tf32 = tf32
+def _set_switches(switches: Switches) -> None:
+    torch.set_float32_matmul_precision(switches.precision)
+    torch.backends.cudnn.benchmark = switches.benchmark
+    torch.backends.cudnn.allow_tf32 = switches.tf32

@@ -40,7 +40,7 @@ from commands.run.files import (
     write_whole,
 )
 from commands.run.measured import measured_on
-from commands.run.objects import optimiser_options, warn_of_other_options
+from commands.run.optimiser_options import optimiser_options, warn_of_other_options
 from commands.run.ranking import Ranking, read_ranking
 from files.checksums import checksum_of
 from files.method import method_of
@@ -55,19 +55,22 @@ PSNR = "val/psnr"
 
 
 def batches_done(trainer: Trainer) -> int:
-    """Return the number of finished batches of this epoch."""
+    """Return the number of finished training batches of this epoch."""
     # Lightning's `ready` is one ahead within a step, and `completed` one behind at its end.
     return int(vars(trainer.fit_loop.epoch_loop.batch_progress.current)["processed"])
 
 
 def gradients_pending(trainer: Trainer) -> bool:
-    """Return whether an accumulation is unfinished: checkpoints hold no gradients."""
+    """Return whether gradients are accumulated, of batches whose optimiser step is still to come.
+
+    Then nothing can be saved: checkpoints hold no gradients.
+    """
     done = batches_done(trainer)
     last = done >= trainer.num_training_batches
     return not last and done % accumulated(trainer) != 0
 
 
-def follow_schedule(trainer: Trainer) -> None:
+def apply_accumulation_schedules(trainer: Trainer) -> None:
     """Apply accumulation schedules to an epoch that a resumed run continues in its middle.
 
     Lightning only calls them at the start of an epoch.
@@ -99,8 +102,8 @@ def monitored_values(trainer: Trainer) -> dict[str, float]:
     return {name: float(logged[name]) for name in sorted(map(str, names)) if name in logged}
 
 
-def better_values(monitor: str, trainer: Trainer) -> Literal["min", "max"] | None:
-    """Return whether higher or lower values of a logged name are better; None if unknown.
+def better_direction(monitor: str, trainer: Trainer) -> Literal["min", "max"] | None:
+    """Return ``max`` if higher values of a logged name are better, ``min`` if lower, else None.
 
     Args:
         monitor: As logged, such as ``val/psnr``, ``val/set5/swd_2`` or ``train/loss``.
@@ -157,19 +160,20 @@ class Checkpoints(Callback):
         self.mode = mode
         self.folder = Path(FOLDER)
         self.config: dict[str, Any] | None = None  # set by the command line
-        self._is_dry = False  # whether nothing is written
-        self._is_begun = False  # whether the first batch of this start has begun
-        self._is_due = False
-        self._saved_step = -1
+        self._is_dry = False  # `fast_dev_run`: nothing is written
+        self._has_begun = False  # whether the first batch of this start has begun
+        self._is_due = False  # a checkpoint is written when the next batch starts
+        self._saved_step = -1  # of the newest checkpoint
         self._saved_at = time.monotonic()
-        self._position: tuple[int, int] | None = None  # (epoch, its finished batches)
+        # Where a run continues: the epoch, and how many of its batches are finished.
+        self._position: tuple[int, int] | None = None
         self._ranking = Ranking()
-        self._value: float | None = None  # monitored value of the current weights
-        self._before: dict[str, Any] = {}  # logged values when the validation began
-        self._has_warned = False  # of the monitored value, if it had to be
-        self._validated_step = -1
-        self._awaited: dict[str, float] = {}  # values logged before the run was resumed
-        # Of the optimisers, before a checkpoint's:
+        self._monitored_value: float | None = None  # of the current weights, if validated
+        self._values_before_validation: dict[str, Any] = {}
+        self._has_checked_monitor = False  # whether a validation has logged it, or a warning came
+        self._validated_step = -1  # of the newest validation
+        self._resumed_values: dict[str, float] = {}  # monitored values that the checkpoint has
+        # Of the optimisers as configured, before the checkpoint's are restored.
         self._configured_options: list[dict[str, str]] = []
 
     # --------------------------------------------------------------------------------- at the start
@@ -188,17 +192,17 @@ class Checkpoints(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restore what Lightning does not."""
-        self._is_begun = False
+        self._has_begun = False
         if self.config is None:  # else the configuration was compared
             warn_of_other_options(self._configured_options, optimiser_options(trainer))
         device = trainer.strategy.root_device
-        for name, value in self._awaited.items():
+        for name, value in self._resumed_values.items():
             trainer.callback_metrics[name] = torch.tensor(value, device=device)
         ranking = read_ranking(self.folder)
         names = {*ranking.written, *ranking.scores}
         ranking = ranking.without({each for each in names if not (self.folder / each).is_file()})
         ranking.monitor = self.monitor
-        ranking.mode = self.mode or better_values(self.monitor, trainer) or "max"
+        ranking.mode = self.mode or better_direction(self.monitor, trainer) or "max"
         if not self.keep_best:  # but an earlier start may have
             ranking.best = []
         self._ranking = ranking
@@ -210,7 +214,7 @@ class Checkpoints(Callback):
         self._saved_at = time.monotonic()
 
     def _write_configuration(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the configuration, once nothing refuses the start any more."""
+        """Write ``config.yaml``: at the first batch, when nothing can refuse the start any more."""
         if not trainer.is_global_zero or self.config is None or self._is_dry:
             return
         run = self.folder.parent
@@ -229,15 +233,16 @@ class Checkpoints(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Write a due checkpoint: the step before is complete, and the next one has not begun."""
-        if not self._is_begun:
-            self._is_begun = True
-            follow_schedule(trainer)
+        if not self._has_begun:
+            self._has_begun = True
+            apply_accumulation_schedules(trainer)
             self._write_configuration(trainer, pl_module)
         self._position = (trainer.current_epoch, batches_done(trainer))
         correct_logged_step(trainer, pl_module)
         self._save_due(trainer)
 
     def _save_due(self, trainer: Trainer) -> None:
+        """Write a checkpoint if one is due, and not in the middle of an accumulation."""
         if self._is_due and not gradients_pending(trainer):
             self._save(trainer)
 
@@ -251,14 +256,14 @@ class Checkpoints(Callback):
             self._position = (epoch, batches)
         if gradients_pending(trainer):
             return
-        self._value = None
+        self._monitored_value = None
         step = trainer.global_step
         if self.every_n_steps and step > 0 and step != self._saved_step:
             self._is_due |= step % self.every_n_steps == 0
         if self.every_n_minutes:
-            self._is_due |= self._is_late(trainer)
+            self._is_due |= self._is_due_by_time(trainer)
 
-    def _is_late(self, trainer: Trainer) -> bool:
+    def _is_due_by_time(self, trainer: Trainer) -> bool:
         """Return whether the last checkpoint is ``every_n_minutes`` old, by the first clock."""
         is_late = time.monotonic() - self._saved_at >= 60 * self.every_n_minutes
         if trainer.world_size == 1:
@@ -268,9 +273,11 @@ class Checkpoints(Callback):
         return bool(trainer.strategy.broadcast(is_late))
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the values so far: Lightning keeps those that this validation does not log."""
-        # Early stopping and schedules may read the old ones, and fail without them.
-        self._before = dict(trainer.callback_metrics)
+        """Note the values so far, to tell later which of them this validation has logged.
+
+        Lightning keeps the old ones, which early stopping and schedules may read.
+        """
+        self._values_before_validation = dict(trainer.callback_metrics)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the monitored value; a validated checkpoint is due, as it may be the best."""
@@ -279,14 +286,14 @@ class Checkpoints(Callback):
         logged = {
             name: value
             for name, value in trainer.callback_metrics.items()
-            if value is not self._before.get(name)
+            if value is not self._values_before_validation.get(name)
         }
         self._validated_step = trainer.global_step
         value = logged.get(self.monitor)
-        if self.keep_best and not self._has_warned:
+        if self.keep_best and not self._has_checked_monitor:
             self._warn_of_monitor(trainer, [name for name in logged if name.startswith("val/")])
         if not gradients_pending(trainer):
-            self._value = None if value is None else float(value)
+            self._monitored_value = None if value is None else float(value)
             self._is_due = True
         elif value is not None:
             log.warning(
@@ -306,7 +313,7 @@ class Checkpoints(Callback):
             logged: Names of what the validation logged.
         """
         is_logged = self.monitor in logged
-        if is_logged and self.mode is None and better_values(self.monitor, trainer) is None:
+        if is_logged and self.mode is None and better_direction(self.monitor, trainer) is None:
             log.warning(
                 "checkpoint.monitor is %r, and it is unknown whether larger values are better: the "
                 "largest counts as the best; set checkpoint.mode to max or min",
@@ -320,17 +327,17 @@ class Checkpoints(Callback):
                 did_you_mean(self.monitor, logged),
                 ", ".join(logged),
             )
-        self._has_warned = bool(logged)
+        self._has_checked_monitor = bool(logged)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save if training ends within an epoch, which a continued run does not end here."""
+        """Save if training ends within an epoch: a run that continues goes on in its middle."""
         if batches_done(trainer) < trainer.num_training_batches:
             self.save_last(trainer)
         # A continued epoch ends as any other; else plateau schedules are skipped once.
         trainer.fit_loop.on_iteration_done()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save before other callbacks change the weights, as averages do."""
+        """Save before other callbacks change the weights, as EMA puts in its averages."""
         self.save_last(trainer)
         if self._ranking.best and self._validated_step != trainer.global_step:
             log.warning(
@@ -340,7 +347,7 @@ class Checkpoints(Callback):
             )
 
     def save_last(self, trainer: Trainer) -> None:
-        """Write the last checkpoint of a run that ends or stops between two batches.
+        """Write a last checkpoint when a run ends or stops, unless this step has one already.
 
         Raises:
             OSError: If it could not be written.
@@ -363,12 +370,12 @@ class Checkpoints(Callback):
                 "the checkpoint is from within a validation, written by an earlier version: delete "
                 "it, and the run resumes from the one before"
             )
-        self._awaited = state_dict.get("awaited", {})
+        self._resumed_values = state_dict.get("awaited", {})
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Set the counters to the form that resumes exactly, wherever Lightning's loop is."""
+        """Set the counters of Lightning's loops to ``_position``, from which it resumes exactly."""
         values = monitored_values(trainer)
         if values:
             checkpoint["callbacks"][self.state_key] = {"awaited": values}
@@ -377,11 +384,11 @@ class Checkpoints(Callback):
         epoch, batches = self._position
         loop = checkpoint["loops"]["fit_loop"]
         done = vars(trainer.fit_loop.epoch_loop.batch_progress.total)["processed"]
-        loop["epoch_loop.batch_progress"] = _progress(done, batches)
+        loop["epoch_loop.batch_progress"] = _progress_state(done, batches)
         begun = epoch + 1 if batches else epoch
         counts = {"ready": begun, "started": begun, "processed": epoch, "completed": epoch}
         loop["epoch_progress"] = {"total": dict(counts), "current": dict(counts)}
-        loop["epoch_loop.val_loop.batch_progress"] = _progress(0, 0)
+        loop["epoch_loop.val_loop.batch_progress"] = _progress_state(0, 0)
         checkpoint["epoch"] = epoch
 
     def _save(self, trainer: Trainer, final: bool = False) -> None:
@@ -409,14 +416,14 @@ class Checkpoints(Callback):
             self._saved_step = trainer.global_step
             try:
                 if trainer.is_global_zero:
-                    self._keep(trainer, path.name)
+                    self._rank_and_delete(trainer, path.name)
             except OSError as error:  # the other processes do not know of it
                 log.error("%s is written, but not ranked, or old ones remain: %s", path, error)
         self._saved_at = time.monotonic()
         self._is_due = False
 
-    def _keep(self, trainer: Trainer, name: str) -> None:
-        """Rank a new checkpoint, and delete those that are neither the newest nor the best.
+    def _rank_and_delete(self, trainer: Trainer, name: str) -> None:
+        """Rank a new checkpoint, and delete those of this run neither among the newest nor best.
 
         Args:
             trainer: The trainer.
@@ -425,17 +432,18 @@ class Checkpoints(Callback):
         Raises:
             OSError: If the ranking could not be written; then nothing is deleted.
         """
-        written = [each for each in self._ranking.written if each < name]
+        written = [each for each in self._ranking.written if each < name]  # names have the step
         # The run would have resumed from a later one if it were intact.
         later = [each for each in self._ranking.written if each > name]
         damaged = [each for each in later if not is_whole(self.folder / each)]
         ranking = self._ranking.without({name, *later})
         ranking.written.append(name)
-        if self._value is not None and math.isfinite(self._value):  # else it cannot be the best
+        value = self._monitored_value
+        if value is not None and math.isfinite(value):  # else it cannot be the best
             measured = measured_on(trainer, self.monitor, self.config)
             ranking.scores[name] = {
                 "monitor": self.monitor,
-                "value": self._value,
+                "value": value,
                 "measured": measured,
             }
             self._choose_best(ranking, measured)
@@ -466,12 +474,12 @@ class Checkpoints(Callback):
 
 
 class FinishesStep(Callback):
-    """Let a stop, such as a timer's, wait for the end of the accumulation.
+    """Let a stop by Lightning, such as that of ``max_time``, wait for the end of an accumulation.
 
-    Checkpoints have no gradients, so nothing could be saved there. It stands after all others, also
-    the timer that Lightning appends for ``max_time``. Lightning validates before such a stop, and
-    early stopping and plateau schedules count that too, so the continued run may differ from an
-    uninterrupted one; a signal stops without it.
+    Checkpoints have no gradients, so nothing could be saved within one. It stands after all others,
+    also the timer that Lightning appends for ``max_time``. Lightning validates before such a stop,
+    and early stopping and plateau schedules count that, too, so the continued run may differ from
+    an uninterrupted one; a signal stops without it.
     """
 
     # Not dispatched, see `callbacks/training/progress.py`.
@@ -482,7 +490,7 @@ class FinishesStep(Callback):
         self._is_stopping = False
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        """Put off a stop, or stop."""
+        """Put off a stop that was asked for within an accumulation, until its last batch."""
         if gradients_pending(trainer):
             self._is_stopping |= trainer.should_stop
             trainer.should_stop = False
@@ -501,10 +509,10 @@ def checkpoints_of(trainer: Trainer) -> list[Checkpoints]:
     return [c for c in all_callbacks(trainer) if isinstance(c, Checkpoints)]
 
 
-class _WholeFiles(TorchCheckpointIO):
-    """Writes a checkpoint and its checksum; keeps an error for the other processes."""
+class _WholeCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint and its checksum; keeps an error of the disk for the other processes."""
 
-    error: OSError | ValueError | None = None
+    error: OSError | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, *_: Any, **__: Any) -> None:
         content = plain(checkpoint)
@@ -516,13 +524,8 @@ class _WholeFiles(TorchCheckpointIO):
 
         try:
             write_whole(Path(path), write)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # torch's, in C++, if the disk is full
             self.error = OSError(str(error))
-        except ValueError as error:
-            self.error = ValueError(
-                f"the checkpoint {error}. Keep only numbers, texts, tensors, lists and "
-                "dictionaries in the state of callbacks, schedules and optimisers"
-            )
 
 
 def write_checkpoint(trainer: Trainer, path: Path) -> None:
@@ -532,7 +535,7 @@ def write_checkpoint(trainer: Trainer, path: Path) -> None:
         OSError: If the disk is full or the folder not writable; nothing is left behind.
         ValueError: If it holds objects that are not read again, as reading them would run code.
     """
-    strategy, files = trainer.strategy, _WholeFiles()
+    strategy, files = trainer.strategy, _WholeCheckpoints()
     usual_files = strategy.checkpoint_io
     strategy.checkpoint_io = files
     try:
@@ -544,7 +547,8 @@ def write_checkpoint(trainer: Trainer, path: Path) -> None:
         raise error
 
 
-def _progress(total: int, current: int) -> dict[str, Any]:
+def _progress_state(total: int, current: int) -> dict[str, Any]:
+    """Return the state of Lightning's progress between two batches: all four counts are equal."""
     counts = ("ready", "started", "processed", "completed")
     return {
         "total": dict.fromkeys(counts, total),

@@ -1,4 +1,4 @@
-"""The run directory and its lock."""
+"""The run directory: its lock, its configuration, and which checkpoint a run resumes from."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ GROWING = ("trainer.max_steps", "trainer.max_epochs")  # may only become larger
 
 
 def options_of_run(folder: Path) -> list[str]:
-    """Return the options of a command that uses a trained run.
+    """Return the command-line options by which a command uses a trained run.
 
     Args:
         folder: The run's, with its configuration.
@@ -116,7 +116,7 @@ def alone_in(folder: Path, patience: float) -> Iterator[FolderLock]:
     """
     lock = FolderLock(folder)
     try:
-        _acquire(lock, patience)
+        _wait_for_lock(lock, patience)
     except OSError as error:
         log.warning(
             "%s cannot be locked (%s): nothing prevents a second command from writing to the same "
@@ -130,7 +130,8 @@ def alone_in(folder: Path, patience: float) -> Iterator[FolderLock]:
         lock.release()
 
 
-def _acquire(lock: FolderLock, patience: float) -> None:
+def _wait_for_lock(lock: FolderLock, patience: float) -> None:
+    """Wait for a lock; after ``SILENT_SECONDS`` the log names who holds it."""
     begun = time.monotonic()
     is_logged = False
     while not lock.acquire():
@@ -219,7 +220,7 @@ def run_folder(root: str, name: str) -> Path:
 
 
 def checkpoint_file(path: str) -> Path:
-    """Return the path of ``ckpt_path``.
+    """Return ``ckpt_path`` as a path.
 
     Raises:
         ConfigurationError: If there is no such file.
@@ -249,15 +250,9 @@ class RunDirectory:
             command: Name of the command; some write elsewhere.
 
         Raises:
-            ConfigurationError: If the path is not a writable folder, or has a checkpoint of SLURM's
-                requeueing.
+            ConfigurationError: If the path is not a writable folder.
             NotOursError: If it has files of the names of ours that another program wrote.
         """
-        for checkpoint in self.path.glob("hpc_ckpt_*.ckpt"):
-            raise ConfigurationError(
-                f"{checkpoint} is there, from which Lightning would resume by itself: move it "
-                "away; fit begins with it by --ckpt_path"
-            )
         if command not in WRITE:
             return
         problem = why_no_folder(self.path, to_write=True)
@@ -295,10 +290,10 @@ class RunDirectory:
             log.warning("the run in %s was moved to %s", self.path, aside)
             if self._lock is not None:
                 remove_file(aside / HOLDER)
-                _acquire(self._lock, 0.0)  # of the new folder
+                _wait_for_lock(self._lock, 0.0)  # of the new folder
 
     def check(self, config: dict[str, Any], change: bool) -> None:
-        """Raise if the configuration differs from that of the run.
+        """Raise if the configuration differs from the one that the run was started with.
 
         Args:
             config: The present configuration.
@@ -309,23 +304,18 @@ class RunDirectory:
                 configuration is missing, damaged or was not written by ``fit``.
         """
         if not list_checkpoints(self.checkpoints):
-            self._refuse_other_config()
+            self._refuse_foreign_config()
             return
-        try:
-            before = self._started_with("resume without a comparison (--run.change true)")
-        except ConfigurationError as error:
-            if not change:
-                raise
-            log.warning("--run.change: resuming although %s", error)
+        if change and not self._read_saved_config():
+            log.warning("--run.change: resuming, although %s cannot be compared", self.config_file)
             return
+        before = self._config_of_start("resume without a comparison (--run.change true)")
         present = flat(config)
-        self._check_restored(self.path, before, present)
+        self._refuse_without_effect(self.path, before, present)
         differences = []
-        for key, old, new in _changes(before, present):
+        for key, old, new in _changed_settings(before, present):
             line = f"{key}: {old} -> {new}"
-            is_free = any(f"{key}.".startswith(f"{prefix}.") for prefix in FREE)
-            is_free = is_free or PLACE.search(key) is not None
-            if is_free or (key in GROWING and _grows(old, new)):
+            if _may_change(key, old, new):
                 log.info("changed on resume: %s", line)
             elif not _is_restored(key, old, new, present):
                 differences.append(line)
@@ -339,12 +329,18 @@ class RunDirectory:
                 "(--run.name NAME), or start a new run (--run.overwrite true)"
             )
 
-    def _check_restored(
+    def _refuse_without_effect(
         self, source: Path, before: dict[str, Any], present: dict[str, Any]
     ) -> None:
-        """Raise if settings differ that a checkpoint restores."""
+        """Raise if optimiser or schedule differ: the checkpoint restores the old ones.
+
+        Args:
+            source: The run or checkpoint that training goes on from, for the message.
+            before: The configuration that it was started with, flat.
+            present: The present one, flat.
+        """
         without_effect = []
-        for key, old, new in _changes(before, present):
+        for key, old, new in _changed_settings(before, present):
             if _is_restored(key, old, new, present):
                 without_effect.append(f"{key}: {old} -> {new}")
             elif key.endswith("lr_scheduler") and new is None:
@@ -357,12 +353,10 @@ class RunDirectory:
                 f"{source}"
             )
 
-    def _refuse_other_config(self) -> None:
-        if not self.config_file.exists():
-            return
-        content = self._saved()
-        is_empty = content is None
-        if not is_empty and not (isinstance(content, dict) and content.keys() >= WRITTEN):
+    def _refuse_foreign_config(self) -> None:
+        """Raise if another program's ``config.yaml`` is in the way of ours; an empty one is not."""
+        has_content = self.config_file.is_file() and self.config_file.stat().st_size > 0
+        if has_content and not self._read_saved_config().keys() >= WRITTEN:
             raise ConfigurationError(
                 f"{self.config_file} was not written by fit, which would replace it: move it away, "
                 "or choose another run.root or run.name"
@@ -392,7 +386,7 @@ class RunDirectory:
         if ckpt_path is not None:
             self._refuse_own(ckpt_path)
             log.info("the run resumes from its own checkpoints, not from %s", ckpt_path)
-        return _resumable(newest)
+        return _checked_to_resume(newest)
 
     def begin_from(self, ckpt_path: str | None, config: dict[str, Any]) -> Path | None:
         """Return the checkpoint that a new run begins with, or None.
@@ -413,12 +407,13 @@ class RunDirectory:
         folder = path.resolve().parent
         before = RunDirectory(folder.parent).trained_config() if folder.name == FOLDER else {}
         if before:
-            self._check_restored(path, before, flat(config))
+            self._refuse_without_effect(path, before, flat(config))
         else:
             log.warning("%s has no config.yaml beside it: its optimiser and schedule go on", path)
-        return _resumable(path)
+        return _checked_to_resume(path)
 
     def _refuse_own(self, ckpt_path: str) -> None:
+        """Raise if ``ckpt_path`` is of this run, which resumes from its newest one by itself."""
         if Path(ckpt_path).resolve().parent == self.checkpoints.resolve():
             raise ConfigurationError(
                 f"ckpt_path is {ckpt_path}, a checkpoint of the run itself, which resumes from its "
@@ -434,29 +429,30 @@ class RunDirectory:
         """
         if not self.config_file.exists():
             return {}
-        return self._started_with("name the weights to use with --ckpt_path FILE")
+        return self._config_of_start("name the weights to use with --ckpt_path FILE")
 
-    def _started_with(self, fix: str) -> dict[str, Any]:
-        exists = self.config_file.exists()
-        content = self._saved() if exists else None
-        if not isinstance(content, dict) or not content:
-            state = "damaged" if exists else "missing"
+    def _config_of_start(self, fix: str) -> dict[str, Any]:
+        """Return the saved configuration, flat; ``fix`` is what a user can do if it is damaged."""
+        content = self._read_saved_config()
+        if not content:
+            state = "damaged" if self.config_file.exists() else "missing"
             raise ConfigurationError(
                 f"{self.config_file}, the configuration of the run, is {state}: restore it, or "
                 f"{fix}"
             )
         return flat(content)
 
-    def _saved(self) -> Any:
-        # After a full disk it may be no YAML.
+    def _read_saved_config(self) -> dict[str, Any]:
+        """Return the saved configuration; an empty one if its file is missing or damaged."""
         try:
-            return plain_yaml(self.config_file.read_text(encoding="utf-8"))
-        except (ValueError, yaml.YAMLError):
-            return ""
+            content = plain_yaml(self.config_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError):
+            return {}
+        return content if isinstance(content, dict) else {}
 
 
-def _resumable(checkpoint: Path) -> Path:
-    """Return a checkpoint that training can continue from; Lightning would give a traceback."""
+def _checked_to_resume(checkpoint: Path) -> Path:
+    """Return a checkpoint; raise if it has weights alone, so that training cannot go on from it."""
     content = read_file(checkpoint, mapped=True)
     if "pytorch-lightning_version" not in content:
         raise ConfigurationError(
@@ -466,11 +462,12 @@ def _resumable(checkpoint: Path) -> Path:
     return checkpoint
 
 
-def _changes(
+def _changed_settings(
     before: Mapping[str, Any], present: Mapping[str, Any]
 ) -> Iterator[tuple[str, Any, Any]]:
     """Yield the key, the old and the new value of each setting that differs."""
-    before, present = _optimizers_by_name(before), _optimizers_by_name(present)
+    before = _without_class_path(before)
+    present = _without_class_path(present)
     for key in sorted(before.keys() | present.keys()):
         old = before.get(key, "unset")
         new = present.get(key, "unset")
@@ -479,8 +476,15 @@ def _changes(
             yield key, old, new
 
 
-def _optimizers_by_name(settings: Mapping[str, Any]) -> dict[str, Any]:
-    # An optimiser may be a function, or a class with arguments.
+def _may_change(key: str, old: Any, new: Any) -> bool:
+    """Return whether a setting may differ when a run is resumed: it changes no weights."""
+    is_free = any(f"{key}.".startswith(f"{prefix}.") for prefix in FREE)
+    is_place = PLACE.search(key) is not None
+    return is_free or is_place or (key in GROWING and _grows(old, new))
+
+
+def _without_class_path(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Call ``optimizer.class_path`` just ``optimizer``, as where it is a function, not a class."""
     return {OPTIMIZER.sub(r"\1", key): value for key, value in settings.items()}
 
 
@@ -497,6 +501,7 @@ def _is_restored(key: str, old: Any, new: Any, present: Mapping[str, Any]) -> bo
 
 
 def _grows(old: Any, new: Any) -> bool:
-    if new in (-1, None):  # no limit
+    """Return whether a limit of the training's length is the same or larger; -1 is no limit."""
+    if new in (-1, None):
         return True
     return isinstance(old, int) and old != -1 and isinstance(new, int) and new >= old

@@ -6,6 +6,7 @@ name, flushed to the disk, given its checksum, and only then renamed.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -13,7 +14,7 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from commands.errors import ConfigurationError
 from files.checksums import checksum_of, file_hash, stated_digests
@@ -37,18 +38,15 @@ def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
     Raises:
         OSError: If the disk is full or the folder not writable; nothing is left behind.
     """
-    try:
-        with whole_file(path) as file:
-            write(file)
-            file.flush()
-            digest, before = file_hash(Path(file.name)), stated_digests(path)
-            # Until the new file is in its place, the checksum is also that of an earlier one.
-            _write_checksum(path, digest, *before)
-        sync_folder(path.parent)
-        if before:
-            _write_checksum(path, digest)
-    except RuntimeError as error:
-        raise OSError(f"is the disk full? {error}") from error  # which torch says in C++
+    with whole_file(path) as file:
+        write(file)
+        file.flush()
+        digest, before = file_hash(Path(file.name)), stated_digests(path)
+        # Until the new file is in its place, the checksum is also that of an earlier one.
+        _write_checksum(path, digest, *before)
+    sync_folder(path.parent)
+    if before:
+        _write_checksum(path, digest)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -59,6 +57,15 @@ def write_atomically(path: Path, content: bytes) -> None:
     """
     write_whole_file(path, content)
     sync_folder(path.parent)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the content of a small JSON file of ours; an empty one if it is missing or damaged."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -76,6 +83,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def _write_checksum(path: Path, *digests: str) -> None:
+    """Write ``PATH.sha256``, with one hash or several that are valid."""
     lines = "".join(f"{digest}  {path.name}\n" for digest in digests)
     write_atomically(checksum_of(path), lines.encode())
 

@@ -8,6 +8,7 @@ import socket
 from contextlib import suppress
 from pathlib import Path
 
+from commands.run.files import read_json
 from files.locks import locked, unlock
 from files.owned import free_place, hold_place, remove_empty, remove_file
 
@@ -16,35 +17,37 @@ _HELD: set[int] = set()  # descriptors of this process
 
 
 class FolderLock:
-    """The lock of a folder itself: the same through every link or bind mount that leads to it.
+    """A lock (flock) of a folder itself: the same through every link or mount that leads to it.
 
     It needs no file, so nothing that is removed lets a second process in. A forked child does not
-    keep it. On a disk that locks only files (NFS), it is the lock of ``HOLDER``.
+    keep it. On a disk that locks only files, such as NFS, the file ``HOLDER`` is locked instead.
 
     Args:
         folder: The folder; it is made, and removed at the end if it is still empty.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self._at = folder, folder
-        self._made = False
-        self._descriptor: int | None = None
-        self._process = os.getpid()
+        self.folder = folder
+        self._locked_path = folder  # or HOLDER in it
+        self._made_folder = False
+        self._descriptor: int | None = None  # which holds the lock while it is open
+        self._process = os.getpid()  # of which forked children are copies
 
     def acquire(self) -> bool:
-        """Try once to lock the folder that is now at the path.
+        """Try once to lock the folder that is now at the path; return whether it is locked.
 
         Raises:
             OSError: The disk has no locks, or the folder cannot be made.
         """
-        self._made |= not self.folder.exists()
+        self._made_folder |= not self.folder.exists()
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._at, holder = self.folder, self.folder / HOLDER
+        holder = self.folder / HOLDER
+        self._locked_path = self.folder
         try:
-            descriptor = locked(self._at)
+            descriptor = locked(self._locked_path)
         except OSError:
-            self._at = holder
-            descriptor = locked(self._at, os.O_CREAT)
+            self._locked_path = holder
+            descriptor = locked(self._locked_path, os.O_CREAT)
         if descriptor is None:
             return False
         self._free()
@@ -53,7 +56,7 @@ class FolderLock:
         hold_place(self.folder)
         with suppress(OSError):  # a full disk, or a link: the lock holds all the same
             process = {"host": socket.gethostname(), "pid": os.getpid()}
-            with open(holder, "w", encoding="utf-8", opener=_opened) as file:
+            with open(holder, "w", encoding="utf-8", opener=_open_no_link) as file:
                 file.write(json.dumps(process))
         return True
 
@@ -62,26 +65,26 @@ class FolderLock:
         if self._descriptor is None or os.getpid() != self._process:
             return
         with suppress(OSError):
-            if os.path.samestat(os.fstat(self._descriptor), self._at.stat()):
+            if os.path.samestat(os.fstat(self._descriptor), self._locked_path.stat()):
                 remove_file(self.folder / HOLDER)
-                if self._made:
+                if self._made_folder:
                     remove_empty(self.folder)
         self._free()
 
     @property
     def is_held(self) -> bool:
-        """Return whether this object has locked it."""
+        """Whether this object holds the lock."""
         return self._descriptor is not None
 
     def holder(self) -> str:
-        """Return the process that holds it, in words."""
-        try:
-            holder = json.loads((self.folder / HOLDER).read_text(encoding="utf-8"))
-            return f"process {holder['pid']} on {holder['host']}"
-        except (OSError, ValueError, KeyError, TypeError):  # it is being written, or was removed
+        """Return which process holds the lock, such as ``process 4711 on node3``."""
+        holder = read_json(self.folder / HOLDER)
+        if not holder:  # it is being written, or was removed
             return "another process"
+        return f"process {holder.get('pid')} on {holder.get('host')}"
 
     def _free(self) -> None:
+        """Close the descriptor, which frees the lock."""
         if self._descriptor is not None:
             _HELD.discard(self._descriptor)
             unlock(self._descriptor)
@@ -89,14 +92,16 @@ class FolderLock:
             free_place(self.folder)
 
 
-def _opened(path: str, flags: int) -> int:
+def _open_no_link(path: str, flags: int) -> int:
+    """Open a file for writing, but not through a user's link."""
     return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
-def _close_in_child() -> None:
+def _free_in_child() -> None:
+    """Close a forked child's copies of the descriptors, which are locks of its parent."""
     for descriptor in _HELD:  # or the lock would last as long as the child
         os.close(descriptor)
     _HELD.clear()
 
 
-os.register_at_fork(after_in_child=_close_in_child)
+os.register_at_fork(after_in_child=_free_in_child)

@@ -11,7 +11,7 @@ from lightning.fabric.loggers.csv_logs import CSVLogger
 from lightning.pytorch import Trainer
 
 from commands.arguments.saved_config import flat
-from datamodules.shards.remote import shown
+from datamodules.shards.remote import hide_secrets
 from files.owned import move_aside
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ def hyperparameters(config: Mapping[str, Any]) -> dict[str, Scalar]:
         Numbers and texts, such as ``model: lightning_modules.ResShift`` and
         ``data.batch_size: 16``; without what is null, and without data to evaluate.
     """
-    groups = {name: _with_numbers(without_secrets(config[name])) for name in GROUPS}
+    groups = {name: _lists_as_groups(without_secrets(config[name])) for name in GROUPS}
     groups["trainer"] = {name: config["trainer"][name] for name in OF_TRAINER}
     values: dict[str, Scalar] = {}
     for key, value in flat(groups).items():
@@ -94,12 +94,12 @@ def hyperparameters(config: Mapping[str, Any]) -> dict[str, Scalar]:
     return values
 
 
-def _with_numbers(value: Any) -> Any:
+def _lists_as_groups(value: Any) -> Any:
     """Return lists of classes, such as stages, as groups of their numbers."""
     if isinstance(value, list) and any(isinstance(item, dict) for item in value):
         value = {str(number): item for number, item in enumerate(value)}
     if isinstance(value, dict):
-        return {key: _with_numbers(item) for key, item in value.items()}
+        return {key: _lists_as_groups(item) for key, item in value.items()}
     return value
 
 
@@ -109,7 +109,7 @@ def without_secrets(value: Any) -> Any:
         return {key: without_secrets(item) for key, item in value.items()}
     if isinstance(value, list):
         return [without_secrets(item) for item in value]
-    return shown(value) if isinstance(value, str) and "://" in value else value
+    return hide_secrets(value) if isinstance(value, str) and "://" in value else value
 
 
 def log_hyperparameters(trainer: Trainer, config: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from callbacks.metrics.base import Metric
 from commands.arguments.saved_config import as_yaml, flat
 from commands.run.directory import PLACE
 from datamodules.order.keys import digest_of
-from datamodules.source import Source, sized_keys
+from datamodules.source import Source, keys_with_file_sizes
 
 # Settings that change outputs, LR images, or how many are measured.
 SETTINGS = (
@@ -57,5 +57,6 @@ def measured_on(trainer: Trainer, monitor: str, config: Mapping[str, Any] | None
 
 
 def _images(dataset: Any) -> Sequence[str]:
+    """Return what tells the images of a dataset apart: names, and sizes of files if known."""
     source = getattr(dataset, "source", None)
-    return sized_keys(source) if isinstance(source, Source) else dataset.keys
+    return keys_with_file_sizes(source) if isinstance(source, Source) else dataset.keys

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, TypedDict
 
-from commands.run.files import is_whole, newest_whole, write_atomically
+from commands.run.files import is_whole, newest_whole, read_json, write_atomically
 
 log = logging.getLogger(__name__)
 FILE = "best.json"  # in the folder of the checkpoints
@@ -64,7 +64,7 @@ class Ranking:
         return names[:count]
 
     def without(self, names: Collection[str]) -> Ranking:
-        """Return the ranking of the other checkpoints."""
+        """Return a copy that does not mention some checkpoints, by their names."""
         best = [name for name in self.best if name not in names]
         scores = {name: score for name, score in self.scores.items() if name not in names}
         written = [name for name in self.written if name not in names]
@@ -81,11 +81,8 @@ class Ranking:
 
 def read_ranking(folder: Path) -> Ranking:
     """Return the content of ``best.json``; empty if nothing was ranked or it is damaged."""
-    try:
-        content = json.loads((folder / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return Ranking()
-    if not isinstance(content, dict) or not content.keys() >= {"monitor", "best", "scores"}:
+    content = read_json(folder / FILE)
+    if not content.keys() >= {"monitor", "best", "scores"}:
         return Ranking()
     scores = content["scores"]
     # Earlier versions have numbers alone.
@@ -98,10 +95,14 @@ def read_ranking(folder: Path) -> Ranking:
 
 
 def best_or_newest(folder: Path) -> tuple[Path, str] | None:
-    """Return the best intact checkpoint, else the newest, and the reason.
+    """Return the best intact checkpoint, else the newest one.
 
     Args:
         folder: The folder of the checkpoints.
+
+    Returns:
+        The checkpoint, and why it was chosen, such as ``best val/psnr 30.1234`` or ``the newest``;
+        None if there is no intact one.
     """
     ranking = read_ranking(folder)
     for name in ranking.best:

@@ -86,13 +86,13 @@ def needed_files(config: Namespace, reads_weights: bool) -> dict[str, Path]:
     return files
 
 
-def freezes(model: ImageModel) -> bool:
-    """Return whether checkpoints lack frozen parts, which are loaded from their own source."""
+def has_frozen_parts(model: ImageModel) -> bool:
+    """Return whether a model has frozen parts that its checkpoints lack: their source has them."""
     return set(model.checkpoint_keys()) != set(model.state_dict())
 
 
 class Choice(NamedTuple):
-    """Which weights a command uses, decided before the model is built.
+    """Which weights a command loads, decided before the model is built.
 
     checkpoint: A checkpoint; None for those that ``model.init_args.weights`` names, if it does.
     reason: Why it is this checkpoint of the run; empty for ``ckpt_path``.
@@ -124,7 +124,7 @@ def choose_weights(run: RunDirectory, initial: str | None, ckpt_path: str | None
 
 
 def keep_trained_scale(checkpoint: Path, config: Namespace) -> None:
-    """Build a method for the scale of its run, whichever factor ``predict`` enlarges by.
+    """Set the scale of the method to that of its run; the typed one is that of the outputs.
 
     Args:
         checkpoint: The checkpoint that is used.
@@ -145,7 +145,7 @@ def keep_trained_scale(checkpoint: Path, config: Namespace) -> None:
 def load_trained(
     model: ImageModel, run: RunDirectory, subcommand: str, choice: Choice
 ) -> Path | None:
-    """Load trained weights.
+    """Load trained weights: those of the choice, else those that the model's arguments name.
 
     Args:
         model: The model; changed in place.
@@ -160,7 +160,7 @@ def load_trained(
         ConfigurationError: If there are no trained weights.
     """
     initial = model.initial_weights
-    if initial is not None and freezes(model):
+    if initial is not None and has_frozen_parts(model):
         model.load_weights(find_weights(initial, model.scale), model.weights_strict)
     if choice.reason and choice.checkpoint is not None and not choice.checkpoint.is_file():
         choice = Choice(*(best_or_newest(run.checkpoints) or ()))  # `fit` deleted it meanwhile
@@ -175,16 +175,6 @@ def load_trained(
             "(with the same --config or --run.name), or name a file with "
             "--model.init_args.weights"
         )
-    if path is None:
-        return None
-    try:
+    if path is not None:
         model.load_weights(path)
-    except ValueError as error:
-        settings = run.config_file
-        if not choice.reason or not settings.is_file():
-            raise
-        raise ConfigurationError(
-            f"{error}. The run was trained with the settings in {settings}: repeat its options, or "
-            f"use --config {settings}"
-        ) from error
     return path

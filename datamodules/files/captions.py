@@ -7,7 +7,7 @@ import codecs
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # byte order marks
 
 
-def caption_of(data: bytes) -> str:
+def parse_caption(data: bytes) -> str:
     r"""Return a caption without its byte order mark and surrounding space, its lines ended by \n.
 
     Args:

@@ -15,12 +15,12 @@ Size = tuple[int, int]  # width and height
 SAMPLES = 20  # names of a set whose images are compared
 
 
-def with_scale(text: str, scale: float) -> str:
+def fill_scale(text: str, scale: float) -> str:
     """Replace ``{scale}`` by the scale, without a trailing .0: ``x{scale}`` becomes ``x2``."""
     return text.replace("{scale}", f"{scale:g}")
 
 
-def match(
+def match_pairs(
     large: Mapping[str, T], small: Mapping[str, T], names: tuple[str, str], lr_suffix: str = ""
 ) -> dict[str, tuple[T, T]]:
     """Find the LR of every HR by its key.
@@ -56,7 +56,7 @@ def match(
     return {key: (found, small[key + lr_suffix]) for key, found in large.items()}
 
 
-def misfit(large: tuple[int, int], small: tuple[int, int], scale: float) -> str | None:
+def size_problem(large: tuple[int, int], small: tuple[int, int], scale: float) -> str | None:
     """Return how the sizes of a pair contradict the scale.
 
     Args:
@@ -103,7 +103,7 @@ def refuse_mixed(
     pairs = []
     for indices in copies[:: len(copies) // SAMPLES + 1]:
         with suppress(UnreadableImage, OSError):
-            pairs.append(_pair(indices, size_of, scale))
+            pairs.append(_find_pair(indices, size_of, scale))
     fitting = [pair for pair in pairs if pair is not None]
     if len(fitting) < max(2, len(pairs)):  # two images may have one name by chance
         return
@@ -116,7 +116,7 @@ def refuse_mixed(
     )
 
 
-def _pair(
+def _find_pair(
     indices: Sequence[int], size_of: Callable[[int], Size], scale: float
 ) -> tuple[int, int] | None:
     """Return HR and LR among images of one name; None if two have one size, or no two fit."""
@@ -124,6 +124,6 @@ def _pair(
     if len(by_size) < len(indices):
         return None
     for (large, hr), (small, lr) in permutations(by_size.items(), 2):
-        if misfit(large, small, scale) is None:
+        if size_problem(large, small, scale) is None:
             return hr, lr
     return None

@@ -15,6 +15,7 @@ from files.paths import (
     image_key,
     images_among,
     list_images,
+    read_text,
 )
 
 
@@ -57,6 +58,27 @@ def braced(path: str) -> list[str]:
     if not rest:
         return [head]
     return [os.path.join(head, name) for name in braceexpand(rest, escape=False)]
+
+
+def read_lines(path: Path, what: str, expected: str) -> list[str]:
+    """Return the lines of a user's text file, without surrounding space.
+
+    Args:
+        path: The file, in UTF-8.
+        what: The key that named it, for the message.
+        expected: What the key may name, for the message.
+
+    Raises:
+        ValueError: If it is not UTF-8.
+    """
+    try:
+        text = read_text(path)
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{what} {str(path)!r} is not text ({error}); expected {expected}"
+        ) from error
+    # Not splitlines, which also splits at characters that names and captions may contain.
+    return [line.strip() for line in text.removesuffix("\n").split("\n")]
 
 
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}

@@ -27,10 +27,12 @@ class Roles(NamedTuple):
     Attributes:
         members: The suffix of the member that is each field, by the names of ``FIELDS``.
         unused: Suffixes of images without a role, such as ``mask.png``.
+        problem: Why the sample cannot be used, if so.
     """
 
     members: dict[str, str]
     unused: tuple[str, ...]
+    problem: str | None = None
 
 
 def role_of(suffix: str) -> str | None:
@@ -51,34 +53,39 @@ def roles_of(suffixes: tuple[str, ...]) -> Roles:
         suffixes: What follows the key and a dot in each member's name: ``png``, ``hr.png``,
             ``jpg.txt``.
 
-    Raises:
-        ValueError: If a role has several members, or there is an LR image without its HR.
+    Returns:
+        The roles; their ``problem`` is that a role has several members, or an LR has no HR.
     """
     members: dict[str, str] = {}
     unused = []
+    problem = None
     for suffix in suffixes:
         role = role_of(suffix)
         if role in members:
-            raise ValueError(f"it has several {role} members: {members[role]}, {suffix}")
-        if role is not None:
+            problem = f"it has several {role} members: {members[role]}, {suffix}"
+        elif role is not None:
             members[role] = suffix
         elif suffix.rpartition(".")[2].lower() in SUFFIXES:
             unused.append(suffix)
     if "lr" in members and not members.keys() & {"hr", "latent"}:
-        raise ValueError(
+        problem = (
             f"it has an LR ({members['lr']}) but no HR; both need the same name, in upper and "
             "lower case and in the Unicode form of its accents, too, and for Stream they lie next "
             "to each other in a tar (tar --sort=name)"
         )
-    return Roles(members, tuple(unused))
+    return Roles(members, tuple(unused), problem)
 
 
-def roles_in(shard: str, key: str, suffixes: tuple[str, ...]) -> Roles:
-    """Return ``roles_of(suffixes)``; an error names the shard and the sample's key."""
-    try:
-        return roles_of(suffixes)
-    except ValueError as error:
-        raise ValueError(f"shard {shard}: {key!r}: {error}") from error
+def checked_roles(shard: str, key: str, suffixes: tuple[str, ...]) -> Roles:
+    """Return the roles of the members of a sample of a shard. ``suffixes`` as for ``roles_of``.
+
+    Raises:
+        ValueError: If they have a problem; the message names the shard and the sample's key.
+    """
+    roles = roles_of(suffixes)
+    if roles.problem is not None:
+        raise ValueError(f"shard {shard}: {key!r}: {roles.problem}")
+    return roles
 
 
 def texts_beside(images: Iterable[Path]) -> Iterator[dict[str, str]]:
@@ -94,7 +101,7 @@ def texts_beside(images: Iterable[Path]) -> Iterator[dict[str, str]]:
 
 
 def _texts_in(folder: Path) -> dict[str, list[str]]:
-    """Return the names of the text files of a folder, by what comes before their extension."""
+    """Return the names of the captions and metadata in a folder, by what precedes ``.txt``."""
     found: dict[str, list[str]] = {}
     # Reading an image of a folder that is missing says so.
     _, _, names = next(walk(folder)) if folder.is_dir() else (folder, [], [])

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import chain, zip_longest
+from math import ceil
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -132,20 +133,22 @@ class Plan:
         """
         share = self.batch_size // self.streams
         base = np.uint64(seed_of(self.seed, "sample", epoch))
-        streams = self.own_streams(rank, world)
+        streams = self.streams_of_rank(rank, world)
         step = max(1, AHEAD // (share * len(streams)))  # batches computed together
         for first in range(start, len(self), step):
             count = min(step, len(self) - first)
             begins = [stream * self.stream_length + first * share for stream in streams]
-            samples = [self._take(epoch, begin, begin + count * share) for begin in begins]
-            images = _by_batch(samples, count) // self.repeats
-            positions = _by_batch([np.arange(count * share) + begin for begin in begins], count)
+            samples = [self._samples(epoch, begin, begin + count * share) for begin in begins]
+            images = _regroup_by_batch(samples, count) // self.repeats
+            places = [np.arange(begin, begin + count * share) for begin in begins]
+            positions = _regroup_by_batch(places, count)
             with np.errstate(over="ignore"):
+                # One bit less than `mix` gives, so that torch's int64 holds a seed.
                 seeds = mix(base + positions.astype(np.uint64)) >> np.uint64(1)
             for row in zip(images.tolist(), seeds.tolist(), positions.tolist(), strict=True):
                 yield [Item(i, s, epoch, p) for i, s, p in zip(*row, strict=True)]
 
-    def own_streams(self, rank: int, world: int) -> range:
+    def streams_of_rank(self, rank: int, world: int) -> range:
         """Return the streams of one process out of ``world``."""
         return range(rank * self.streams // world, (rank + 1) * self.streams // world)
 
@@ -176,51 +179,57 @@ class Plan:
             reaches.append((first + pick % length, first, length))
         everywhere = length * self.streams
         reaches.append((pick % everywhere, 0, everywhere))
-        image = int(self._take(epoch, position, position + 1)[0]) // self.repeats
+        image = int(self._samples(epoch, position, position + 1)[0]) // self.repeats
         for centre, first, length in reaches:
             start, stop = max(first, centre - NEAR), min(first + length, centre + NEAR)
-            others = self._others(epoch, start, stop, image)
+            others = self._other_images(epoch, start, stop, image)
             if len(others):
                 return int(others[pick // length % len(others)])
         return image
 
     @cached_property
-    def reach(self) -> int:
-        """Number of samples of a stream that ``coming`` looks at: about a window of groups."""
-        images = -(-sum(self.groups) * self.window // len(self.groups))
+    def lookahead(self) -> int:
+        """Samples of a stream that ``upcoming_groups`` looks at: about a window."""
+        images = ceil(sum(self.groups) * self.window / len(self.groups))
         return max(images * self.repeats, self.batch_size // self.streams)
 
-    def coming(self, epoch: int, batch: int, rank: int, world: int) -> list[int]:
+    def upcoming_groups(self, epoch: int, batch: int, rank: int, world: int) -> list[int]:
         """Return the groups that a process reads from a global batch on, soonest first.
 
         At the end of an epoch it looks into the next. Args as ``batches``.
         """
         length, share = self.stream_length, self.batch_size // self.streams
         streams: list[list[int]] = []
-        for stream in self.own_streams(rank, world):
+        for stream in self.streams_of_rank(rank, world):
             begin, end = stream * length, (stream + 1) * length
             start = begin + batch * share
-            rest = self.reach - (end - start)
-            samples = np.concatenate(
-                [
-                    self._take(epoch, start, min(start + self.reach, end)),
-                    self._take(epoch + 1, begin, min(begin + max(rest, 0), end)),
-                ]
-            )
-            groups = np.searchsorted(np.cumsum(self.groups), samples // self.repeats, "right")
-            names, uses = np.unique(groups, return_index=True)
-            streams.append(names[np.argsort(uses)].tolist())
+            stop = min(start + self.lookahead, end)
+            in_next_epoch = min(self.lookahead - (stop - start), length)
+            samples = [
+                self._samples(epoch, start, stop),
+                self._samples(epoch + 1, begin, begin + in_next_epoch),
+            ]
+            images = np.concatenate(samples) // self.repeats
+            groups = np.searchsorted(np.cumsum(self.groups), images, "right")
+            distinct, first_uses = np.unique(groups, return_index=True)
+            streams.append(distinct[np.argsort(first_uses)].tolist())
+        # The first group of every stream, then the second of every stream, and so on.
         groups_in_turn = dict.fromkeys(chain.from_iterable(zip_longest(*streams)))
         return [group for group in groups_in_turn if group is not None]
 
-    def _others(self, epoch: int, start: int, stop: int, image: int) -> Integers:
-        images = self._take(epoch, start, stop) // self.repeats
+    def _other_images(self, epoch: int, start: int, stop: int, image: int) -> Integers:
+        """Return the images at places ``start`` to ``stop`` that may replace an image.
+
+        In a mixture they are of the same source.
+        """
+        images = self._samples(epoch, start, stop) // self.repeats
         differs = images != image
         if self.mixture is not None:
-            differs &= self._source_of(images) == self._source_of(image)
+            differs &= self._source_numbers(images) == self._source_numbers(image)
         return images[differs]
 
-    def _source_of(self, images: Integers | int) -> Any:
+    def _source_numbers(self, images: Integers | int) -> Any:
+        """Return to which sources of a mixture images belong, counted from 0."""
         return np.searchsorted(self._source_ends, images, "right")
 
     @cached_property
@@ -229,7 +238,11 @@ class Plan:
         groups = () if self.mixture is None else self.mixture.groups
         return np.cumsum(self.groups)[np.cumsum(groups, dtype=np.int64) - 1]
 
-    def _take(self, epoch: int, start: int, stop: int) -> Integers:
+    def _samples(self, epoch: int, start: int, stop: int) -> Integers:
+        """Return the samples at places ``start`` to ``stop`` of an epoch.
+
+        A sample is the number image * repeats + repeat, so its image is sample // repeats.
+        """
         base = epoch * self._epoch_length
         return self._order.take(base + start, base + stop)
 
@@ -240,6 +253,7 @@ class Plan:
 
     @cached_property
     def _order(self) -> Shuffle | Interleave:
+        """The endless order of samples, of which epochs are consecutive parts."""
         keep = 3 * self.streams + 2  # a stream and what it looks at may lie in three windows
         arguments = (self.repeats, self.window, self.seed)
         if self.mixture is None:
@@ -321,7 +335,7 @@ class PlanSampler:
         world: Number of processes.
         position: Called when an epoch begins; returns its number, and how many of its global
             batches are done.
-        tell: Called with the groups that this process reads next, as ``Source.upcoming``.
+        announce: Called with the groups that this process reads next, as ``Source.upcoming``.
     """
 
     def __init__(
@@ -330,11 +344,11 @@ class PlanSampler:
         rank: int,
         world: int,
         position: Callable[[], tuple[int, int]],
-        tell: Callable[[list[int]], None] | None = None,
+        announce: Callable[[list[int]], None] | None = None,
     ) -> None:
         check_world(plan, world)
         self.plan, self.rank, self.world, self.position = plan, rank, world, position
-        self.tell = tell
+        self.announce = announce
 
     def __len__(self) -> int:
         """Number of batches of a whole epoch, even if it was resumed in its middle."""
@@ -345,12 +359,13 @@ class PlanSampler:
         return self._batches(*self.position())
 
     def _batches(self, epoch: int, start: int) -> Iterator[list[Item]]:
+        """Iterate over an epoch's batches, and announce the groups that they will come from."""
         batches = self.plan.batches(epoch, start, self.rank, self.world)
-        # Announce the next groups when half of the announced ones are used up.
-        every = max(1, self.plan.reach // (2 * self.plan.batch_size // self.plan.streams))
+        # Batches in which half of the announced samples are used up.
+        every = max(1, self.plan.lookahead // (2 * self.plan.batch_size // self.plan.streams))
         for number, batch in enumerate(batches, start):
-            if self.tell and len(self.plan.groups) > 1 and (number - start) % every == 0:
-                self.tell(self.plan.coming(epoch, number, self.rank, self.world))
+            if self.announce and len(self.plan.groups) > 1 and (number - start) % every == 0:
+                self.announce(self.plan.upcoming_groups(epoch, number, self.rank, self.world))
             yield batch
 
 
@@ -381,7 +396,7 @@ class EvaluationSampler:
         Lightning skips the whole evaluation on a process whose loaders are empty; the other
         processes would wait for it forever, as metrics are reduced at the evaluation's end.
         """
-        return max(1, -(-len(self.own) // self.batch_size))
+        return max(1, ceil(len(self.own) / self.batch_size))
 
     def __iter__(self) -> Iterator[list[Item]]:
         """Iterate over the batches in the source's order."""
@@ -389,7 +404,7 @@ class EvaluationSampler:
             yield [Item(i, self.seed(i)) for i in self.own[start : start + self.batch_size]]
 
 
-def _by_batch(streams: list[Integers], count: int) -> Integers:
+def _regroup_by_batch(streams: list[Integers], count: int) -> Integers:
     """Return (batches, samples of all streams) from one array per stream."""
     rows = [stream.reshape(count, -1) for stream in streams]
     return np.concatenate(rows, axis=1)

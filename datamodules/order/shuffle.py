@@ -2,7 +2,8 @@
 
 A pass takes every sample (an image, or one of its repeats) once: groups are shuffled, and samples
 within a window of groups. Passes follow each other without end, so a place in the order is one
-number, and its sample is found without computing the places before it.
+number, and its sample is found without computing the places before it. A sample is a number, too:
+image * repeats + repeat.
 
 Source i follows its own endless order, so it gives every image once before any
 image again. The mixture takes from the sources in blocks of about 256 places: by the end of block
@@ -64,13 +65,13 @@ class Shuffle:
         self._starts = first_image + np.cumsum(self._sizes) - self._sizes
         self.length = int(self._sizes.sum()) * repeats
         last = first_image * repeats + self.length
-        self._type = np.int32 if last <= 2**31 else np.int64
+        self._dtype = np.int32 if last <= 2**31 else np.int64
         # A set with few windows, such as a folder with one, would else keep many past epochs.
         passes = 2 if epoch is None else ceil(2 * epoch / max(1, self.length))
         windows = ceil(len(self._sizes) / window)
         keep = min(keep, passes * windows + 2)
-        self._pass = lru_cache(keep)(self._new_pass)
-        self._window = lru_cache(keep)(self._new_window)
+        self._pass = lru_cache(keep)(self._compute_pass)
+        self._window = lru_cache(keep)(self._compute_window)
 
     def take(self, start: int, stop: int) -> Integers:
         """Return samples ``start`` to ``stop`` of the order, as image * repeats + repeat."""
@@ -83,23 +84,26 @@ class Shuffle:
             part = self._window(number, window)[place - first :][: stop - start]
             parts.append(part)
             start += len(part)
-        return np.concatenate(parts) if parts else np.zeros(0, self._type)
+        return np.concatenate(parts) if parts else np.zeros(0, self._dtype)
 
-    def _new_pass(self, number: int) -> _Pass:
+    def _compute_pass(self, number: int) -> _Pass:
+        """Return the order of the groups in a pass, and where each window of them ends."""
         order = permutation(len(self._sizes), seed_of(self.seed, "shards", number))
         ends = np.cumsum(self._sizes[order]) * self.repeats  # of the groups
         last_groups = np.arange(self.window, len(order) + self.window, self.window) - 1
-        return _Pass(order, ends[np.minimum(last_groups, len(order) - 1)])
+        last_groups = np.minimum(last_groups, len(order) - 1)  # the last window may be smaller
+        return _Pass(order, ends[last_groups])
 
-    def _new_window(self, number: int, window: int) -> Integers:
+    def _compute_window(self, number: int, window: int) -> Integers:
+        """Return the samples of some groups of a pass, shuffled, as image * repeats + repeat."""
         first = window * self.window
         groups = self._pass(number).order[first : first + self.window]
         sizes = self._sizes[groups] * self.repeats
         places = np.cumsum(sizes) - sizes  # where each group begins in the window
         # The samples of a group are numbered one after the other.
         shifts = self._starts[groups] * self.repeats - places
-        samples = np.repeat(shifts.astype(self._type), sizes)
-        samples += np.arange(len(samples), dtype=self._type)
+        samples = np.repeat(shifts.astype(self._dtype), sizes)
+        samples += np.arange(len(samples), dtype=self._dtype)
         return samples[permutation(len(samples), seed_of(self.seed, "samples", number, window))]
 
 
@@ -126,7 +130,7 @@ class Mixture(NamedTuple):
     samples: int
 
     def times(self, count: int) -> Mixture:
-        """Return the mixture with ``count`` samples for each image."""
+        """Return the mixture of a source that gives ``count`` samples for each of these images."""
         return self._replace(samples=self.samples * count)
 
 
@@ -170,12 +174,12 @@ class Interleave:
             )
             self._parts.append(part)
             first = end
-        self._block = lru_cache(2 * keep)(self._new_block)
+        self._block = lru_cache(2 * keep)(self._compute_block)
 
     def take(self, start: int, stop: int) -> Integers:
         """Return samples ``start`` to ``stop`` of the order, as image * repeats + repeat."""
         parts: list[Integers] = []
-        block = self._block_of(start)
+        block = self._block_at(start)
         while start < stop:
             first, samples = self._block(block)
             part = samples[start - first : stop - first]
@@ -187,15 +191,16 @@ class Interleave:
         """Return how many samples each part gave before a block."""
         return [int(block * BLOCK * share) for share in self._shares]
 
-    def _block_of(self, place: int) -> int:
+    def _block_at(self, place: int) -> int:
+        """Return the block that holds a place of the order."""
         # Rounding down starts a block early, by at most as many places as there are parts.
         block = place // BLOCK
         while sum(self._counts_before(block + 1)) <= place:
             block += 1
         return block
 
-    def _new_block(self, block: int) -> tuple[int, Integers]:
-        """Return the start of a block, and its samples."""
+    def _compute_block(self, block: int) -> tuple[int, Integers]:
+        """Return the place where a block begins, and its samples: its parts', in random turns."""
         starts = self._counts_before(block)
         stops = self._counts_before(block + 1)
         numbers = range(len(self._parts))

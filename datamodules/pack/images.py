@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from datamodules.files.captions import caption_of
-from datamodules.files.pairs import misfit
+from datamodules.files.captions import parse_caption
+from datamodules.files.members import parse_json, parse_member
+from datamodules.files.pairs import size_problem
 from datamodules.files.roles import Roles, roles_of
 from datamodules.pack.places import Entry
 from datamodules.pack.shard_set import Outcome, Refused
@@ -28,26 +28,12 @@ from files.images.encoders import (
 from files.images.header import open_header
 
 Planes = list[Pixels]  # colours (H, W, 3), and alpha (H, W) if present
-EXTENSIONS = {
-    "JPEG": "jpg",
-    "TIFF": "tif",
-    "JPEG2000": "jp2",
-}  # of Pillow's formats, if not the lower-case name
-
-NO_CAPTION = "images without a caption"
+LONGEST_SIDE = {"webp": 16383, "jpeg": 65535}  # pixels that a format can store
 
 # On photographs, a third of the time of Pillow's defaults (54 ms of 162 for a WebP of a fifth of a
 # megapixel, 22 of 57 for a PNG) for 1 % more bytes.
 WEBP_EFFORT = {"method": 2, "quality": 50}  # in lossless mode, quality is effort as well
 PNG_EFFORT = {"compress_level": 3}
-
-
-class Refusal(ValueError):  # noqa: N818  (names the outcome)
-    """An input is refused: the reason in a word or two, and a message."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
 
 
 class Encoding(NamedTuple):
@@ -79,7 +65,7 @@ def parse_encoding(text: str) -> Encoding:
 
 
 class Original(NamedTuple):
-    """One image of an input: where it is, the extension and content of its file, and decoded."""
+    """One image of an input: where it is, the extension and bytes of its file, and its pixels."""
 
     where: str
     extension: str
@@ -110,41 +96,33 @@ def encode(original: Original, planes: Planes | None, encoding: Encoding) -> Enc
         encoding: The wanted encoding.
 
     Raises:
-        Refusal: If the encoding cannot hold the image.
+        UnreadableImage: If the encoding cannot hold the image.
     """
     kind = encoding.kind
     if planes is None:
-        if kind == "keep" or (kind != "jpeg" and kind.upper() == format_of(original.data)):
+        if kind == "keep" or (kind in ("webp", "png") and kind.upper() == _format_of(original)):
             return Encoded(original.extension, original.data)
         planes = _planes(original.image)
     if kind in ("keep", "png"):
-        return Encoded("png", _png(planes, original.image))
-    try:
-        return _eight_bit(planes, original.image, encoding)
-    except (TypeError, ValueError) as error:  # Pillow's, of 16 bits or of a side above 16,383
-        raise Refusal(
+        return Encoded("png", _encode_png(planes, original.image))
+    if planes[0].dtype != np.uint8 or max(planes[0].shape) > LONGEST_SIDE[kind]:
+        height, width = planes[0].shape[:2]
+        raise UnreadableImage(
+            f"{original.where}: {kind} cannot hold {width}x{height} pixels of {planes[0].dtype}: "
+            "use --encode png, or --crop",
             f"impossible as {kind}",
-            f"{original.where}: {kind} cannot hold it ({error}): use --encode png, or --crop",
-        ) from error
+        )
+    return _encode_webp_or_jpeg(planes, original.image, encoding)
 
 
-def format_of(data: bytes) -> str:
-    """Return Pillow's name of an image file's format, or "" if it is not an image."""
-    try:
-        return open_header(io.BytesIO(data)).format
-    except Exception:  # a broken header raises anything; the decoder reports the problem
-        return ""
-
-
-def extension_of(data: bytes) -> str:
-    """Return the extension for an image file, from its bytes."""
-    format_ = format_of(data)
-    return EXTENSIONS.get(format_, format_.lower())
+def _format_of(original: Original) -> str:
+    """Return Pillow's name of the format of an image that was decoded, such as ``PNG``."""
+    return open_header(io.BytesIO(original.data)).format
 
 
 # ---------------------------------------------------------------------------------------- the kinds
-def _eight_bit(planes: Planes, image: DecodedImage, encoding: Encoding) -> Encoded:
-    """Return a JPEG or a lossless WebP."""
+def _encode_webp_or_jpeg(planes: Planes, image: DecodedImage, encoding: Encoding) -> Encoded:
+    """Return 8-bit colours, and alpha if present, as a JPEG or a lossless WebP."""
     notes = []
     if encoding.kind == "jpeg":
         if len(planes) > 1:
@@ -154,7 +132,7 @@ def _eight_bit(planes: Planes, image: DecodedImage, encoding: Encoding) -> Encod
     else:
         # exact: training sees the colours of transparent pixels.
         options = {"lossless": True, "exact": True, "icc_profile": image.icc or b""}
-        data = encoded_by_pillow(_joined(planes), "WEBP", **options, **WEBP_EFFORT)
+        data = encoded_by_pillow(_with_alpha(planes), "WEBP", **options, **WEBP_EFFORT)
     if image.cicp:
         notes.append(
             f"images that lost their colours (cICP code points, as of HDR), which {encoding.kind} "
@@ -164,17 +142,19 @@ def _eight_bit(planes: Planes, image: DecodedImage, encoding: Encoding) -> Encod
     return Encoded(extension, data, tuple(notes))
 
 
-def _png(planes: list[Pixels], image: DecodedImage) -> bytes:
+def _encode_png(planes: list[Pixels], image: DecodedImage) -> bytes:
+    """Return a PNG of 8 or 16 bits, with the colour tags of the original."""
     chunks = [b"cICP" + image.cicp] if image.cicp else []
     if planes[0].dtype == np.uint8:
-        data = encoded_by_pillow(_joined(planes), "PNG", icc_profile=image.icc, **PNG_EFFORT)
+        data = encoded_by_pillow(_with_alpha(planes), "PNG", icc_profile=image.icc, **PNG_EFFORT)
     else:
-        data = png_of_16_bits(cast(Any, _joined(planes)))
+        data = png_of_16_bits(cast(Any, _with_alpha(planes)))
         chunks += [profile_chunk(image.icc)] if image.icc else []
     return with_chunks(data, *chunks)
 
 
-def _joined(planes: list[Pixels]) -> Pixels:
+def _with_alpha(planes: list[Pixels]) -> Pixels:
+    """Return (H, W, 3), or (H, W, 4) with alpha."""
     return cast(Pixels, np.ascontiguousarray(np.dstack(planes)))
 
 
@@ -196,7 +176,7 @@ class Recipe(NamedTuple):
 
 
 def process(recipe: Recipe, entry: Entry) -> Outcome:
-    """Read an input and make its samples.
+    """Read an input and make its samples; an image that cannot be packed is refused.
 
     Args:
         recipe: Settings of the processing.
@@ -206,28 +186,24 @@ def process(recipe: Recipe, entry: Entry) -> Outcome:
     notes = [f"members {suffix}: images without a role, kept" for suffix in roles.unused]
     try:
         content = {suffix: place.read() for suffix, place in entry.members.items()}
-        originals = _decoded(entry, content, roles, recipe)
+        originals = _decode_images(entry, content, roles, recipe)
         for original in originals.values():
             notes += [f"images that are read without their {what}" for what in original.image.lost]
-        others = _others(entry, content, roles)
+        others = _members_beside_images(entry, content, roles)
         samples = list(_samples(entry.key, originals, others, recipe, notes))
-    except (Refusal, UnreadableImage) as error:
-        return Outcome(refused=Refused(entry.key, error.reason, str(error)))
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        message = f"{where}{error.strerror or error}"
-        return Outcome(refused=Refused(entry.key, reason_of(error), message))
-    if not any(members.get("txt") for _, members in samples):
-        notes.append(NO_CAPTION)
+    except (UnreadableImage, OSError) as error:
+        reason = reason_of(error) if isinstance(error, OSError) else error.reason
+        return Outcome(refused=Refused(entry.key, reason, str(error)))
     return Outcome(samples, notes=notes)
 
 
-def _decoded(
+def _decode_images(
     entry: Entry, content: dict[str, bytes], roles: Roles, recipe: Recipe
 ) -> dict[str, Original]:
     """Return the checked images, by what is before the extension: "", ``hr.`` or ``lr.``."""
     if "hr" not in roles.members:
-        raise Refusal("no image", f"{entry.where}: its sample has no image, nor one named hr.<ext>")
+        message = f"{entry.where}: its sample has no image, nor one named hr.<ext>"
+        raise UnreadableImage(message, "no image")
     originals: dict[str, Original] = {}
     for field in ("hr", "lr"):
         suffix = roles.members.get(field)
@@ -235,30 +211,32 @@ def _decoded(
             continue
         data, place = content[suffix], entry.members[suffix]
         role = f"{field}." if suffix.startswith(field) else ""
-        extension = suffix[len(role) :] or extension_of(data)
-        image = _image(data, place.where, recipe, role)
-        originals[role] = Original(place.where, extension, data, image)
+        image = _decode_for(recipe, data, place.where, role)
+        originals[role] = Original(place.where, suffix[len(role) :], data, image)
     if "lr." in originals:
-        _check_pair(_large(originals), originals["lr."], recipe)
+        _check_pair(_hr_of(originals), originals["lr."], recipe)
     return originals
 
 
-def _large(originals: dict[str, Original]) -> Original:
+def _hr_of(originals: dict[str, Original]) -> Original:
+    """Return the HR image of a sample: ``hr.png``, or ``png`` alone."""
     return originals.get("hr.") or originals[""]
 
 
-def _check_pair(large: Original, small: Original, recipe: Recipe) -> None:
+def _check_pair(hr: Original, lr: Original, recipe: Recipe) -> None:
+    """Raise if HR is not ``--scale`` times LR, or a pair is to be cut at an unknown scale."""
     problem = None
     if recipe.scale is not None:
-        problem = misfit(_size(large.image), _size(small.image), recipe.scale)
+        problem = size_problem(_width_and_height(hr), _width_and_height(lr), recipe.scale)
     elif recipe.crop is not None:
         problem = "it is needed to cut both"
     if problem:
-        message = f"{large.where}: the pair does not fit --scale {recipe.scale}: {problem}"
-        raise Refusal("sizes of the pair", message)
+        message = f"{hr.where}: the pair does not fit --scale {recipe.scale}: {problem}"
+        raise UnreadableImage(message, "sizes of the pair")
 
 
-def _image(data: bytes, where: str, recipe: Recipe, role: str) -> DecodedImage:
+def _decode_for(recipe: Recipe, data: bytes, where: str, role: str) -> DecodedImage:
+    """Decode an image into the colour space in which the recipe's encoding stores it."""
     # Our JPEGs have no profile, so their pixels must be sRGB.
     jpeg = recipe.encode.kind == "jpeg" and role != "lr."
     image = decode(data, where, srgb=jpeg)
@@ -269,53 +247,57 @@ def _image(data: bytes, where: str, recipe: Recipe, role: str) -> DecodedImage:
     return image
 
 
-def _size(image: DecodedImage) -> tuple[int, int]:
-    return image.rgb.shape[1], image.rgb.shape[0]
+def _width_and_height(original: Original) -> tuple[int, int]:
+    """Return (W, H) of a decoded image."""
+    height, width = original.image.rgb.shape[:2]
+    return width, height
 
 
-def _others(entry: Entry, content: dict[str, bytes], roles: Roles) -> Members:
-    """Return the members beside the image: caption, metadata, and others of a tar."""
+def _members_beside_images(entry: Entry, content: dict[str, bytes], roles: Roles) -> Members:
+    """Return the members beside HR and LR: a caption in UTF-8, metadata, and others of a tar."""
     images = {roles.members.get("hr"), roles.members.get("lr")}
     others = {suffix: data for suffix, data in content.items() if suffix not in images}
     for field in {"txt", "json"} & roles.members.keys():
         others[field] = others.pop(roles.members[field])
-    try:
-        json.loads(others.get("json") or "null")
-        if "txt" in others:
-            others["txt"] = caption_of(others["txt"]).encode()
-    except (ValueError, RecursionError) as error:
-        raise Refusal(
-            "broken text", f"{entry.where}: its caption or JSON is broken: {error}"
-        ) from error
+    parse_member(parse_json, others.get("json", b""), f"{entry.where}: its json")
+    if "txt" in others:
+        caption = parse_member(parse_caption, others["txt"], f"{entry.where}: its caption")
+        others["txt"] = caption.encode()
     return others
 
 
 def _samples(
     key: str, originals: dict[str, Original], others: Members, recipe: Recipe, notes: list[str]
 ) -> Iterator[tuple[str, Members]]:
+    """Yield the key and the members of an image's one sample, or of one for each square.
+
+    What was lost in encoding is added to ``notes``.
+    """
     if recipe.crop is None:
-        yield key, _encoded(originals, None, others, recipe, notes)
+        yield key, {**_encode_images(originals, None, recipe, notes), **others}
         return
     further = roles_of(tuple(others)).unused
     if further:
-        raise Refusal(
-            "further images",
-            f"{_large(originals).where}: its sample has another image {further[0]}, which may or "
+        raise UnreadableImage(
+            f"{_hr_of(originals).where}: its sample has another image {further[0]}, which may or "
             "may not need the same cut: pack it whole, or without that member",
+            "further images",
         )
     for number, square in enumerate(_squares(originals, recipe, recipe.crop), start=1):
         counted = notes if number == 1 else []  # once per image
-        yield f"{key}_s{number:03d}", _encoded(originals, square, others, recipe, counted)
+        images = _encode_images(originals, square, recipe, counted)
+        yield f"{key}_s{number:03d}", {**images, **others}
 
 
 def _planes(image: DecodedImage) -> Planes:
+    """Return the colours of an image, and its alpha if present."""
     return [image.rgb] if image.alpha is None else [image.rgb, image.alpha]
 
 
 def _squares(
     originals: dict[str, Original], recipe: Recipe, crop: int
 ) -> Iterator[dict[str, Planes]]:
-    """Cut the images of one sample alike, row by row.
+    """Yield the squares of one sample, row by row: HR and LR of the same part, by role.
 
     All positions are in LR pixels; without LR, in HR pixels.
     """
@@ -329,18 +311,18 @@ def _squares(
         for axis in (0, 1)
     )
     if min(height, width) < lr_side:
-        large = _large(originals)
-        size = "x".join(map(str, _size(large.image)))
-        raise Refusal("too small", f"{large.where}: {size}; --crop is {crop}")
-    for top in places(height, lr_side, lr_stride):
-        for left in places(width, lr_side, lr_stride):
+        hr = _hr_of(originals)
+        size = "x".join(map(str, _width_and_height(hr)))
+        raise UnreadableImage(f"{hr.where}: {size}; --crop is {crop}", "too small")
+    for top in square_starts(height, lr_side, lr_stride):
+        for left in square_starts(width, lr_side, lr_stride):
             yield {
                 role: [_cut(plane, top, left, lr_side, factors[role]) for plane in planes]
                 for role, planes in planes_of.items()
             }
 
 
-def places(length: int, side: int, step: int) -> list[int]:
+def square_starts(length: int, side: int, step: int) -> list[int]:
     """Return the starts of squares along one side, as in BasicSR's ``extract_subimages``.
 
     Args:
@@ -354,25 +336,25 @@ def places(length: int, side: int, step: int) -> list[int]:
     return starts
 
 
-def _cut(plane: Pixels, top: int, left: int, size: int, factor: int) -> Pixels:
-    rows = slice(top * factor, (top + size) * factor)
-    return plane[rows, left * factor : (left + size) * factor]
+def _cut(plane: Pixels, top: int, left: int, side: int, factor: int) -> Pixels:
+    """Return a square of a plane; its place and side are in units of ``factor`` pixels."""
+    rows = slice(top * factor, (top + side) * factor)
+    return plane[rows, left * factor : (left + side) * factor]
 
 
-def _encoded(
+def _encode_images(
     originals: dict[str, Original],
-    changed: dict[str, Planes] | None,
-    others: Members,
+    square: dict[str, Planes] | None,
     recipe: Recipe,
     notes: list[str],
 ) -> Members:
-    """Return the members of a sample, images first."""
+    """Return the encoded images of a sample by suffix: whole, or the planes of a square."""
     members: Members = {}
     for role, original in originals.items():
-        planes = None if changed is None else changed[role]
+        planes = None if square is None else square[role]
         lossy = recipe.encode.kind == "jpeg"
         encoding = KEEP if lossy and role == "lr." else recipe.encode  # LR without loss
         encoded = encode(original, planes, encoding)
         notes += encoded.notes
         members[f"{role}{encoded.extension}"] = encoded.data
-    return {**members, **others}
+    return members

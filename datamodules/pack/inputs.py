@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from datamodules.files.pairs import match
-from datamodules.files.paths import braced, images_of
+from datamodules.files.pairs import match_pairs
+from datamodules.files.paths import braced, images_of, read_lines
 from datamodules.files.roles import SUFFIXES, roles_of, texts_beside
 from datamodules.pack.places import Entry, File, Place, TarMember
 from datamodules.pack.shard_set import Refused
@@ -22,7 +22,6 @@ from files.paths import (
     glob_paths,
     image_key,
     is_image,
-    read_text,
     shard_key,
     size_and_time,
     unique,
@@ -43,16 +42,18 @@ class Inputs(NamedTuple):
         """Return the hash of the keys and of their members' places and sizes."""
         digest = hashlib.blake2b(digest_size=16)
         for entry in self.entries:
-            members = [f"{suffix}={_sized(place)}" for suffix, place in entry.members.items()]
+            members = [
+                f"{suffix}={_place_and_size(place)}" for suffix, place in entry.members.items()
+            ]
             line = "\0".join([entry.key, *members])
             digest.update(line.encode(errors="surrogateescape") + b"\n")
         return digest.hexdigest()
 
 
-def _sized(place: Place) -> str:
-    """Return a place with its size, which tells most files that were replaced.
+def _place_and_size(place: Place) -> str:
+    """Return where a member is, and its size, by which most files that were replaced are noticed.
 
-    The time of modification would, too, but the copies of a set do not share it.
+    Times of modification would notice more, but the copies of a set do not share them.
     """
     if isinstance(place, TarMember):
         return f"{place.where}\0{place.offset}\0{place.size}"
@@ -73,22 +74,23 @@ def find_inputs(source: str, lr: str | None = None, lr_suffix: str = "") -> Inpu
     """
     refused: list[Refused] = []
     if lr is None and is_tars(source):
-        return _checked(_from_tars(source), refused, source)
-    large = _images_of(source, "SOURCE", refused)
+        return _checked_inputs(_entries_of_tars(source), refused, source)
+    large = _list_images(source, "SOURCE", refused)
     if lr is None:
         entries = [Entry(key, {_extension(file): File(str(file))}) for key, file in large.items()]
     else:
-        small = _images_of(lr, "--lr", refused)
+        small = _list_images(lr, "--lr", refused)
         entries = []
-        for key, (hr_file, lr_file) in match(large, small, (source, lr), lr_suffix).items():
+        for key, (hr_file, lr_file) in match_pairs(large, small, (source, lr), lr_suffix).items():
             hr_suffix, small_suffix = f"hr.{_extension(hr_file)}", f"lr.{_extension(lr_file)}"
             members: dict[str, Place] = {hr_suffix: File(str(hr_file))}
             members[small_suffix] = File(str(lr_file))
             entries.append(Entry(key, members))
-    return _checked(_with_texts(entries), refused, source)
+    return _checked_inputs(_with_texts(entries), refused, source)
 
 
 def _extension(path: Path) -> str:
+    """Return the ending of a file's name in lower case, without its dot."""
     return path.suffix.lower().removeprefix(".")
 
 
@@ -100,33 +102,26 @@ def _with_texts(entries: list[Entry]) -> Iterator[Entry]:
         yield Entry(entry.key, {**entry.members, **members})
 
 
-def _images_of(source: str, argument: str, refused: list[Refused]) -> dict[str, Path]:
+def _list_images(source: str, argument: str, refused: list[Refused]) -> dict[str, Path]:
     """Return the images of a folder, a pattern or a list by key."""
     path = Path(expand_path(source, argument))
     if path.is_file() and not is_image(path):
-        return _from_list(path, argument, refused)
+        return _read_list(path, argument, refused)
     return by_key(images_of(str(path)), argument)
 
 
-def _from_list(path: Path, argument: str, refused: list[Refused]) -> dict[str, Path]:
+def _read_list(path: Path, argument: str, refused: list[Refused]) -> dict[str, Path]:
     """Return the images that a text file names, in its order, by key.
 
     A line is a path, or a path and its size as in BasicSR (``a.png (480,480,3)``).
 
     Raises:
-        ValueError: If the file is no text.
+        ValueError: If the file is no text, or two images have one key.
     """
-    try:
-        text = read_text(path)
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{argument} {str(path)!r} is not a list of paths ({error}); expected a folder, a "
-            "pattern of images, such a list, or, as SOURCE alone, tars"
-        ) from error
+    expected = "a folder, a pattern of images, a list of paths, or, as SOURCE alone, tars"
     folder = Path(os.path.abspath(path.parent))
     images: dict[Path, None] = {}
-    # Not splitlines, which also splits at characters that names may contain.
-    for number, line in enumerate(map(str.strip, text.split("\n")), start=1):
+    for number, line in enumerate(read_lines(path, argument, expected), start=1):
         comment = line.startswith("#") and not (folder / line).is_file()
         if not line or comment:
             continue
@@ -152,7 +147,8 @@ def is_tars(source: str) -> bool:
     return source.lower().endswith((".tar", ".tar}", ".tar.gz", ".tgz"))
 
 
-def _from_tars(source: str) -> Iterator[Entry]:
+def _entries_of_tars(source: str) -> Iterator[Entry]:
+    """Yield the samples of tars, whose members are read when they are packed."""
     for path in _tar_files(source):
         index = build_index(path)
         for key, members in zip(index.keys, index.members, strict=True):
@@ -164,6 +160,7 @@ def _from_tars(source: str) -> Iterator[Entry]:
 
 
 def _tar_files(source: str) -> Iterator[Path]:
+    """Yield the files of ``{000..099}`` and ``*`` in the name of tars."""
     for pattern in braced(expand_path(source, "SOURCE")):
         files = [pattern] if Path(pattern).is_file() else glob_paths(pattern)
         if not files:
@@ -172,13 +169,20 @@ def _tar_files(source: str) -> Iterator[Path]:
 
 
 # --------------------------------------------------------------------------------------------- keys
-def _checked(entries: Iterable[Entry], refused: list[Refused], source: str) -> Inputs:
-    """Refuse what a tar cannot hold or a reader of it would refuse, unless keys are not unique."""
+def _checked_inputs(entries: Iterable[Entry], refused: list[Refused], source: str) -> Inputs:
+    """Return the inputs under the keys that they get in a tar.
+
+    Inputs are added to ``refused`` if a tar cannot hold their names, or its readers would refuse
+    their samples.
+
+    Raises:
+        ValueError: If two inputs would have one key, or there are none.
+    """
     entry_by_key: dict[str, Entry] = {}
     dotted = []
     for entry in entries:
         key = shard_key(entry.key)
-        problem = _problem(key)
+        problem = _why_not_a_key(key)
         if problem:
             message = f"{entry.where!r}: its key {key!r} {problem}; rename it"
             refused.append(Refused(key, "unsafe name", message))
@@ -199,17 +203,18 @@ def _checked(entries: Iterable[Entry], refused: list[Refused], source: str) -> I
             f"({EXPECTED}), a pattern, a list of paths, or tars as 'folder/*.tar'"
         )
     renamed = [Entry(key, entry.members) for key, entry in entry_by_key.items()]
-    return Inputs(_readable(renamed, refused), refused)
+    return Inputs(_with_clear_roles(renamed, refused), refused)
 
 
-def _readable(entries: list[Entry], refused: list[Refused]) -> list[Entry]:
-    """Refuse inputs whose samples the readers of shards refuse."""
+def _with_clear_roles(entries: list[Entry], refused: list[Refused]) -> list[Entry]:
+    """Return the inputs whose samples the readers of shards accept; add others to ``refused``."""
     readable: list[tuple[Entry, dict[str, str]]] = []
     for entry in entries:
-        try:
-            readable.append((entry, roles_of(tuple(entry.members)).members))
-        except ValueError as error:
-            refused.append(Refused(entry.key, "unclear roles", f"{entry.where}: {error}"))
+        roles = roles_of(tuple(entry.members))
+        if roles.problem is None:
+            readable.append((entry, roles.members))
+        else:
+            refused.append(Refused(entry.key, "unclear roles", f"{entry.where}: {roles.problem}"))
     if any("lr" in roles for _, roles in readable):
         message = "it has no LR, but others do: training needs one for all images, or for none"
         alone = [entry for entry, roles in readable if "hr" in roles and "lr" not in roles]
@@ -220,7 +225,7 @@ def _readable(entries: list[Entry], refused: list[Refused]) -> list[Entry]:
     return [entry for entry, _ in readable]
 
 
-def _problem(key: str) -> str | None:
+def _why_not_a_key(key: str) -> str | None:
     """Return why a name cannot be a key, or None."""
     if key.startswith("/") or ".." in PurePosixPath(key).parts:
         return "leads out of the folder"

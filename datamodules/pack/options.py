@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from datamodules.files.pairs import with_scale
+from datamodules.files.pairs import fill_scale
 from datamodules.pack.images import KEEP, Recipe, parse_encoding
 from datamodules.pack.inputs import Inputs, find_inputs
 from files.numbers import positive
@@ -32,8 +32,8 @@ and options give the same bytes, for any number of workers, parts and interrupti
 exit status: 0 all packed, 1 some inputs were refused, 2 an error stopped it, 130 Ctrl-C
 """
 
-# On these the shards do not depend, or `job_of` names them otherwise.
-INDEPENDENT = ("part", "workers", "wait_minutes", "out", "source", "lr")
+# On these the shards do not depend, or `settings_of_shards` names them otherwise.
+INDEPENDENT = ("part", "workers", "out", "source", "lr")
 
 
 def usable_cores() -> int:
@@ -42,11 +42,12 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
 
 
-def _natural(text: str) -> int:
+def _zero_or_positive(text: str) -> int:
+    """Return a whole number that is not negative, for argparse."""
     return 0 if text == "0" else positive(text)
 
 
-def parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command."""
     command = argparse.ArgumentParser(
         prog="main.py pack",
@@ -70,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_inputs(group: Any) -> None:
+    """Add the options of the inputs to a group of the parser."""
     group.add_argument(
         "--lr", metavar="SOURCE", help="the LR images, with the same names; needs --scale"
     )
@@ -88,6 +90,7 @@ def _add_inputs(group: Any) -> None:
 
 
 def _add_images(group: Any) -> None:
+    """Add the options of an image's processing to a group of the parser."""
     group.add_argument(
         "--crop",
         type=positive,
@@ -111,6 +114,7 @@ def _add_images(group: Any) -> None:
 
 
 def _add_shards(group: Any) -> None:
+    """Add the options of the shards, and of their making, to a group of the parser."""
     group.add_argument(
         "--images-per-shard",
         type=positive,
@@ -132,21 +136,14 @@ def _add_shards(group: Any) -> None:
     )
     group.add_argument(
         "--workers",
-        type=_natural,
+        type=_zero_or_positive,
         default=usable_cores(),
         metavar="N",
         help="processes (default: one per core, here %(default)s); 0 decodes in this one",
     )
-    group.add_argument(
-        "--wait-minutes",
-        type=float,
-        default=10.0,
-        metavar="N",
-        help="longest time without an image from the workers (default: %(default)g)",
-    )
 
 
-def check(options: argparse.Namespace) -> None:
+def check_options(options: argparse.Namespace) -> None:
     """Check that options fit together.
 
     Raises:
@@ -184,22 +181,26 @@ def inputs_of(options: argparse.Namespace) -> Inputs:
     Raises:
         ValueError: As ``find_inputs``.
     """
-    suffix = with_scale(options.lr_suffix, options.scale) if options.lr_suffix else ""
+    suffix = fill_scale(options.lr_suffix, options.scale) if options.lr_suffix else ""
     return find_inputs(*_sources(options), suffix)
 
 
 def _sources(options: argparse.Namespace) -> tuple[str, str | None]:
-    """Return SOURCE and --lr; absolute, as parts are made in different folders."""
-    lr = None if options.lr is None else _absolute(options.lr, "--lr")
-    return _absolute(options.source, "SOURCE"), lr
+    """Return SOURCE, and --lr if it is given, as absolute paths.
+
+    Parts are made in different working directories, and compare these paths.
+    """
+    lr = None if options.lr is None else _absolute_path(options.lr, "--lr")
+    return _absolute_path(options.source, "SOURCE"), lr
 
 
-def _absolute(path: str, name: str) -> str:
+def _absolute_path(path: str, name: str) -> str:
+    """Return a path with its variables expanded, as an absolute one; ``name`` is for errors."""
     # Not abspath, which drops `link/..` as text.
     return str(Path(expand_path(path, name)).absolute())
 
 
-def job_of(options: argparse.Namespace, inputs: Inputs) -> dict[str, Any]:
+def settings_of_shards(options: argparse.Namespace, inputs: Inputs) -> dict[str, Any]:
     """Return what the shards depend on: the options, and the names and sizes of the inputs."""
     source, lr = _sources(options)
     job = {"SOURCE": source, "--lr": lr}

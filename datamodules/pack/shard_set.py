@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
@@ -21,6 +22,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
+from datamodules.files.members import parse_json, parse_member
 from datamodules.shards.index import ShardIndex
 from datamodules.shards.writer import Members, find_shards, write_shard
 from files.owned import write_whole
@@ -103,7 +105,7 @@ class ShardSet:
 
     def __len__(self) -> int:
         """Return the number of shards."""
-        return -(-self.count // self.size)
+        return math.ceil(self.count / self.size)
 
     def path(self, shard: int) -> Path:
         """Return the path of a shard."""
@@ -117,15 +119,15 @@ class ShardSet:
         """Write what the shards depend on, or compare it with what an earlier command wrote.
 
         Args:
-            job: What they depend on, in types that JSON keeps.
+            job: What they depend on, by names of settings.
 
         Raises:
             ValueError: If it differs, or the shards in the folder are not of this program.
         """
-        job = json.loads(json.dumps(job))
+        job = json.loads(json.dumps(job))  # tuples become lists, as in the file
         path = self.out / f"{self.name}.json"
         shards = find_shards(self.out, self.name)  # before the file, which was written before them
-        earlier = _read(path)
+        earlier = _read_json(path)
         if earlier is None and shards:
             raise ValueError(
                 f"{shards[0]} is there, but no {path.name} that says how it was made: give "
@@ -147,9 +149,14 @@ class ShardSet:
         Raises:
             ValueError: If a shard is not the one that was written here.
         """
-        return [shard for shard in range(part, len(self), parts) if not self._is_whole(shard)]
+        return [shard for shard in range(part, len(self), parts) if not self._is_done(shard)]
 
-    def _is_whole(self, shard: int) -> bool:
+    def _is_done(self, shard: int) -> bool:
+        """Return whether a shard is written, or all its inputs were refused.
+
+        Raises:
+            ValueError: If another file has its name.
+        """
         path, record = self.path(shard), self.record(shard)
         if not path.exists():
             return record is not None and record.bytes == 0
@@ -175,28 +182,30 @@ class ShardSet:
             bar = tqdm(outcomes, "done", total, unit="images", **bar_options(SILENCE))
             shown = iter(bar)
             for shard in shards:
-                self._write(shard, shown)
+                self._write_shard(shard, shown)
 
-    def _write(self, shard: int, outcomes: Iterator[Outcome]) -> None:
+    def _write_shard(self, shard: int, outcomes: Iterator[Outcome]) -> None:
+        """Write a shard and its record from the next results."""
         record = Record()
         samples = record.samples_of(outcomes, len(self.inputs_of(shard)))
         first = next(samples, None)
 
-        def save(index: ShardIndex | None) -> None:
+        def write_record(index: ShardIndex | None) -> None:
             record.bytes = 0 if index is None else index.size
-            write_whole(self._record(shard), json.dumps(asdict(record), indent=1) + "\n")
+            write_whole(self._record_path(shard), json.dumps(asdict(record), indent=1) + "\n")
 
         if first is None:
-            save(None)
+            write_record(None)
         else:
-            write_shard(self.path(shard), chain([first], samples), save)
+            write_shard(self.path(shard), chain([first], samples), write_record)
 
-    def _record(self, shard: int) -> Path:
+    def _record_path(self, shard: int) -> Path:
+        """Return the path of what became of the inputs of a shard."""
         return self.path(shard).with_suffix(".json")
 
     def record(self, shard: int) -> Record | None:
         """Return what became of the inputs of a shard, or None if it was not begun."""
-        content = _read(self._record(shard))
+        content = _read_json(self._record_path(shard))
         if content is None:
             return None
         refused = [Refused(**fields) for fields in content.pop("refused")]
@@ -215,12 +224,6 @@ def parse_part(text: str) -> tuple[int, int]:
     return int(part), int(parts)
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
-    try:
-        return dict(json.loads(path.read_bytes()))
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path} is not of this program: move it away, or give another folder or name"
-        ) from error
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """Return the object in a JSON file; None if there is no such file."""
+    return parse_member(parse_json, path.read_bytes(), str(path)) if path.exists() else None

@@ -15,7 +15,7 @@ from filelock import FileLock
 from webdataset.cache import FileCache
 from webdataset.gopen import gopen_schemes
 
-from datamodules.shards.remote import SCHEMES, RemoteShard, open_remote, shown
+from datamodules.shards.remote import SCHEMES, RemoteShard, hide_secrets, open_remote
 from files.owned import remove_file
 
 log = logging.getLogger(__name__)
@@ -63,16 +63,16 @@ class ShardCache:
             last = self._used.get(shard.name)
             # Other shards needed its room. To download it for each sample would take for ever.
             is_removed = last is not None and time.monotonic() - last < RECENT
-            if shard.size > self.limit or is_removed or not self._is_downloaded(shard, path):
-                self._warn(shard)
+            if shard.size > self.limit or is_removed or not self._download(shard, path):
+                self._warn_once(shard)
                 return None
         self._used[shard.name] = time.monotonic()
         with suppress(OSError):  # it is another user's, or was removed meanwhile
             os.utime(path)  # webdataset removes files by the time of their last change
         return path
 
-    def _is_downloaded(self, shard: RemoteShard, path: Path) -> bool:
-        """Download a shard, unless another process does, and return whether the disk has room."""
+    def _download(self, shard: RemoteShard, path: Path) -> bool:
+        """Download a shard, unless another process does; return False if the disk is full."""
         cache = FileCache(
             str(self.folder),
             url_to_name=lambda _: shard.name,
@@ -92,7 +92,8 @@ class ShardCache:
                 remove_file(path.with_name(f"{path.name}.temp{os.getpid()}"))  # webdataset's
         return True
 
-    def _warn(self, shard: RemoteShard) -> None:
+    def _warn_once(self, shard: RemoteShard) -> None:
+        """Log that the cache is too small, the first time that it is."""
         if not self._warned:
             self._warned = True
             log.warning(
@@ -101,7 +102,7 @@ class ShardCache:
                 "raise Shards.cache_size, or lower data.init_args.streams",
                 self.folder,
                 self.limit,
-                shown(shard.url),
+                hide_secrets(shard.url),
             )
 
     def read_ahead(self, shards: Sequence[RemoteShard]) -> None:
@@ -118,10 +119,9 @@ class ShardCache:
             ).start()
 
     def _fetch_from_queue(self, shards: Iterator[RemoteShard]) -> None:
+        """Download shards until there are none, or a newer queue replaces this one."""
         for shard in shards:  # which the threads share
-            if shards is not self._ahead:  # a newer `read_ahead` has replaced this queue
+            if shards is not self._ahead:
                 return
-            try:
+            with suppress(OSError):  # its reader will get the same error
                 self.fetch(shard)
-            except OSError as error:  # its reader will get the same error
-                log.warning("reading ahead: %s", error)

@@ -1,4 +1,4 @@
-"""The index of a tar, tar headers, and arrays in a tar.
+"""The index of a tar, and tar headers.
 
 The file ``<shard>.idx.json`` holds ``version``, ``size`` and ``mtime_ns`` of the tar, ``checksum``
 (xxh3_128 of all its bytes, or null), ``count`` (of samples) and ``samples``: for each its key, and
@@ -15,15 +15,14 @@ import json
 import logging
 import re
 import tarfile
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
-import numpy as np
 import xxhash
-from numpy.typing import NDArray
 
 from files.images.decode import UnreadableImage, read_size
 from files.owned import write_whole
@@ -36,10 +35,12 @@ CHUNK = 1 << 20
 LONGEST_HEADER = 1 << 20  # bytes of a name or of extended attributes; more is damage, or an attack
 METADATA = re.compile(r"__[^/]*__($|/)")  # names that webdataset skips
 
-# What damaged bytes make tarfile raise: also errors of indices, numbers and recursion.
+# What damaged bytes make tarfile, or the parser of an index, raise: also errors of indices, numbers
+# and recursion.
 DAMAGE = (
     tarfile.TarError,
     ArithmeticError,
+    AttributeError,
     LookupError,
     TypeError,
     ValueError,
@@ -108,7 +109,7 @@ def split_name(name: str) -> tuple[str, str] | None:
 
 
 # ---------------------------------------------------------------------------------------- headers
-class _Headers:
+class _HeaderFile:
     """The file methods that ``tarfile`` needs; numbers of a damaged header do no harm."""
 
     def __init__(self, file: IO[bytes], size: int) -> None:
@@ -116,9 +117,11 @@ class _Headers:
         self.tell = file.tell
 
     def seek(self, position: int) -> int:
+        """Go to a position, at most to the file's end."""
         return self.file.seek(max(0, min(position, self.size)))
 
     def read(self, count: int) -> bytes:
+        """Return the next bytes; raise if a header asks for more than any header has."""
         if not 0 <= count <= LONGEST_HEADER:
             raise tarfile.ReadError(f"a header says that it is {count} bytes long")
         return self.file.read(count)
@@ -132,7 +135,7 @@ def tar_headers(shard: Path) -> Iterator[tarfile.TarInfo]:
     """
     try:
         with shard.open("rb") as file:
-            end = yield from _headers(_Headers(file, shard.stat().st_size))
+            end = yield from _read_headers(_HeaderFile(file, shard.stat().st_size))
             file.seek(end)
             _check_end(file)
     except DAMAGE as error:
@@ -142,8 +145,12 @@ def tar_headers(shard: Path) -> Iterator[tarfile.TarInfo]:
         ) from error
 
 
-def _headers(file: _Headers) -> Generator[tarfile.TarInfo, None, int]:
-    """Yield the headers, and return where they end."""
+def _read_headers(file: _HeaderFile) -> Generator[tarfile.TarInfo, None, int]:
+    """Yield the headers; the generator returns the byte where the last member ends.
+
+    Raises:
+        tarfile.ReadError: If sizes of a damaged header would lead backwards.
+    """
     end = 0
     with tarfile.open(fileobj=file, mode="r:") as tar:  # type: ignore[call-overload]
         while (member := tar.next()) is not None:
@@ -156,7 +163,7 @@ def _headers(file: _Headers) -> Generator[tarfile.TarInfo, None, int]:
 
 
 def _check_end(file: IO[bytes]) -> None:
-    # tarfile takes a truncated or damaged header for the end. A whole tar ends with zeros alone.
+    """Raise if anything but zeros follows the last member: tarfile takes damage for the end."""
     position = file.tell()
     if file.read(BLOCK) != bytes(BLOCK):
         raise tarfile.ReadError(f"no header and no end at byte {position}")
@@ -195,33 +202,40 @@ def load_index(shard: Path, cache: Path) -> ShardIndex:
     log.info("reading the headers of %s, once", shard)
     index = build_index(shard)
     if stale is not None and stale.checksum is not None:
-        if _places_of(index) == _places_of(stale):
+        if _offsets_and_sizes(index) == _offsets_and_sizes(stale):
             # The stale one has checksums, by which a read finds other bytes; a new one has none.
             index = replace(stale, mtime_ns=state.st_mtime_ns)
         else:
             log.warning("the index beside %s is that of another tar, and is made again", shard)
-    return _stored(index, shard, places)
+    # Root could write to a folder without write permission, and must not.
+    is_writable = shard.parent.stat().st_mode & 0o222
+    store_index(index, places if is_writable else places[1:])
+    return index
 
 
-def _places_of(index: ShardIndex) -> list[Any]:
+def _offsets_and_sizes(index: ShardIndex) -> list[Any]:
+    """Return the keys of an index, and the offset and size of each member by suffix."""
     return [
         (key, {suffix: member[:2] for suffix, member in members.items()})
         for key, members in zip(index.keys, index.members, strict=True)
     ]
 
 
-def _stored(index: ShardIndex, shard: Path, places: list[Path]) -> ShardIndex:
-    # Root could write to a folder without write permission, and must not.
-    writable = places if shard.parent.stat().st_mode & 0o222 else places[1:]
-    for place in writable:
+def store_index(index: ShardIndex, places: Sequence[Path]) -> None:
+    """Save an index at the first place that can be written; without one, log that.
+
+    Args:
+        index: The index.
+        places: Paths of index files, best first.
+    """
+    problems = []
+    for place in places:
         try:
             save_index(index, place)
+            return
         except OSError as error:
-            log.debug("cannot write %s: %s", place, error)
-        else:
-            return index
-    log.warning("no index of %s could be kept in %s: it is made at every start", shard, writable)
-    return index
+            problems.append(str(error))
+    log.warning("an index cannot be kept, and is made at every start: %s", "; ".join(problems))
 
 
 def index_places(shard: Path, cache: Path) -> list[Path]:
@@ -265,7 +279,7 @@ def build_index(shard: Path, examine: bool = False) -> ShardIndex:
             continue
         key, suffix = name
         sample = samples.setdefault(key, {})
-        problem = _problem(member)
+        problem = _why_unusable(member)
         if suffix in sample:
             problem = "has the ending of another member of its sample: remove or rename one"
         if problem is not None:
@@ -277,10 +291,10 @@ def build_index(shard: Path, examine: bool = False) -> ShardIndex:
     if others:
         log.warning("%s: passed over %d members that belong to no sample", shard, others)
     index = ShardIndex(state.st_size, state.st_mtime_ns, list(samples), list(samples.values()))
-    return _examined(index, shard) if examine else index
+    return _with_checksums_and_sizes(index, shard) if examine else index
 
 
-def _problem(member: tarfile.TarInfo) -> str | None:
+def _why_unusable(member: tarfile.TarInfo) -> str | None:
     """Return why a member of a sample cannot be read, or its name would do harm; or None."""
     # Keys become names of results, which would be written outside of their folder.
     if member.name.startswith("/") or ".." in PurePosixPath(member.name).parts:
@@ -292,7 +306,7 @@ def _problem(member: tarfile.TarInfo) -> str | None:
     return None
 
 
-def _examined(index: ShardIndex, shard: Path) -> ShardIndex:
+def _with_checksums_and_sizes(index: ShardIndex, shard: Path) -> ShardIndex:
     """Return the index with checksums and sizes."""
     examined: list[dict[str, Member]] = []
     with shard.open("rb") as file:
@@ -302,19 +316,19 @@ def _examined(index: ShardIndex, shard: Path) -> ShardIndex:
                 file.seek(member.offset)
                 data = file.read(member.size)
                 checksum = xxhash.xxh3_64_intdigest(data)
-                height, width = _image_size(data, suffix)
+                height, width = _height_and_width(data, suffix)
                 examined[-1][suffix] = Member(member.offset, member.size, checksum, height, width)
     return replace(index, members=examined, checksum=checksum_of(shard))
 
 
-def _image_size(data: bytes, suffix: str) -> tuple[int, int]:
+def _height_and_width(data: bytes, suffix: str) -> tuple[int, int]:
+    """Return (H, W) of a member that is an image; zeros for others, and for broken images."""
     if f".{suffix.rpartition('.')[2]}" not in IMAGE_EXTENSIONS:
         return 0, 0
-    try:
+    with suppress(UnreadableImage):  # it is reported when it is read
         width, height = read_size(io.BytesIO(data))
-    except UnreadableImage:  # it is reported when it is read
-        return 0, 0
-    return height, width
+        return height, width
+    return 0, 0
 
 
 # ----------------------------------------------------------------------------------- read and write
@@ -332,14 +346,15 @@ def save_index(index: ShardIndex, path: Path) -> None:
         "checksum": index.checksum,
         "count": len(index.keys),
         "samples": [
-            (key, {suffix: _written(member) for suffix, member in members.items()})
+            (key, {suffix: _member_to_json(member) for suffix, member in members.items()})
             for key, members in zip(index.keys, index.members, strict=True)
         ],
     }
     write_whole(path, json.dumps(content, separators=(",", ":")))
 
 
-def _written(member: Member) -> list[int | str | None]:
+def _member_to_json(member: Member) -> list[int | str | None]:
+    """Return a member as in the index file, without what is unknown at its end."""
     # Hexadecimal, since readers in other languages round integers above 2**53.
     checksum = f"{member.checksum:016x}" if member.checksum else None
     if member.height:
@@ -349,20 +364,18 @@ def _written(member: Member) -> list[int | str | None]:
 
 def read_index(path: Path) -> ShardIndex | None:
     """Return the index in a file; None if it is missing, damaged, or of another version."""
-    try:
-        return parse_index(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        log.warning("the index %s is damaged (%s) and is made again", path, error)
-        return None
+    return parse_index(path.read_bytes(), str(path)) if path.exists() else None
 
 
-def parse_index(data: bytes) -> ShardIndex | None:
-    """Return the index in the bytes of an index file; None if it is of another version.
+def parse_index(data: bytes, name: str) -> ShardIndex | None:
+    """Return the index in the bytes of an index file.
 
-    Raises:
-        ValueError: If it is no JSON, or has another structure.
+    Args:
+        data: The bytes.
+        name: The file's name, for the log.
+
+    Returns:
+        None if the index is of another version, or damaged, which is logged.
     """
     try:
         content = json.loads(data)
@@ -373,40 +386,18 @@ def parse_index(data: bytes) -> ShardIndex | None:
             mtime_ns=int(content["mtime_ns"]),
             keys=[key for key, _ in content["samples"]],
             members=[
-                {suffix: _member(*fields) for suffix, fields in sample.items()}
+                {suffix: _member_from_json(*fields) for suffix, fields in sample.items()}
                 for _, sample in content["samples"]
             ],
             checksum=content["checksum"],
         )
-    except (KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
-        raise ValueError(f"{type(error).__name__}: {error}") from error
+    except DAMAGE as error:
+        log.warning("the index %s is damaged (%r) and is made again", name, error)
+        return None
 
 
-def _member(
+def _member_from_json(
     offset: int, size: int, checksum: str | None = None, height: int = 0, width: int = 0
 ) -> Member:
+    """Return a member from its list in the index file."""
     return Member(int(offset), int(size), int(checksum or "0", 16), int(height), int(width))
-
-
-def array_of(data: bytes, name: str, dimensions: int) -> NDArray[np.floating[Any]]:
-    """Return the floats of a ``.npy`` member.
-
-    Args:
-        data: The member's bytes.
-        name: The member's name, for messages.
-        dimensions: The expected number of dimensions.
-
-    Returns:
-        float16 or float32, as in the file.
-
-    Raises:
-        UnreadableImage: If the member is broken, or not floats of that many dimensions.
-    """
-    try:
-        array: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
-        if array.ndim == dimensions and array.dtype in (np.float16, np.float32):
-            return array
-        problem = f"it is {array.dtype} {array.shape}; expected floats of {dimensions} dimensions"
-    except (ValueError, EOFError, OSError) as error:
-        problem = str(error)
-    raise UnreadableImage(f"{name}: {problem}")

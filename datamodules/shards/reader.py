@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import xxhash
 
 from datamodules.shards.cache import ShardCache
 from datamodules.shards.index import Member
-from datamodules.shards.remote import RemoteShard, read_range, shown
+from datamodules.shards.remote import RemoteShard, hide_secrets, read_range
 from files.images.decode import UnreadableImage
 
 OPEN_FILES = 256  # a quarter of the usual limit of a process
@@ -36,7 +37,7 @@ class Tar:
     @property
     def name(self) -> str:
         """Its name in messages."""
-        return self.path if self.remote is None else shown(self.path)
+        return self.path if self.remote is None else hide_secrets(self.path)
 
 
 class Reader:
@@ -80,9 +81,9 @@ class Reader:
             RemoteError: If it cannot be downloaded.
         """
         if tar.remote is None:
-            data = os.pread(self._opened(tar), member.size, member.offset)
+            data = os.pread(self._descriptor_of(tar), member.size, member.offset)
         else:
-            data = self._cached(tar.remote, member)
+            data = self._read_from_cache(tar.remote, member)
             if not _is_intact(data, member):  # there is no room, or the disk damaged it
                 data = read_range(tar.remote.url, member.offset, member.size)
         if _is_intact(data, member):
@@ -93,7 +94,12 @@ class Reader:
             "truncated" if len(data) < member.size else "checksum",
         )
 
-    def _opened(self, tar: Tar) -> int:
+    def _descriptor_of(self, tar: Tar) -> int:
+        """Return the descriptor of a local shard, which is opened if it is not.
+
+        Raises:
+            ValueError: If it was replaced after it was indexed.
+        """
         if tar.path not in self._open:
             state = os.stat(tar.path)
             if (state.st_size, state.st_mtime_ns) != (tar.size, tar.mtime_ns):
@@ -104,19 +110,19 @@ class Reader:
         self._open.move_to_end(tar.path)
         return self._open[tar.path]
 
-    def _cached(self, shard: RemoteShard, member: Member) -> bytes:
+    def _read_from_cache(self, shard: RemoteShard, member: Member) -> bytes:
         """Return the bytes of a member from the cache; none if it has no room for the shard."""
         path = self.cache.fetch(shard) if self.cache else None
         if path is None:
             return b""
-        try:
-            with path.open("rb") as file:
-                return os.pread(file.fileno(), member.size, member.offset)
-        except FileNotFoundError:  # another process needed the room
-            return b""
+        # It is gone if another process needed the room.
+        with suppress(FileNotFoundError), path.open("rb") as file:
+            return os.pread(file.fileno(), member.size, member.offset)
+        return b""
 
 
 def _is_intact(data: bytes, member: Member) -> bool:
+    """Return whether bytes have the size and, if it is known, the checksum of a member."""
     if len(data) != member.size:
         return False
     return not member.checksum or xxhash.xxh3_64_intdigest(data) == member.checksum

@@ -48,11 +48,11 @@ class RemoteShard(NamedTuple):
     def name(self) -> str:
         """The file's name in the cache."""
         digest = hashlib.blake2b(f"{self.url}\n{self.version}".encode(), digest_size=8).hexdigest()
-        file = re.sub(r"[^\w.-]", "_", shown(self.url).rpartition("/")[2])[-80:]
+        file = re.sub(r"[^\w.-]", "_", hide_secrets(self.url).rpartition("/")[2])[-80:]
         return f"{digest}-{file}"
 
 
-def shown(url: str) -> str:
+def hide_secrets(url: str) -> str:
     """Return an address without secrets: the query (of signed addresses) and a password."""
     if url.startswith("pipe:"):
         return url
@@ -76,10 +76,11 @@ def look_up(url: str) -> RemoteShard:
     Raises:
         RemoteError: If it cannot be reached, does not exist, or has no known size.
     """
-    info = _persistently("info", url)
+    info = _call_with_retries("info", url)
     if info.get("size") is None:
         raise RemoteError(
-            f"{shown(url)}: its server does not say how large it is; read it by datamodules.Stream"
+            f"{hide_secrets(url)}: its server does not say how large it is; read it by "
+            "datamodules.Stream"
         )
     version = next((str(info[name]) for name in VERSIONS if info.get(name)), "")
     return RemoteShard(url, version, info["size"])
@@ -91,7 +92,7 @@ def list_urls(pattern: str) -> list[str]:
     Raises:
         RemoteError: If the server cannot be reached, or the folder cannot be listed.
     """
-    names = _persistently("glob", pattern)
+    names = _call_with_retries("glob", pattern)
     system, _ = _file_system(pattern)
     return sorted(system.unstrip_protocol(name) for name in names)
 
@@ -102,7 +103,7 @@ def read_small(url: str) -> bytes:
     Raises:
         RemoteError: If it does not exist, or cannot be reached.
     """
-    return cast(bytes, _persistently("cat_file", url))
+    return cast(bytes, _call_with_retries("cat_file", url))
 
 
 def read_range(url: str, offset: int, size: int) -> bytes:
@@ -111,22 +112,13 @@ def read_range(url: str, offset: int, size: int) -> bytes:
     Raises:
         RemoteError: If the server cannot be reached.
     """
-    return _from(url, offset, size)[:size]
+    return _read_from(url, offset, size)[:size]
 
 
-def _from(url: str, offset: int, size: int) -> bytes:
+def _read_from(url: str, offset: int, size: int) -> bytes:
     """Return ``size`` bytes, or all to the end from a server that sends whole files only."""
-    try:
-        data: bytes = _persistently("cat_file", url, start=offset, end=offset + size)
-    except RemoteError as error:
-        if _is_end(error.__cause__):
-            return b""
-        raise
+    data: bytes = _call_with_retries("cat_file", url, start=offset, end=offset + size)
     return data[offset:] if len(data) > size else data
-
-
-def _is_end(error: BaseException | None) -> bool:
-    return getattr(error, "status", None) == 416 or "not satisfiable" in str(error)
 
 
 class _RemoteFile(io.RawIOBase):
@@ -139,11 +131,13 @@ class _RemoteFile(io.RawIOBase):
         self._is_last = False  # whether ``_rest`` ends with the file
 
     def readable(self) -> bool:
+        """Return True."""
         return True
 
     def readinto(self, buffer: Any) -> int:
+        """Fill a buffer from the file, and return the number of bytes; 0 at the end."""
         if not (self._rest or self._is_last):
-            self._rest = memoryview(_from(self._url, self._position, CHUNK))
+            self._rest = memoryview(_read_from(self._url, self._position, CHUNK))
             self._position += len(self._rest)
             self._is_last = len(self._rest) != CHUNK
         count = min(len(buffer), len(self._rest))
@@ -160,8 +154,10 @@ def open_remote(url: str, *_: Any) -> io.BufferedReader:
 # ------------------------------------------------------------------------------------------ retries
 
 
-def _persistently(method: str, url: str, **options: Any) -> Any:
+def _call_with_retries(method: str, url: str, **options: Any) -> Any:
     """Call a method of a file system until it succeeds, and return its result.
+
+    Bytes that begin after the end of a file are empty.
 
     Raises:
         RemoteError: If no attempt succeeds until the deadline, or another one would be of no use.
@@ -172,30 +168,39 @@ def _persistently(method: str, url: str, **options: Any) -> Any:
             system, path = _file_system(url)
             return getattr(system, method)(path, **options)
         except Exception as error:  # clients raise errors of a hundred classes
+            cause = _root_cause(error)
+            if _is_past_the_end(cause):
+                return b""
             attempts += 1
-            _wait(url, _root_cause(error), attempts, time.monotonic() - began)
+            _wait_or_raise(url, cause, attempts, time.monotonic() - began)
 
 
-def _wait(url: str, error: BaseException, attempts: int, waited: float) -> None:
-    """Wait for the next attempt, or raise, as ``_persistently`` does, if there is none."""
+def _wait_or_raise(url: str, error: BaseException, attempts: int, waited: float) -> None:
+    """Wait for the next attempt, or raise, as ``_call_with_retries`` does, if there is none."""
     pause = min(FIRST_PAUSE * 2 ** (attempts - 1), LONGEST_PAUSE)
     # Processes that failed together do not retry together. A generator of its own, since the
     # global one follows from the sample's seed.
     pause *= random.Random().uniform(0.5, 1)
-    problem = f"attempt {attempts} failed ({_description(error)})"
-    if not _may_pass(error) or waited + pause > DEADLINE:
-        message = f"{shown(url)} cannot be read: {problem} after {waited:.0f} s"
+    problem = f"attempt {attempts} failed ({_describe(error)})"
+    if not _may_succeed_later(error) or waited + pause > DEADLINE:
+        message = f"{hide_secrets(url)} cannot be read: {problem} after {waited:.0f} s"
         raise RemoteError(message) from error
-    log.warning("%s: %s, the next in %.1f s", shown(url), problem, pause)
+    log.warning("%s: %s, the next in %.1f s", hide_secrets(url), problem, pause)
     time.sleep(pause)
 
 
 def _root_cause(error: Exception) -> BaseException:
-    # Some methods of fsspec's HTTP raise FileNotFoundError for every error.
+    """Return the client's own error: fsspec's HTTP raises FileNotFoundError for some others."""
     return error.__cause__ or error if isinstance(error, FileNotFoundError) else error
 
 
-def _may_pass(error: BaseException) -> bool:
+def _is_past_the_end(error: BaseException) -> bool:
+    """Return whether a server refused a range of bytes: HTTP's 416, or S3's words for it."""
+    return getattr(error, "status", None) == 416 or "not satisfiable" in str(error)
+
+
+def _may_succeed_later(error: BaseException) -> bool:
+    """Return whether another attempt may succeed after this error."""
     status = getattr(error, "status", None)  # of HTTP
     if status is not None:
         return status >= 500 or status in PASSING
@@ -204,11 +209,13 @@ def _may_pass(error: BaseException) -> bool:
     return isinstance(error, OSError | aiohttp.ClientError)
 
 
-def _description(error: BaseException) -> str:
-    return shown(f"{type(error).__name__}: {error}").removesuffix(": ")  # it may hold the address
+def _describe(error: BaseException) -> str:
+    """Return an error's type and text, which may hold the address."""
+    return hide_secrets(f"{type(error).__name__}: {error}").removesuffix(": ")
 
 
 def _file_system(url: str) -> tuple[Any, str]:
+    """Return fsspec's file system for an address, and the address as it takes it."""
     # Requested each time: fsspec caches the instances, and makes new ones after a fork.
     scheme = scheme_of(url)
     if scheme not in HTTP:

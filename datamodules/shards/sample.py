@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from datamodules.files.captions import caption_of
-from datamodules.files.roles import EXPECTED, roles_in
-from datamodules.shards.index import array_of
-from datamodules.shards.remote import shown
+from datamodules.files.captions import parse_caption
+from datamodules.files.members import parse_floats, parse_json, parse_member
+from datamodules.files.roles import EXPECTED, checked_roles
+from datamodules.shards.remote import hide_secrets
 from datamodules.shards.table import RULE
 from datamodules.source import Sample
-from files.images.decode import UnreadableImage, decode
+from files.images.decode import decode
 
 log = logging.getLogger(__name__)
 _WARNED: set[tuple[str, str]] = set()  # messages, and the tars that they are about
@@ -45,9 +45,9 @@ def raw_of(sample: dict[str, Any]) -> Raw | None:
     Raises:
         ValueError: If the roles of its members are not clear.
     """
-    key, shard = sample["__key__"], shown(str(sample.get("__url__", "a pipeline")))
+    key, shard = sample["__key__"], hide_secrets(str(sample.get("__url__", "a pipeline")))
     members = {name: value for name, value in sample.items() if not name.startswith("__")}
-    roles = roles_in(shard, key, tuple(members))
+    roles = checked_roles(shard, key, tuple(members))
     if "hr" not in roles.members:
         example = f"{key!r} with {', '.join(members)} ({RULE})"
         warn_once("%s: left out samples without an image, such as %s", shard, example)
@@ -66,7 +66,7 @@ def warn_once(message: str, shard: str, example: str) -> None:
         log.warning(message, shard, example)
 
 
-def decoded(raw: Raw, srgb: bool) -> Sample:
+def decode_sample(raw: Raw, srgb: bool) -> Sample:
     """Return what a ``Source`` gives for a sample.
 
     Args:
@@ -81,9 +81,9 @@ def decoded(raw: Raw, srgb: bool) -> Sample:
         hr = decode(fields["hr"], name, srgb)
         sample = Sample(hr=hr.rgb, meta=hr.meta(raw.shard))
     else:
-        sample = Sample(hr=_plain(fields["hr"]), meta={"path": raw.shard})
+        sample = Sample(hr=_pixels(fields["hr"], name, srgb), meta={"path": raw.shard})
     if "lr" in fields:
-        sample["lr"] = _plain(fields["lr"], lambda data: decode(data, f"{name} (lr)", srgb).rgb)
+        sample["lr"] = _pixels(fields["lr"], f"{name} (lr)", srgb)
     add_text(sample, raw)
     return sample
 
@@ -94,24 +94,26 @@ def add_text(sample: Sample, raw: Raw) -> None:
     Raises:
         UnreadableImage: If one of them is broken.
     """
-    name, fields = f"{raw.shard}: {raw.key}", raw.fields
-    features = fields.get("text_features", b"")
+    features = raw.fields.get("text_features", b"")
     # Of a sample without them, collate says that only some have them.
     if not isinstance(features, bytes) or features:
-        sample["text_features"] = _plain(
-            features, lambda data: array_of(data, f"{name} (text_features)", 2)
-        )
-    try:
-        if "txt" in fields:
-            sample["text"] = _plain(fields["txt"], caption_of)
-        if "json" in fields:
-            sample["meta"]["json"] = _plain(fields["json"], lambda data: json.loads(data or "null"))
-    except (ValueError, RecursionError) as error:
-        raise UnreadableImage(f"{name}: its txt or json is broken: {error}") from error
+        sample["text_features"] = _parsed(raw, "text_features", partial(parse_floats, dimensions=2))
+    if "txt" in raw.fields:
+        sample["text"] = _parsed(raw, "txt", parse_caption)
+    if "json" in raw.fields:
+        sample["meta"]["json"] = _parsed(raw, "json", parse_json)
 
 
-def _plain(value: Any, read: Callable[[bytes], Any] | None = None) -> Any:
-    """Return the content of a member, which a stage may have decoded."""
+def _parsed(raw: Raw, field: str, parse: Callable[[bytes], Any]) -> Any:
+    """Return the parsed content of a field that is no image, unless a stage has parsed it."""
+    value = raw.fields[field]
+    if not isinstance(value, bytes):
+        return value
+    return parse_member(parse, value, f"{raw.shard}: {raw.key}: its {field}")
+
+
+def _pixels(value: Any, name: str, srgb: bool) -> Any:
+    """Return the pixels of an image, which a stage may have decoded, as Pillow's image or array."""
     if isinstance(value, Image.Image):
         return np.asarray(value.convert("RGB"))
-    return read(value) if read is not None and isinstance(value, bytes) else value
+    return decode(value, name, srgb).rgb if isinstance(value, bytes) else value

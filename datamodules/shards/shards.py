@@ -29,19 +29,18 @@ from datamodules.shards.index import (
     load_index,
     parse_index,
     read_index,
-    save_index,
+    store_index,
 )
 from datamodules.shards.reader import Reader, Tar
-from datamodules.shards.remote import RemoteError, RemoteShard, look_up, read_small, shown
-from datamodules.shards.sample import Raw, add_text, decoded, raw_of
-from datamodules.shards.table import Table, joined, table_of
+from datamodules.shards.remote import RemoteError, RemoteShard, hide_secrets, look_up, read_small
+from datamodules.shards.sample import Raw, add_text, decode_sample, raw_of
+from datamodules.shards.table import Table, join_tables, table_of
 from datamodules.shards.urls import is_remote, list_shards
 from datamodules.source import Sample, Source
 from files.images.decode import UnreadableImage, decode, most_pixels, read_size
 from files.images.deep import Pixels
 from files.images.jpeg import read_rows
 from files.numbers import NonNegativeInt
-from files.owned import remove_file
 from files.paths import expand_path
 
 log = logging.getLogger(__name__)
@@ -80,42 +79,33 @@ def load_remote_index(shard: RemoteShard, folder: Path, cache: ShardCache) -> Sh
     index = read_index(place)
     if index is not None and shard.size == index.size:
         return index
-    index = _beside(shard) or _made(shard, cache)
-    try:
-        save_index(index, place)
-    except OSError as error:
-        log.warning("the index of %s cannot be stored: %s", shown(shard.url), error)
+    index = _download_index(shard) or _index_of_download(shard, cache)
+    store_index(index, [place])
     return index
 
 
-def _beside(shard: RemoteShard) -> ShardIndex | None:
+def _download_index(shard: RemoteShard) -> ShardIndex | None:
+    """Return the index that lies beside a shard on its server; None if there is none of it."""
     address, question, query = shard.url.partition("?")
+    url = f"{address}.idx.json{question}{query}"
     try:
-        index = parse_index(read_small(f"{address}.idx.json{question}{query}"))
-        if index is None or index.size == shard.size:
-            return index
-        problem: object = f"it is of a tar of {index.size} bytes, not {shard.size}"
-    except (RemoteError, ValueError) as error:
-        problem = error
-    log.info(
-        "the index of %s is made, as none beside it can be used: %s", shown(shard.url), problem
-    )
-    return None
+        index = parse_index(read_small(url), hide_secrets(url))
+    except RemoteError as error:
+        log.info("the index of %s is made here: %s", hide_secrets(shard.url), error)
+        return None
+    return index if index is not None and index.size == shard.size else None
 
 
-def _made(shard: RemoteShard, cache: ShardCache) -> ShardIndex:
+def _index_of_download(shard: RemoteShard, cache: ShardCache) -> ShardIndex:
+    """Download a shard and index it."""
     path = cache.fetch(shard)
     if path is None:
+        name = hide_secrets(shard.url)
         raise ValueError(
-            f"{shown(shard.url)} has no index beside it, and does not fit into {cache.folder} to "
-            f"make one: put {shown(shard.url)}.idx.json there, or raise Shards.cache_size "
-            f"({cache.limit} bytes)"
+            f"{name} has no index beside it, and does not fit into {cache.folder} to make one: put "
+            f"{name}.idx.json there, or raise Shards.cache_size ({cache.limit} bytes)"
         )
-    try:
-        index = build_index(path, examine=True)
-    except ValueError as error:
-        remove_file(path)
-        raise ValueError(str(error).replace(str(path), shown(shard.url))) from error
+    index = build_index(path, examine=True)
     # Without sizes, images are decoded whole. These were never decoded, unlike those of `pack`,
     # and a crop whose lower rows are not decoded would hide damage.
     sizeless = [
@@ -178,10 +168,11 @@ class Shards(Source):
         self.read_ahead, self.stages = read_ahead, stages or []
         self._reader = Reader()
         self._tars: list[Tar] = []
-        self._table = joined([])
+        self._table = join_tables([])
         self._ends: list[int] = []  # cumulative number of samples at the end of each shard
         self._folder = Path()  # of the indices
-        self._latest: dict[str, dict[str, dict[str, Member]]] = {}  # members of the latest shards
+        # For stages: the members by suffix, by key, by the path of the latest shards.
+        self._members_of_shards: dict[str, dict[str, dict[str, Member]]] = {}
 
     def prepare(self, scale: float) -> None:
         """Read or make the indices. Args as ``Source.prepare``.
@@ -192,14 +183,14 @@ class Shards(Source):
         """
         self._folder = Path(expand_path(self.index_cache, "Shards.index_cache"))
         names = list_shards(self.urls, "Shards.urls")
-        cache = self._cache() if any(map(is_remote, names)) else None
+        cache = self._make_cache() if any(map(is_remote, names)) else None
         with without_gc():
             if cache is None:  # for local shards, threads would be slower
-                parts = [self._open(name, None) for name in names]
+                parts = [self._open_shard(name, None) for name in names]
             else:
                 with ThreadPoolExecutor(AT_ONCE) as pool:
-                    parts = list(pool.map(lambda name: self._open(name, cache), names))
-            table = joined(part for _, part in parts)
+                    parts = list(pool.map(lambda name: self._open_shard(name, cache), names))
+            table = join_tables(part for _, part in parts)
         key = first_duplicate(table.keys)
         if key is not None:
             tars = [tar.name for tar, part in parts if key in part.keys]
@@ -211,41 +202,45 @@ class Shards(Source):
         table.check_lr("Shards.urls")
         for note in table.notes:
             log.warning(note)
-        without = len(table.lacking("txt"))
+        without = len(table.samples_without("txt"))
         if without:
             share = f"{without} of {len(table.keys)}"
             log.warning("Shards.urls: %s samples have no txt; their caption is empty", share)
         self._tars = [tar for tar, _ in parts]
         self._table = table
         self._ends = list(accumulate(table.counts))
-        self._latest.clear()
+        self._members_of_shards.clear()
         self._reader.close()
         self._reader = Reader(cache)
         if "hr" in table.columns:
             refuse_mixed("Shards.urls", table.keys, self.image_size, scale)
 
-    def _cache(self) -> ShardCache:
+    def _make_cache(self) -> ShardCache:
+        """Return the cache of remote shards."""
         folder = Path(expand_path(self.cache_dir, "Shards.cache_dir"))
         return ShardCache(folder, self.cache_size, self.read_ahead)
 
-    def _open(self, name: str, cache: ShardCache | None) -> tuple[Tar, Table]:
+    def _open_shard(self, name: str, cache: ShardCache | None) -> tuple[Tar, Table]:
         """Return a shard and its samples."""
         if not is_remote(name):
             state = os.stat(name)
             tar = Tar(name, state.st_size, state.st_mtime_ns)
-            return tar, self._samples_of(tar, cache)
+            return tar, self._table_of_shard(tar, cache)
         remote = look_up(name)
         tar = Tar(name, remote.size, remote=remote)
-        return tar, self._samples_of(tar, cache)
+        return tar, self._table_of_shard(tar, cache)
 
-    def _samples_of(self, tar: Tar, cache: ShardCache | None) -> Table:
-        return table_of(tar.name, self._index(tar, cache), self._prefix(tar))
+    def _table_of_shard(self, tar: Tar, cache: ShardCache | None) -> Table:
+        """Return the samples of a shard that have an image."""
+        return table_of(tar.name, self._load_index(tar, cache), self._key_prefix(tar))
 
-    def _prefix(self, tar: Tar) -> str:
+    def _key_prefix(self, tar: Tar) -> str:
+        """Return what the keys of a shard's samples begin with: its name, or nothing."""
         name = tar.name.partition("?")[0].rpartition("/")[2].removesuffix(".tar")
         return f"{name}/" if self.shard_in_key else ""
 
-    def _index(self, tar: Tar, cache: ShardCache | None) -> ShardIndex:
+    def _load_index(self, tar: Tar, cache: ShardCache | None) -> ShardIndex:
+        """Return the index of a shard, which is made if there is none."""
         if tar.remote is None or cache is None:
             return load_index(Path(tar.path), self._folder)
         return load_remote_index(tar.remote, self._folder, cache)
@@ -269,14 +264,14 @@ class Shards(Source):
 
     def path(self, index: int) -> str:
         """Return the tar of the sample ``keys[index]``, or its address without a password."""
-        return self._tar_of(index).name
+        return self._tar_of_sample(index).name
 
     def image_size(self, index: int) -> tuple[int, int]:
         """Return (W, H) of an HR image from the index or its header, also with LR beside it."""
         image = self._table.place("hr", index)
         if image.height and image.width:
             return image.width, image.height
-        data = self._bytes("hr", self._tar_of(index), index, self._table.keys[index])
+        data = self._read_field("hr", self._tar_of_sample(index), index, self._table.keys[index])
         return read_size(io.BytesIO(data))
 
     def upcoming(self, groups: Sequence[int]) -> None:
@@ -294,24 +289,28 @@ class Shards(Source):
             ValueError: If a shard changed after it was indexed.
             RemoteError: If a server cannot be reached.
         """
-        raw = self._staged(index) if self.stages else self._raw(index, WHOLE)
-        return decoded(raw, self.srgb)
+        raw = self._run_stages(index) if self.stages else self._read_raw(index, WHOLE)
+        return decode_sample(raw, self.srgb)
 
-    def _raw(self, index: int, fields: Sequence[str]) -> Raw:
+    def _read_raw(self, index: int, fields: Sequence[str]) -> Raw:
         """Return the bytes of some fields of a sample."""
-        tar, key = self._tar_of(index), self._table.keys[index]
+        tar, key = self._tar_of_sample(index), self._table.keys[index]
         members = {}
         for field in fields:
             if field in self._table.columns:
                 name = f"{tar.name}: {key}" if field == "hr" else f"{tar.name}: {key} ({field})"
-                members[field] = self._bytes(field, tar, index, name)
+                members[field] = self._read_field(field, tar, index, name)
         return Raw(tar.name, key, members)
 
-    def _staged(self, index: int) -> Raw:
-        """Return a sample from webdataset's pipeline of the stages, whose source is the sample."""
-        tar, key = self._tar_of(index), self._table.keys[index]
+    def _run_stages(self, index: int) -> Raw:
+        """Read a sample with all its members, and return what ``stages`` make of it.
+
+        Raises:
+            UnreadableImage: If a stage leaves it out.
+        """
+        tar, key = self._tar_of_sample(index), self._table.keys[index]
         sample: dict[str, Any] = {"__key__": key, "__url__": tar.path}
-        for suffix, member in self._members(tar)[key].items():
+        for suffix, member in self._members_by_sample(tar)[key].items():
             sample[suffix] = self._reader.read(tar, member, f"{tar.name}: {key}.{suffix}")
         stages = [s if isinstance(s, FilterFunction) else webdataset.map(s) for s in self.stages]
         result = next(iter(webdataset.DataPipeline([[sample]], *stages)), None)
@@ -327,7 +326,7 @@ class Shards(Source):
         """
         if "lr" in self._table.columns or self.stages:
             return super().read_crop(index, top, left, height, width)
-        raw = self._raw(index, WHOLE)
+        raw = self._read_raw(index, WHOLE)
         data, name = raw.fields["hr"], f"{raw.shard}: {raw.key}"
         # Only if the file is known to be intact: damage looks like the rows that are left out.
         intact = self._table.place("hr", index).checksum
@@ -339,19 +338,21 @@ class Shards(Source):
         add_text(sample, raw)
         return sample
 
-    def _tar_of(self, index: int) -> Tar:
+    def _tar_of_sample(self, index: int) -> Tar:
+        """Return the shard of the sample ``keys[index]``."""
         return self._tars[bisect_right(self._ends, index)]
 
-    def _bytes(self, field: str, tar: Tar, index: int, name: str) -> bytes:
+    def _read_field(self, field: str, tar: Tar, index: int, name: str) -> bytes:
+        """Return the bytes of a field of a sample; none if the sample lacks it."""
         place = self._table.place(field, index)
         return self._reader.read(tar, place, name) if place.offset else b""
 
-    def _members(self, tar: Tar) -> dict[str, dict[str, Member]]:
+    def _members_by_sample(self, tar: Tar) -> dict[str, dict[str, Member]]:
         """Return the members of each sample of a shard by suffix, also those without a role."""
-        if tar.path not in self._latest:
-            index = self._index(tar, self._reader.cache)
-            keys = [f"{self._prefix(tar)}{key}" for key in index.keys]
-            self._latest[tar.path] = dict(zip(keys, index.members, strict=True))
-            if len(self._latest) > INDICES:
-                del self._latest[next(iter(self._latest))]
-        return self._latest[tar.path]
+        if tar.path not in self._members_of_shards:
+            index = self._load_index(tar, self._reader.cache)
+            keys = [f"{self._key_prefix(tar)}{key}" for key in index.keys]
+            self._members_of_shards[tar.path] = dict(zip(keys, index.members, strict=True))
+            if len(self._members_of_shards) > INDICES:
+                del self._members_of_shards[next(iter(self._members_of_shards))]
+        return self._members_of_shards[tar.path]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import os
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,8 +23,8 @@ from datamodules.order.plan import Item, Plan, checked_plan
 from datamodules.order.shuffle import Integers
 from datamodules.samples import Skipped, TrainingImages
 from datamodules.shards.index import BLOCK, CHUNK, DAMAGE, split_name
-from datamodules.shards.remote import RemoteError, open_remote, scheme_of, shown
-from datamodules.shards.sample import Raw, decoded, raw_of, warn_once
+from datamodules.shards.remote import RemoteError, hide_secrets, open_remote, scheme_of
+from datamodules.shards.sample import Raw, decode_sample, raw_of, warn_once
 from datamodules.shards.urls import list_shards
 from datamodules.source import Sample, Source
 from degradations.base import Degradation
@@ -50,11 +51,14 @@ class StreamPlan(Plan):
 
     @property
     def state(self) -> dict[str, Any]:
-        """As ``Plan.state``."""
+        """What fixes the order, in plain types, for a checkpoint."""
         return {**super().state, "shuffle": self.shuffle}
 
     def batches(self, epoch: int, start: int, rank: int, world: int) -> Iterator[list[Item]]:
-        """Micro-batches of one process. Args as ``Plan.batches``."""
+        """Iterate over the micro-batches of one process, whose items know where it began.
+
+        Args as ``Plan.batches``.
+        """
         if start and rank == 0:
             log.warning(
                 "Stream: epoch %d goes on at batch %d of %d, and its other batches are read in a "
@@ -68,10 +72,14 @@ class StreamPlan(Plan):
             yield [item._replace(entered=start) for item in batch]
 
     def replacement(self, epoch: int, position: int, attempt: int) -> int:
-        """Return how many samples have been tried. Args as ``Plan.replacement``."""
+        """Return a number that is new for each attempt: the next sample of the tars replaces one.
+
+        Args as ``Plan.replacement``.
+        """
         return attempt + 1
 
-    def _take(self, epoch: int, start: int, stop: int) -> Integers:
+    def _samples(self, epoch: int, start: int, stop: int) -> Integers:
+        """Return zeros: the tars decide which samples these are."""
         return np.zeros(stop - start, dtype=np.int64)
 
 
@@ -159,7 +167,7 @@ class Stream(Source):
     @property
     def shards(self) -> list[str]:
         """File names of the tars: what a resumed run must find again."""
-        return [shown(shard).rpartition("/")[2] for shard in self._shards]
+        return [hide_secrets(shard).rpartition("/")[2] for shard in self._shards]
 
     @property
     def keys(self) -> Sequence[str]:
@@ -199,9 +207,9 @@ class Stream(Source):
             ValueError: If a pass gives no samples, or a tar holds what must not be read.
         """
         has_captions = False  # whether a sample had one
-        for turn in itertools.count():
+        for number in itertools.count():
             raw = None
-            for raw in self._pass(plan, (epoch, start, turn), notes, ranks):
+            for raw in self._pipeline_of_pass(plan, (epoch, start, number), notes, ranks):
                 has_captions = has_captions or "txt" in raw.fields
                 if has_captions and "txt" not in raw.fields:
                     example = f"samples without a caption get an empty one: {raw.key}"
@@ -210,38 +218,46 @@ class Stream(Source):
                 yield raw
             if raw is None:
                 reason = notes[0].message if notes else "no images in it"
+                worker, _ = _worker_and_count()
                 raise ValueError(
-                    f"Stream.urls: no samples in a pass of worker {_worker()[0]} of process "
-                    f"{ranks[0]} ({reason})"
+                    f"Stream.urls: no samples in a pass of worker {worker} of process {ranks[0]} "
+                    f"({reason})"
                 )
 
-    def _pass(
+    def _pipeline_of_pass(
         self,
         plan: StreamPlan,
         place: tuple[int, int, int],
         notes: list[Skipped],
         ranks: tuple[int, int],
     ) -> webdataset.DataPipeline:
-        """Return webdataset's pipeline of one pass over the tars."""
+        """Return webdataset's pipeline of one pass over the tars.
+
+        Args:
+            plan: The plan.
+            place: Epoch, the batch at which the run entered it, and how many passes came before.
+            notes: The skipped tars are added here.
+            ranks: Rank of this process, and number of processes.
+        """
         rank, world = ranks
-        worker, workers = _worker()
+        worker, workers = _worker_and_count()
         stages = [
             webdataset.SimpleShardList(self._shards, seed=seed_of(plan.seed, "shards", *place)),
             # Not webdataset's own splits, which take RANK and WORKER from any environment.
             lambda tars: itertools.islice(tars, rank + world * worker, None, world * workers),
             partial(whole_samples, notes=notes),
             partial(map, raw_of),
-            partial(_copies, repeats=plan.repeats),
+            partial(_repeat_each, repeats=plan.repeats),
         ]
         if self.shuffle:
-            size = -(-self.shuffle // (world * workers))
+            size = math.ceil(self.shuffle / (world * workers))
             seed = seed_of(plan.seed, "shuffle", *place, rank, worker)
             stages.append(webdataset.shuffle(size, initial=size, seed=seed))
         return webdataset.DataPipeline(*stages)
 
 
-def _worker() -> tuple[int, int]:
-    """Return the number of this worker of a DataLoader, and of all."""
+def _worker_and_count() -> tuple[int, int]:
+    """Return the number of this worker of a DataLoader, and how many there are."""
     info = get_worker_info()
     return (0, 1) if info is None else (info.id, info.num_workers)
 
@@ -256,16 +272,20 @@ class StreamImages(TrainingImages):
     ranks: tuple[int, int] = (0, 1)
     """Number of this process, and of all."""
     _raws: Iterator[Raw] = iter(())
-    _begun: tuple[int, ...] = ()  # which samples these are
+    _begun: tuple[int, ...] = ()  # process, epoch and entered batch whose samples ``_raws`` gives
     _batch = -1  # the latest
-    _raw = Raw("", "", {})
+    _raw = Raw("", "", {})  # the latest
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what another process needs: no open files."""
         return {**vars(self), "_raws": iter(()), "_begun": ()}
 
     def __getitems__(self, items: list[Item]) -> list[dict[str, Any]]:
-        """Return the next batch of this worker. Errors as ``TrainingImages``."""
+        """Return the next batch of this worker; an epoch's first one begins a pass over the tars.
+
+        Raises:
+            ValueError: If a pass gives no samples, or a sample breaks the contract.
+        """
         plan, stream = cast(StreamPlan, self.plan), cast(Stream, self.source)
         item = items[0]
         batch = plan.batch_of(item.position)
@@ -278,19 +298,21 @@ class StreamImages(TrainingImages):
         self._batch = batch
         return super().__getitems__(items)
 
-    def _listed(self) -> Sequence[str]:
-        return _CurrentKey(self)
+    def _list_keys(self) -> Sequence[str]:
+        """Return a stand-in for the keys, which are unknown before their samples are read."""
+        return _LatestKey(self)
 
-    def _sample(self, item: Item) -> dict[str, Any]:
-        sample = super()._sample(item)
+    def _make_sample(self, item: Item) -> dict[str, Any]:
+        """Return the next crop, and with it the tars that were skipped before it."""
+        sample = super()._make_sample(item)
         skipped = [*self._notes, *sample["skipped"]]
         self._notes.clear()
         return {**sample, "skipped": skipped}
 
-    def _read(self, index: int) -> Sample:
-        # A sample that cannot be used is replaced by the next one, whatever its index.
+    def _read_source(self, index: int) -> Sample:
+        """Return the next sample, whatever its index: the next one also replaces a broken one."""
         self._raw = next(self._raws)
-        return decoded(self._raw, self.source.srgb)
+        return decode_sample(self._raw, self.source.srgb)
 
     @property
     def key(self) -> str:
@@ -301,7 +323,7 @@ class StreamImages(TrainingImages):
 Stream.training_dataset = StreamImages
 
 
-class _CurrentKey(Sequence[str]):
+class _LatestKey(Sequence[str]):
     """The key of the sample that was read last, whatever its index."""
 
     def __init__(self, images: StreamImages) -> None:
@@ -318,10 +340,10 @@ class _CurrentKey(Sequence[str]):
 def whole_samples(
     sources: Iterable[dict[str, Any]], notes: list[Skipped]
 ) -> Iterator[dict[str, Any]]:
-    """Yield the samples of tars: a stage of webdataset's, made of webdataset's.
+    """Yield the samples of tars: a stage of webdataset's pipeline that skips the rest of a bad tar.
 
-    Its own ``tarfile_to_samples`` gives half a sample of a tar that breaks off. So each tar has its
-    own loop, which ends with the error.
+    webdataset's own ``tarfile_to_samples`` gives half a sample of a tar that breaks off. So each
+    tar has its own loop, which ends with the error.
 
     Args:
         sources: The addresses of the tars as ``{"url": ...}``.
@@ -334,7 +356,7 @@ def whole_samples(
         url = source["url"]
         try:
             with closing(TarStream(url)) as tar:
-                yield from group_by_keys(_members(url, tar), keys=_split)
+                yield from group_by_keys(_read_members(url, tar), keys=_split_name)
         except BROKEN as error:
             reason = "it is truncated, damaged or compressed"
             if isinstance(error, RemoteError):
@@ -342,16 +364,18 @@ def whole_samples(
                 reason = str(error.args[0]).partition(" @ ")[0]
             elif isinstance(error, OSError):
                 reason = error.strerror or "its command failed"
-            message = f"shard {shown(url)} cannot be read to its end: {reason}"
-            notes.append(Skipped(shown(url), "unreadable tar", message, True))
+            message = f"shard {hide_secrets(url)} cannot be read to its end: {reason}"
+            notes.append(Skipped(hide_secrets(url), "unreadable tar", message, True))
 
 
-def _members(url: str, tar: TarStream) -> Iterator[dict[str, Any]]:
+def _read_members(url: str, tar: TarStream) -> Iterator[dict[str, Any]]:
+    """Yield the members of a tar as webdataset's dicts, and then check that it is whole."""
     yield from tar_file_expander([{"url": url, "stream": tar}], eof_value=None)
     tar.check_end()  # before the last sample is complete
 
 
-def _opened(url: str) -> Any:
+def _open_tar(url: str) -> Any:
+    """Open a path or an address, or start a command, to read its bytes from front to back."""
     scheme = scheme_of(url)
     if scheme == "pipe":  # only those of `list_shards`, which refuses them by default
         command = url.removeprefix("pipe:")
@@ -359,7 +383,8 @@ def _opened(url: str) -> Any:
     return open_remote(url) if scheme else open(url, "rb")
 
 
-def _split(name: str) -> tuple[str | None, str | None]:
+def _split_name(name: str) -> tuple[str | None, str | None]:
+    """Split a member's name into key and suffix, as webdataset asks for: two Nones for none."""
     return split_name(name) or (None, None)
 
 
@@ -371,20 +396,23 @@ class TarStream:
     """
 
     def __init__(self, url: str) -> None:
-        self._file = _opened(url)
+        self._file = _open_tar(url)
         self._header = b""  # the latest
         self._left = 0  # bytes until the next one
 
     def read(self, count: int) -> bytes:
-        """Return the next header or, of a member, more than the 10 kB that ``tarfile`` asks for."""
+        """Return the next header, or the next bytes of a member; ``count`` is ignored.
+
+        ``tarfile`` asks for 10 kB at a time, which is slow, and takes what it gets.
+        """
         if self._left > 0:
             data: bytes = self._file.read(min(CHUNK, self._left))
             self._left -= len(data)
             return data
         self._header = self._file.read(BLOCK)
         if self._header[TYPE] not in WITHOUT_CONTENT:
-            size = int(self._header[SIZE].strip(b"\0 ") or b"0", 8)
-            self._left = -(-size // BLOCK) * BLOCK
+            size = int(self._header[SIZE].strip(b"\0 ") or b"0", 8)  # written in octal
+            self._left = math.ceil(size / BLOCK) * BLOCK  # a member is padded to whole blocks
         return self._header
 
     def check_end(self) -> None:
@@ -406,7 +434,7 @@ class TarStream:
 
 
 # ---------------------------------------------------------------------------------------- a sample
-def _copies(raws: Iterable[Raw | None], repeats: int) -> Iterator[Raw]:
+def _repeat_each(raws: Iterable[Raw | None], repeats: int) -> Iterator[Raw]:
     """Yield each sample that has an image as often as an epoch takes it."""
     for raw in raws:
         if raw is not None:

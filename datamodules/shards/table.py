@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.files.roles import EXPECTED, FIELDS, SUFFIXES, roles_in
+from datamodules.files.roles import EXPECTED, FIELDS, SUFFIXES, checked_roles
 from datamodules.shards.index import Member, ShardIndex
 
 RULE = "a key ends at the first dot of the file name"
@@ -39,7 +39,7 @@ class Table:
         """Return the place of a field of a sample; its size is 0 if the sample lacks it."""
         return Member(*self.columns[field][index].item())
 
-    def lacking(self, field: str) -> NDArray[np.intp]:
+    def samples_without(self, field: str) -> NDArray[np.intp]:
         """Return the numbers of the samples without a field that others have."""
         column = self.columns.get(field)
         return np.flatnonzero([] if column is None else column["offset"] == 0)
@@ -50,7 +50,7 @@ class Table:
         Args:
             name: Where the samples are from.
         """
-        if len(absent := self.lacking("lr")):
+        if len(absent := self.samples_without("lr")):
             raise ValueError(
                 f"{name}: {len(absent)} of {len(self.keys)} samples have no lr.<ext>, such as "
                 f"{self.keys[int(absent[0])]!r}; all must have one, or none"
@@ -72,7 +72,7 @@ def table_of(shard: str, index: ShardIndex, prefix: str = "", needed: str = "hr"
     keys, samples = list[str](), list[dict[str, Member]]()
     others, unused = list[str](), list[str]()
     for key, members in zip(index.keys, index.members, strict=True):
-        roles = roles_in(shard, key, tuple(members))
+        roles = checked_roles(shard, key, tuple(members))
         if needed in roles.members:
             keys.append(prefix + key)
             samples.append({field: members[suffix] for field, suffix in roles.members.items()})
@@ -109,7 +109,7 @@ def table_of(shard: str, index: ShardIndex, prefix: str = "", needed: str = "hr"
     )
 
 
-def joined(tables: Iterable[Table]) -> Table:
+def join_tables(tables: Iterable[Table]) -> Table:
     """Join tables into one."""
     tables = list(tables)
     columns = {}

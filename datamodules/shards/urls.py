@@ -8,7 +8,7 @@ from urllib.request import url2pathname
 from braceexpand import braceexpand
 
 from datamodules.files.paths import braced
-from datamodules.shards.remote import SCHEMES, list_urls, scheme_of, shown
+from datamodules.shards.remote import SCHEMES, hide_secrets, list_urls, scheme_of
 from files.paths import existing_part, expand_path, fill_variables, glob_paths
 
 EXPECTED = "expected tars, e.g. /data/train-{000..099}.tar"
@@ -27,7 +27,7 @@ def list_shards(urls: str | list[str], key: str, allow_pipes: bool = False) -> l
     """
     shards: list[str] = []
     for url in [urls] if isinstance(urls, str) else urls:
-        shards += _expanded(url, key, allow_pipes)
+        shards += _expand(url, key, allow_pipes)
     return shards
 
 
@@ -36,31 +36,35 @@ def is_remote(name: str) -> bool:
     return bool(scheme_of(name))
 
 
-def _expanded(url: str, key: str, allow_pipes: bool) -> list[str]:
-    """Try an existing path, a variable that holds a URL, a path, pipe:, file:, a remote URL."""
+def _expand(url: str, key: str, allow_pipes: bool) -> list[str]:
+    """Return the shards of one element of ``urls``: a path, an address, or a command.
+
+    A file that exists with exactly this name comes first, whatever the name looks like.
+    """
     if os.path.lexists(url):
-        return _local(url, key)
+        return _expand_local(url, key)
     if not scheme_of(url) and not existing_part(url)[0]:
         expanded = fill_variables(url, key)
         url = expanded if scheme_of(expanded) else url
     scheme = scheme_of(url)
     if not scheme:
-        return _local(expand_path(url, key), key)
+        return _expand_local(expand_path(url, key), key)
     if scheme == "pipe" and allow_pipes:
         return list(braceexpand(url, escape=False))
     if scheme == "file":
         path = url.partition(":")[2].removeprefix("//").removeprefix("localhost")
-        return _local(url2pathname(path), key)
+        return _expand_local(url2pathname(path), key)
     if scheme in SCHEMES:
-        return _remote(fill_variables(url, key), key)
+        return _expand_remote(fill_variables(url, key), key)
     raise ValueError(
-        f"{key} has {shown(url)!r}; expected a path, file:, or one of {', '.join(SCHEMES)}://; "
-        "only datamodules.Stream runs commands (pipe:), with allow_pipes: true if you trust "
-        "their author"
+        f"{key} has {hide_secrets(url)!r}; expected a path, file:, or one of "
+        f"{', '.join(SCHEMES)}://; only datamodules.Stream runs commands (pipe:), with "
+        "allow_pipes: true if you trust their author"
     )
 
 
-def _remote(url: str, key: str) -> list[str]:
+def _expand_remote(url: str, key: str) -> list[str]:
+    """Return the addresses of a pattern; ``*`` is expanded by the server's list."""
     shards: list[str] = []
     for name in braceexpand(url, escape=False):
         if "*" not in name.partition("?")[0]:  # a query may have it, too
@@ -69,14 +73,15 @@ def _remote(url: str, key: str) -> list[str]:
         matches = list_urls(name)
         if not matches:
             raise ValueError(
-                f"{key}: nothing matches {shown(name)}; {EXPECTED} (web servers that do not list "
-                "folders require {000..099} instead of *)"
+                f"{key}: nothing matches {hide_secrets(name)}; {EXPECTED} (web servers that do not "
+                "list folders require {000..099} instead of *)"
             )
         shards += matches
     return shards
 
 
-def _local(path: str, key: str) -> list[str]:
+def _expand_local(path: str, key: str) -> list[str]:
+    """Return the paths of a pattern, or of the tars of a folder."""
     patterns = [os.path.join(path, "*.tar")] if os.path.isdir(path) else braced(path)
     shards: list[str] = []
     for pattern in patterns:

@@ -33,8 +33,8 @@ def write_shard(
     """
     from webdataset import TarWriter  # imports torch, which takes seconds
 
-    def complete() -> None:
-        # The index first: without its shard, it is never read.
+    def write_index() -> None:
+        # Before the shard gets its name: without its shard, an index is never read.
         index = build_index(Path(file.name), examine=True)
         save_index(index, index_places(path, path)[0])
         if before is not None:
@@ -43,7 +43,7 @@ def write_shard(
     # No time and no owner, so that the same samples give the same bytes.
     fixed = {"user": "", "group": "", "mode": 0o444, "mtime": 0}
     with (
-        whole_file(path, complete) as file,
+        whole_file(path, write_index) as file,
         TarWriter(file, encoder=False, keep_meta=True, **fixed) as tar,
     ):
         for key, members in samples:

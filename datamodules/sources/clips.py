@@ -32,7 +32,7 @@ from datamodules.shards.index import Member, ShardIndex
 from datamodules.shards.reader import Tar
 from datamodules.shards.sample import add_text
 from datamodules.shards.shards import Shards
-from datamodules.source import Augmentation, PerImage, Sample, Source, texts_of
+from datamodules.source import Augmentation, PerImage, Sample, Source, text_fields
 from degradations.draws import seed_of
 from files.images.decode import UnreadableImage, read_image
 from files.images.deep import Pixels, eight_bits
@@ -71,7 +71,7 @@ class ClipSource(Source):
         """
 
     def read(self, index: int) -> Sample:
-        """Return the clip for evaluation. As ``clip``."""
+        """Return the part of the clip ``keys[index]`` that evaluation always takes."""
         return self.clip(index, None)
 
 
@@ -112,7 +112,10 @@ class RecordedClips(ClipSource):
         return None
 
     def clip(self, index: int, draws: SampleDraws | None) -> Sample:
-        """As ``ClipSource.clip``; evaluation starts at the first recorded frame."""
+        """Return a clip from a random first frame or, in evaluation, from the first one.
+
+        Args as ``ClipSource.clip``.
+        """
         recorded = self.recorded(index)
         start = 0
         if draws is not None:
@@ -127,14 +130,14 @@ class RecordedClips(ClipSource):
                 )
             frames.append(frame)
         if self.side is not None:
-            frames = [_square(frame, self.side) for frame in frames]
+            frames = [_resize_and_cut_square(frame, self.side) for frame in frames]
         sample = Sample(clip=np.stack(frames))
         caption = self.caption(index)
         if caption is not None:
             sample["text"] = caption
         return sample
 
-    def _long_enough(self, counts: dict[str, int]) -> list[str]:
+    def _keys_long_enough(self, counts: dict[str, int]) -> list[str]:
         """Return the keys of clips with enough frames; the others are logged.
 
         Args:
@@ -192,15 +195,15 @@ class Clips(RecordedClips):
         if "" in clips:  # frames of the root itself
             clips[root.name] = clips.pop("")
         counts = {key: len(files) for key, files in clips.items()}
-        self.keys = sorted(self._long_enough(counts))
-        self._files = [sorted(clips[key], key=numeric) for key in self.keys]
+        self.keys = sorted(self._keys_long_enough(counts))
+        self._files = [sorted(clips[key], key=numeric_sort_key) for key in self.keys]
 
     def recorded(self, index: int) -> list[str]:
-        """As ``RecordedClips.recorded``."""
+        """Return the files of the frames of ``keys[index]``."""
         return self._files[index]
 
     def frame(self, frame: str) -> Pixels:
-        """As ``RecordedClips.frame``."""
+        """Return (H, W, 3) of the file of a frame."""
         return read_image(frame, self.srgb).rgb
 
 
@@ -229,19 +232,21 @@ class TrainingClips(TrainingImages):
 
     needed = ("clip",)
 
-    def _crop(self, index: int, draws: SampleDraws) -> Sample:
+    def _read_and_crop(self, index: int, draws: SampleDraws) -> Sample:
+        """Return the same random crop of all frames of a clip."""
         source = cast(ClipSource, self.source)
-        sample = self._checked(source.clip(index, draws), index)
+        sample = self._check_sample(source.clip(index, draws), index)
         frames = sample["clip"]
-        top, left, turn = self._place(frames.shape[1:3], self.crop_size, index, draws)
-        crops = [self._cut(frame, top, left, self.crop_size, turn) for frame in frames]
+        top, left, orientation = self._draw_place(frames.shape[1:3], self.crop_size, index, draws)
+        crops = [self._cut_crop(frame, top, left, self.crop_size, orientation) for frame in frames]
         sample["clip"] = np.stack(cast(list[Frame], crops))
         return sample
 
-    def _augmented(self, sample: Sample, index: int, seed: int) -> None:
+    def _augment(self, sample: Sample, index: int, seed: int) -> None:
+        """Replace the frames by the results of ``augment``, which draws alike for all of them."""
         frames = []
         for frame in sample["clip"]:
-            with seeded(seed):  # so that all frames change alike
+            with seeded(seed):
                 frames.append(cast(Augmentation, self.augment)(frame, seed))
         sample["clip"] = np.stack(frames)
 
@@ -250,13 +255,14 @@ ClipSource.evaluation_dataset = ClipImages
 ClipSource.training_dataset = TrainingClips
 
 
-def numeric(name: str) -> list[tuple[int, str]]:
-    """Return a sort key that orders names by the numbers in them."""
+def numeric_sort_key(name: str) -> list[tuple[int, str]]:
+    """Return a sort key that orders names by the numbers in them: ``a9`` before ``a10``."""
     parts = re.split(r"(\d+)", name)
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
 
-def _square(frame: Frame, side: int) -> Frame:
+def _resize_and_cut_square(frame: Frame, side: int) -> Frame:
+    """Resize a frame until its shorter side has ``side`` pixels, and return its central square."""
     factor = side / min(frame.shape[:2])
     height = max(round(frame.shape[0] * factor), side)
     width = max(round(frame.shape[1] * factor), side)
@@ -295,7 +301,7 @@ class MovingCrops(PerImage, ClipSource):
         self.speed, self.per_image = speed, per_image
 
     def clip(self, index: int, draws: SampleDraws | None) -> Sample:
-        """As ``ClipSource.clip``.
+        """Return frames along a path of the window. Args as ``ClipSource.clip``.
 
         Raises:
             UnreadableImage: If the image is broken.
@@ -306,28 +312,28 @@ class MovingCrops(PerImage, ClipSource):
         height, width = sample["hr"].shape[:2]
         if draws is None:
             draws = SampleDraws(seed_of("moving", self.keys[index]), "path")
-        rows = self._starts(height - window, draws)
-        columns = self._starts(width - window, draws)
+        rows = self._window_starts(height - window, draws)
+        columns = self._window_starts(width - window, draws)
         frames = []
         for top, left in zip(rows, columns, strict=True):
             frame = sample["hr"][top : top + window, left : left + window]
-            frames.append(_box_downscaled(frame, self.reduce))
-        return {"clip": np.stack(frames), **texts_of(sample)}
+            frames.append(_downscale_by_mean(frame, self.reduce))
+        return {"clip": np.stack(frames), **text_fields(sample)}
 
-    def _starts(self, room: int, draws: SampleDraws) -> list[int]:
-        """Return the window's start along an axis in each frame, of ``room`` + 1 positions."""
+    def _window_starts(self, room: int, draws: SampleDraws) -> list[int]:
+        """Draw a path along one axis: the window's start in each frame, from 0 to ``room``."""
         steps = self.frames - 1
         longest = min(int(self.speed * self.reduce * steps), room)
         length = draws.integer(-longest, longest + 1)
         first = max(0, -length)
         last = room - max(0, length)
         start = draws.integer(first, last + 1)
-        # Rounded half up.
+        # start + length * n / steps, rounded half up in whole numbers.
         return [start + (2 * length * n + steps) // (2 * steps) for n in range(self.frames)]
 
 
-def _box_downscaled(window: Pixels, factor: int) -> Frame:
-    """Return the means of squares, rounded to 8 bits."""
+def _downscale_by_mean(window: Pixels, factor: int) -> Frame:
+    """Return an image whose pixels are the means of squares of ``factor`` pixels, in 8 bits."""
     if window.dtype == np.uint8 and factor == 1:
         return cast(Frame, window)
     side = window.shape[0] // factor
@@ -351,7 +357,7 @@ class ClipShards(RecordedClips):
 
     def __init__(self, urls: str | list[str], **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._frames = _Frames(urls)
+        self._frames = _FrameShards(urls)
         self._order = np.zeros(0, np.int64)  # numbers of all frames, clip after clip
         self._ends = np.zeros(0, np.int64)  # of each clip in _order
         self._groups: list[int] = []
@@ -379,10 +385,10 @@ class ClipShards(RecordedClips):
                 )
             clips.setdefault(clip, []).append(number)
         counts = {clip: len(frames) for clip, frames in clips.items()}
-        self.keys = self._long_enough(counts)
+        self.keys = self._keys_long_enough(counts)
         in_order: list[list[int]] = []
         for key in self.keys:
-            in_order.append(sorted(clips[key], key=lambda number: numeric(names[number])))
+            in_order.append(sorted(clips[key], key=lambda number: numeric_sort_key(names[number])))
         self._order = np.concatenate(in_order)
         self._ends = np.cumsum([counts[key] for key in self.keys])
         clips_of_shards = Counter(shard_of[key] for key in self.keys)
@@ -394,12 +400,12 @@ class ClipShards(RecordedClips):
         return self._groups
 
     def recorded(self, index: int) -> Sequence[int]:
-        """As ``RecordedClips.recorded``."""
+        """Return the numbers of the frames of ``keys[index]`` among all frames of the shards."""
         start = self._ends[index - 1] if index else 0
         return self._order[start : self._ends[index]].tolist()
 
     def frame(self, frame: int) -> Pixels:
-        """As ``RecordedClips.frame``."""
+        """Return (H, W, 3) of a frame by its number."""
         return self._frames.read(frame)["hr"]
 
     def caption(self, index: int) -> str | None:
@@ -407,17 +413,21 @@ class ClipShards(RecordedClips):
         return self._frames.caption(self.recorded(index)[0])
 
 
-class _Frames(Shards):
+class _FrameShards(Shards):
     """Frames as samples of their own, whose keys are ``clip/frame``."""
 
-    def _index(self, tar: Tar, cache: ShardCache | None) -> ShardIndex:
-        """One entry per frame; ``frame`` is empty if the tar has folders of frames."""
-        index = super()._index(tar, cache)
+    def _load_index(self, tar: Tar, cache: ShardCache | None) -> ShardIndex:
+        """Return the index of a tar with a sample for each frame: its image, and the clip's text.
+
+        In a tar of folders of frames, the frame is part of the key, and not of the suffix.
+        """
+        index = super()._load_index(tar, cache)
         samples = dict(zip(index.keys, index.members, strict=True))
         keys: list[str] = []
         members: list[dict[str, Member]] = []
         for key, sample in samples.items():
-            text = _captions(sample) or _captions(samples.get(key.rpartition("/")[0], {}))
+            folder = samples.get(key.rpartition("/")[0], {})
+            text = _caption_members(sample) or _caption_members(folder)
             for suffix, member in sample.items():
                 frame, _, extension = suffix.rpartition(".")
                 if extension in SUFFIXES:
@@ -428,9 +438,10 @@ class _Frames(Shards):
     def caption(self, index: int) -> str | None:
         """Return the text beside a frame, if the set has texts."""
         sample = Sample(meta={})
-        add_text(sample, self._raw(index, ("txt",)))
+        add_text(sample, self._read_raw(index, ("txt",)))
         return sample.get("text")
 
 
-def _captions(sample: dict[str, Member]) -> dict[str, Member]:
+def _caption_members(sample: dict[str, Member]) -> dict[str, Member]:
+    """Return the members of a sample that are captions, by suffix."""
     return {suffix: member for suffix, member in sample.items() if role_of(suffix) == "txt"}

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from datamodules.source import PerImage, Sample, Source, Wrapper, prepare_within, texts_of
+from datamodules.source import PerImage, Sample, Source, Wrapper, prepare_within, text_fields
 from degradations.draws import Draws, seed_of
 from files.images.deep import Pixels
 from files.numbers import PositiveInt
@@ -50,7 +50,7 @@ class Crops(PerImage):
         top = int(draws.integers(0, height - self.side + 1)[0])
         left = int(draws.integers(0, width - self.side + 1)[0])
         rows, columns = slice(top, top + self.side), slice(left, left + self.side)
-        crop: Sample = {"hr": sample["hr"][rows, columns], **texts_of(sample)}
+        crop: Sample = {"hr": sample["hr"][rows, columns], **text_fields(sample)}
         if "meta" in sample:
             alpha = sample["meta"].get("alpha")
             if alpha is not None:
@@ -102,13 +102,13 @@ class OneLR(Wrapper):
         """
         sample = self.source.read(index)
         image = sample["hr"]
-        wrong = self._wrong(image)
-        if wrong is not None:
-            raise ValueError(f"{self.source.keys[index]} {wrong}")
-        hr, lr = shrunk(image, self.hr_size), shrunk(image, self.lr_size)
-        return {"hr": hr, "lr": lr, **texts_of(sample)}
+        problem = self._why_no_pair(image)
+        if problem is not None:
+            raise ValueError(f"{self.source.keys[index]} {problem}")
+        hr, lr = downsample(image, self.hr_size), downsample(image, self.lr_size)
+        return {"hr": hr, "lr": lr, **text_fields(sample)}
 
-    def _wrong(self, image: Pixels) -> str | None:
+    def _why_no_pair(self, image: Pixels) -> str | None:
         """Return why the image cannot become a pair, or None."""
         (height, width), (h, w), (H, W) = image.shape[:2], self.lr_size, self.hr_size
         if height < H or width < W:
@@ -124,7 +124,7 @@ class OneLR(Wrapper):
         return None
 
 
-def shrunk(image: Pixels, size: tuple[int, int]) -> Pixels:
-    """Downsample (H, W, 3) uint8 to ``size`` (h, w) by Pillow's bicubic, which is antialiased."""
+def downsample(image: Pixels, size: tuple[int, int]) -> Pixels:
+    """Return (H, W, 3) uint8 downsampled to ``size`` (h, w) by Pillow's antialiased bicubic."""
     resized = Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC)
     return np.asarray(resized)

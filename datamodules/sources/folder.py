@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import glob
 import logging
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +24,7 @@ from files.paths import (
     is_video,
     size_and_time,
 )
-from files.videos.video import holds_video, load_av
+from files.videos.video import holds_video
 
 log = logging.getLogger(__name__)
 Listed = list[tuple[str, Path]]
@@ -37,7 +40,7 @@ class Outputs(NamedTuple):
     folder: Path
     names: Callable[[], Collection[str]]
 
-    def left_out_of(self, images: Listed, searched: Path, what: str) -> Listed:
+    def remove_outputs(self, images: Listed, searched: Path, what: str) -> Listed:
         """Return the images that are not outputs.
 
         If the writer's folder lies below the searched folder, all files in it count as outputs; if
@@ -55,12 +58,10 @@ class Outputs(NamedTuple):
         known = None
         if _lies_in(os.path.realpath(searched), own):
             known = {os.path.join(own, name) for name in self.names()}
-        real: dict[Path, str] = {}  # of folders: resolving each image's path is slow
+        resolved = functools.cache(os.path.realpath)  # of folders: they are few, images many
 
         def is_output(path: Path) -> bool:
-            if path.parent not in real:
-                real[path.parent] = os.path.realpath(path.parent)
-            folder = real[path.parent]
+            folder = resolved(path.parent)
             if known is None:
                 return _lies_in(folder, own)
             return os.path.join(folder, path.name) in known
@@ -78,6 +79,7 @@ class Outputs(NamedTuple):
 
 
 def _lies_in(path: str, folder: str) -> bool:
+    """Return whether a resolved path is a folder, or below it."""
     return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
 
 
@@ -130,8 +132,8 @@ class Folder(Source):
 
     def prepare(self, scale: float) -> None:
         """List the files. Args and Raises as ``Source.prepare``."""
-        what = self._what
-        listed = list(self._list())
+        what = self._key_in_messages
+        listed = list(self._list_files())
         if self._keep_extensions_apart:
             films = {path for _, path in listed if _is_video(path)}
             videos = [(key, path) for key, path in listed if path in films]
@@ -139,12 +141,14 @@ class Folder(Source):
             videos = _with_distinct_keys(videos, {key for key, _ in listed})
             by_key([*listed, *videos], what)  # raises if an image and a video share a key
             self.videos = {key: str(path) for key, path in by_key(videos, what).items()}
-        if self.videos:
-            try:
-                load_av(f"{what}: {next(iter(self.videos.values()))!r} is a video, which")
-            except ValueError as missing:
-                log.warning("%d videos left out: %s", len(self.videos), missing)
-                self.videos = {}
+        if self.videos and find_spec("av") is None:
+            log.warning(
+                "%s: %d videos are left out, as PyAV is not installed: pip install "
+                "-c constraints.txt -e '.[video]'",
+                what,
+                len(self.videos),
+            )
+            self.videos = {}
         images = by_key(listed, what)
         self._keys = list(images)
         self._paths = [str(path) for path in images.values()]
@@ -152,25 +156,31 @@ class Folder(Source):
             refuse_mixed(what, self._keys, lambda index: read_size(self._paths[index]), scale)
 
     @property
-    def _what(self) -> str:
-        """What an error names."""
+    def _key_in_messages(self) -> str:
+        """The key of the configuration that an error names."""
         if self._keep_extensions_apart:
             return "data.predict"
         return "Folder.files" if self.root is None else "Folder.root"
 
-    def _list(self) -> Iterator[tuple[str, Path]]:
+    def _list_files(self) -> Iterator[tuple[str, Path]]:
+        """Yield keys and paths of the images that ``root`` and ``files`` select."""
         if self.root is None:
             for file in self.files or []:
-                yield from self._found(expand_path(file, self._what), self._what)
+                pattern = expand_path(file, self._key_in_messages)
+                yield from self._list_inputs(pattern, self._key_in_messages)
             return
         root = expand_path(self.root, "Folder.root")
         if self.files is not None:
-            yield from self._below(root, self.files)
+            yield from self._list_below_root(root, self.files)
         else:
-            yield from self._found(root, "Folder.root")
+            yield from self._list_inputs(root, "Folder.root")
 
-    def _below(self, root: str, files: list[str]) -> Iterator[tuple[str, Path]]:
-        # Keys are relative to the root, so an image's key is the same in every selection.
+    def _list_below_root(self, root: str, files: list[str]) -> Iterator[tuple[str, Path]]:
+        """Yield keys and paths of selected images; a key is the same in every selection.
+
+        Raises:
+            ValueError: If a file lies elsewhere.
+        """
         for file in files:
             pattern = os.path.normpath(expand_path(file, "Folder.files", root))
             if os.path.isabs(pattern) or Path(pattern).parts[0] == "..":
@@ -178,15 +188,16 @@ class Folder(Source):
                 raise ValueError(
                     f"Folder.files has {file!r}, which is not below Folder.root {root!r}"
                 )
-            for _, path in self._found(pattern, "Folder.files", root):
+            for _, path in self._list_inputs(pattern, "Folder.files", root):
                 yield image_key(path, Path(root)), path
 
-    def _found(self, pattern: str, what: str, root: str = "") -> list[tuple[str, Path]]:
-        images = _images_or_error(pattern, what, root, self._keep_extensions_apart)
+    def _list_inputs(self, pattern: str, what: str, root: str = "") -> list[tuple[str, Path]]:
+        """Return keys and paths of the images of a pattern that are not outputs of ``predict``."""
+        images = _images_matching(pattern, what, root, self._keep_extensions_apart)
         searched = searched_folder(pattern, root)
         if self.outputs is None or searched is None:
             return images
-        return self.outputs.left_out_of(images, searched, what)
+        return self.outputs.remove_outputs(images, searched, what)
 
     @property
     def keys(self) -> list[str]:
@@ -209,11 +220,10 @@ def _is_video(path: Path) -> bool:
     """Return whether a file is a video: if its ending is not an image's, by its content."""
     if is_image(path):
         return False
-    try:
+    with suppress(UnreadableImage):
         read_size(path)
-    except UnreadableImage:
-        return is_video(path) or holds_video(path)
-    return False
+        return False  # an image, whatever its ending
+    return is_video(path) or holds_video(path)
 
 
 def source_to_enlarge(images: Source | list[str] | str, outputs: Outputs | None) -> Source:
@@ -248,7 +258,8 @@ def _with_distinct_keys(
         keys = longer
 
 
-def _images_or_error(pattern: str, what: str, root: str, videos: bool) -> list[tuple[str, Path]]:
+def _images_matching(pattern: str, what: str, root: str, videos: bool) -> list[tuple[str, Path]]:
+    """Return keys and paths of the images of a pattern, as ``images_of``; raise without any."""
     images = list(images_of(pattern, root, videos))
     if not images:
         path = Path(root, pattern)

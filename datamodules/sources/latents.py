@@ -9,13 +9,13 @@ images HR itself, ``png``; with texts the text encoder's features of the caption
 
 from __future__ import annotations
 
-import json
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+from datamodules.files.members import parse_floats, parse_json, parse_member
 from datamodules.samples import SampleDraws, TrainingImages
 from datamodules.shards.cache import ShardCache
-from datamodules.shards.index import array_of
 from datamodules.shards.reader import Tar
 from datamodules.shards.shards import Shards
 from datamodules.shards.table import Table, table_of
@@ -56,7 +56,7 @@ class Latents(Shards):
         """
         names = list_shards(self.urls, "Latents.urls")
         paths = dict.fromkeys(Path(name).with_name(ABOUT) for name in names)
-        abouts = {path: _about(path) for path in paths}
+        abouts = {path: _read_about(path) for path in paths}
         first, self.about = next(iter(abouts.items()))
         for path, about in abouts.items():
             different = [key for key in ALIKE if about.get(key) != self.about.get(key)]
@@ -72,8 +72,9 @@ class Latents(Shards):
             )
         super().prepare(scale)
 
-    def _samples_of(self, tar: Tar, cache: ShardCache | None) -> Table:
-        return table_of(tar.name, self._index(tar, cache), needed="latent")
+    def _table_of_shard(self, tar: Tar, cache: ShardCache | None) -> Table:
+        """Return the samples of a shard that have a latent."""
+        return table_of(tar.name, self._load_index(tar, cache), needed="latent")
 
     def size(self, index: int) -> tuple[int, int] | None:
         """Return None: latents are not cropped."""
@@ -86,15 +87,15 @@ class Latents(Shards):
             UnreadableImage: If a part of it is broken, or its checksum differs.
             ValueError: If a shard changed after it was indexed.
         """
-        tar = self._tar_of(index)
+        tar = self._tar_of_sample(index)
         sample: dict[str, Any] = {}
         for field in self._table.columns:
             name = f"{tar.name}: {self._table.keys[index]} ({field})"
-            data = self._bytes(field, tar, index, name)
+            data = self._read_field(field, tar, index, name)
             if field in LATENTS:
-                sample[field] = array_of(data, name, 3)
+                sample[field] = parse_member(partial(parse_floats, dimensions=3), data, name)
             elif field == TEXT and data:
-                sample[field] = array_of(data, name, 2)
+                sample[field] = parse_member(partial(parse_floats, dimensions=2), data, name)
             elif field in ("hr", "lr"):
                 sample[field] = decode(data, name, self.srgb).rgb
         return cast(Sample, sample)
@@ -105,7 +106,8 @@ class TrainingLatents(TrainingImages):
 
     needed = ("latent",)
 
-    def _crop(self, index: int, draws: SampleDraws) -> Sample:
+    def _read_and_crop(self, index: int, draws: SampleDraws) -> Sample:
+        """Return the whole sample: latents are crops already."""
         return self.read(index)
 
 
@@ -127,13 +129,16 @@ def add_latents(batch: dict[str, Any], source: Any) -> None:
     batch["space"] = source.about["space"]
 
 
-def _about(path: Path) -> dict[str, Any]:
-    try:
-        about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        about["space"], about["factor"], about["scale"]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+def _read_about(path: Path) -> dict[str, Any]:
+    """Return the content of ``encode.json``, which describes the latents beside it.
+
+    Raises:
+        ValueError: If it is missing, or no JSON.
+    """
+    if not path.is_file():
         raise ValueError(
-            f"{path}, which main.py encode writes at its end, is missing or damaged ({error!r}): "
-            "run the same encode command again, or set Latents.urls to other shards (of this host)"
-        ) from error
+            f"{path}, which main.py encode writes at its end, is missing: run the same encode "
+            "command again, or set Latents.urls to other shards (of this host)"
+        )
+    about: dict[str, Any] = parse_member(parse_json, path.read_bytes(), str(path))
     return about

@@ -73,7 +73,7 @@ class Mix(Source):
 
     @property
     def srgb(self) -> bool:
-        """That of the sources, which read the files."""
+        """Whether the sources convert to sRGB: they read the files."""
         first = next(iter(self.sources.values()))
         return first.srgb
 
@@ -89,12 +89,13 @@ class Mix(Source):
 
     @property
     def mixture(self) -> Mixture:
-        """The shares, and the length of an epoch."""
+        """How training mixes the groups: the share of each source, and the images of an epoch."""
         counts: list[int] = []
         shares: list[float] = []
         for name, source in self.sources.items():
             groups = self._groups[name]
             weight = float(sum(groups) if self.weights is None else self.weights[name])
+            # The share of a source that is itself a mixture is divided by its own weights.
             inner = source.mixture or Mixture((len(groups),), (1.0,), 0)
             total = sum(inner.weights)
             counts += inner.groups
@@ -112,12 +113,12 @@ class Mix(Source):
 
     def path(self, index: int) -> str | None:
         """Return the file of the image ``keys[index]``, if it has one."""
-        source, number = self._image(index)
+        source, number = self._locate(index)
         return source.path(number)
 
     def size(self, index: int) -> tuple[int, int] | None:
         """Return (H, W) of the image ``keys[index]``, if its source knows it."""
-        source, number = self._image(index)
+        source, number = self._locate(index)
         return source.size(number)
 
     def read(self, index: int) -> Sample:
@@ -127,16 +128,17 @@ class Mix(Source):
             UnreadableImage: If the image is broken.
             ValueError: If only some sources have captions or LR.
         """
-        source, number = self._image(index)
-        return self._checked(source.read(number), index)
+        source, number = self._locate(index)
+        return self._check_fields(source.read(number), index)
 
     def read_crop(self, index: int, top: int, left: int, height: int, width: int) -> Sample:
         """Return a part of the image ``keys[index]``. Args and Raises as ``Source.read_crop``."""
-        source, number = self._image(index)
+        source, number = self._locate(index)
         sample = source.read_crop(number, top, left, height, width)
-        return self._checked(sample, index)
+        return self._check_fields(sample, index)
 
-    def _checked(self, sample: Sample, index: int) -> Sample:
+    def _check_fields(self, sample: Sample, index: int) -> Sample:
+        """Return a sample; raise if it has other fields than the samples before it."""
         fields = [field for field in FIELDS if field in sample]
         if self._fields is None:
             self._fields = fields
@@ -147,7 +149,7 @@ class Mix(Source):
             )
         return sample
 
-    def _image(self, index: int) -> tuple[Source, int]:
+    def _locate(self, index: int) -> tuple[Source, int]:
         """Return the source of an image, and the image's number in it."""
         place = bisect_right(self._ends, index)
         first = self._ends[place - 1] if place else 0

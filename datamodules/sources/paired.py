@@ -6,8 +6,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from datamodules.files.captions import caption_of
-from datamodules.files.pairs import match, misfit, with_scale
+from datamodules.files.captions import parse_caption
+from datamodules.files.members import parse_member
+from datamodules.files.pairs import fill_scale, match_pairs, size_problem
 from datamodules.source import Sample, Source
 from files.images.decode import UnreadableImage, read_image, read_size
 from files.paths import expand_path, images_by_key, read_bytes
@@ -45,21 +46,21 @@ class Paired(Source):
                 do not fit the scale.
         """
         name = type(self).__name__
-        hr = Path(expand_path(with_scale(self.hr, scale), f"{name}.hr"))
-        lr = Path(expand_path(with_scale(self.lr, scale), f"{name}.lr"))
-        suffix = with_scale(self.lr_suffix, scale)
+        hr = Path(expand_path(fill_scale(self.hr, scale), f"{name}.hr"))
+        lr = Path(expand_path(fill_scale(self.lr, scale), f"{name}.lr"))
+        suffix = fill_scale(self.lr_suffix, scale)
         large, small = images_by_key(hr, f"{name}.hr"), images_by_key(lr, f"{name}.lr")
-        self._pairs = match(large, small, (str(hr), str(lr)), suffix)
+        self._pairs = match_pairs(large, small, (str(hr), str(lr)), suffix)
         self._check_sizes(scale)
         self._keys = list(self._pairs)
-        self._has_captions = any(_caption(path).is_file() for path, _ in self._pairs.values())
+        self._has_captions = any(_caption_file(path).is_file() for path, _ in self._pairs.values())
 
     def _check_sizes(self, scale: float) -> None:
         """Compare the sizes in the files' headers; reading a file with a broken one raises."""
         wrong = []
         for key, (hr, lr) in self._pairs.items():
             with suppress(UnreadableImage):
-                if problem := misfit(read_size(hr), read_size(lr), scale):
+                if problem := size_problem(read_size(hr), read_size(lr), scale):
                     wrong.append(f"{key} ({problem})")
         if wrong:
             raise ValueError(
@@ -78,10 +79,12 @@ class Paired(Source):
         hr = read_image(path, self.srgb)
         sample: Sample = {"hr": hr.rgb, "lr": read_image(lr, self.srgb).rgb, "meta": hr.meta(path)}
         if self._has_captions:
-            caption = _caption(path)
-            sample["text"] = caption_of(read_bytes(caption)) if caption.is_file() else ""
+            caption = _caption_file(path)
+            data = read_bytes(caption) if caption.is_file() else b""
+            sample["text"] = parse_member(parse_caption, data, str(caption))
         return sample
 
 
-def _caption(path: Path) -> Path:
+def _caption_file(path: Path) -> Path:
+    """Return where the caption of an HR image would be."""
     return path.with_suffix(".txt")

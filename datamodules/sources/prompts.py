@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from datamodules.files.paths import read_lines
 from datamodules.source import Sample, Source
 from files.numbers import PositiveInt
-from files.paths import expand_path, read_text
+from files.paths import expand_path
 
 log = logging.getLogger(__name__)
 Size = PositiveInt | tuple[PositiveInt, PositiveInt]  # a side, or height and width
@@ -37,12 +39,12 @@ class Seeds(Source):
         **kwargs: Any,
     ) -> None:
         super().__init__(degradation=None, **kwargs)
-        self.frames, self._wanted = frames, _wanted(size, frames)
+        self.frames, self._to_generate = frames, _to_generate(size, frames)
         self.keys = [f"{number:06}" for number in range(count)]
 
     def read(self, index: int) -> Sample:
         """Return the requested size."""
-        return self._wanted.copy()
+        return self._to_generate.copy()
 
 
 class Prompts(Source):
@@ -69,7 +71,7 @@ class Prompts(Source):
     ) -> None:
         super().__init__(degradation=None, **kwargs)
         self.file, self.frames = file, frames
-        self._wanted = _wanted(size, frames)
+        self._to_generate = _to_generate(size, frames)
         self._texts: dict[str, str] = {}  # by key
 
     def prepare(self, scale: float) -> None:
@@ -79,13 +81,8 @@ class Prompts(Source):
             OSError: If it is missing.
             ValueError: If it is not UTF-8.
         """
-        path = expand_path(self.file, "Prompts.file")
-        try:
-            text = read_text(path)
-        except UnicodeDecodeError as error:
-            raise ValueError(f"Prompts.file {path} is not UTF-8 text: {error}") from error
-        # Not splitlines, which also splits at characters that editors do not treat as line ends.
-        lines = [line.strip() for line in text.removesuffix("\n").split("\n")]
+        path = Path(expand_path(self.file, "Prompts.file"))
+        lines = read_lines(path, "Prompts.file", "a caption on each line, in UTF-8")
         self._texts = {}
         for number, text in enumerate(lines, start=1):
             digest = hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
@@ -98,10 +95,11 @@ class Prompts(Source):
 
     def read(self, index: int) -> Sample:
         """Return the prompt ``keys[index]`` and the requested size."""
-        return {**self._wanted, "text": self._texts[self.keys[index]]}
+        return {**self._to_generate, "text": self._texts[self.keys[index]]}
 
 
-def _wanted(size: Size, frames: int | None) -> Sample:
+def _to_generate(size: Size, frames: int | None) -> Sample:
+    """Return the sample of an image or clip that is yet to be made: its (H, W), and its frames."""
     height, width = (size, size) if isinstance(size, int) else size
-    wanted = Sample(size=(height, width))
-    return wanted if frames is None else {**wanted, "frames": frames}
+    sample = Sample(size=(height, width))
+    return sample if frames is None else {**sample, "frames": frames}

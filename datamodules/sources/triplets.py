@@ -7,12 +7,10 @@ share of people who found `p1` nearer.
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
-
+from datamodules.files.members import parse_array, parse_member
 from datamodules.samples import Images, SampleDraws, TrainingImages
 from datamodules.source import Sample, Source
 from files.images.decode import UnreadableImage, read_image
@@ -76,7 +74,9 @@ class Triplets(Source):
         sizes = {image.shape for image in images.values()}
         if len(sizes) > 1:
             raise UnreadableImage(f"{key}: ref, p0 and p1 have the shapes {sorted(sizes)}")
-        return cast(Sample, {**images, "judge": _read_judgement(files["judge"])})
+        path = files["judge"]
+        judgement = parse_member(_parse_judgement, read_bytes(path), str(path))
+        return cast(Sample, {**images, "judge": judgement})
 
 
 class TripletImages(Images):
@@ -90,11 +90,13 @@ class TrainingTriplets(TrainingImages):
 
     needed = ("ref",)
 
-    def _crop(self, index: int, draws: SampleDraws) -> Sample:
+    def _read_and_crop(self, index: int, draws: SampleDraws) -> Sample:
+        """Return the same random crop of all three images."""
         sample: Any = self.read(index)
-        top, left, turn = self._place(sample["ref"].shape[:2], self.crop_size, index, draws)
+        size = sample["ref"].shape[:2]
+        top, left, orientation = self._draw_place(size, self.crop_size, index, draws)
         for part in PARTS:
-            sample[part] = self._cut(sample[part], top, left, self.crop_size, turn)
+            sample[part] = self._cut_crop(sample[part], top, left, self.crop_size, orientation)
         return cast(Sample, sample)
 
 
@@ -115,12 +117,9 @@ def _triplets_in(folder: Path) -> dict[str, dict[str, Path]]:
     return {name: {part: files[name] for part, files in parts.items()} for name in names}
 
 
-def _read_judgement(path: Path) -> float:
-    try:
-        judgement = float(np.load(io.BytesIO(read_bytes(path)), allow_pickle=False).item())
-        if 0 <= judgement <= 1:
-            return judgement
-        problem = f"it holds {judgement}; expected a number from 0 to 1"
-    except (ValueError, EOFError, OSError) as error:
-        problem = str(error)
-    raise UnreadableImage(f"{path}: {problem}")
+def _parse_judgement(data: bytes) -> float:
+    """Return the share of people who found ``p1`` nearer, from the bytes of a ``.npy``."""
+    judgement = float(parse_array(data).item())
+    if not 0 <= judgement <= 1:
+        raise ValueError(f"it holds {judgement}; expected a number from 0 to 1")
+    return judgement

@@ -77,8 +77,8 @@ class Videos(Source):
                 stream = film_of(container)
                 if stream is None:
                     raise ValueError("it has no video stream")
-                decoded = _decoded(container, stream)
-                for frame, video_frame in self._described(decoded, stream, index):
+                decoded = _decode_frames(container, stream)
+                for frame, video_frame in self._describe_frames(decoded, stream, index):
                     number = video_frame.number
                     rgb = frame_to_rgb(frame, video_frame.colours)
                     bits = video_frame.colours.bits
@@ -90,7 +90,7 @@ class Videos(Source):
             after = f", after frame {number}" if number else ""
             raise UnreadableImage(f"{path}: {reason}{after}") from error
 
-    def _described(
+    def _describe_frames(
         self, decoded: Iterator[tuple[Any, int]], stream: Any, index: int
     ) -> Iterator[tuple[Any, VideoFrame]]:
         """Yield the frames of a stream, and what a writer needs to know of each."""
@@ -139,7 +139,7 @@ class VideoFrames(PredictImages, IterableDataset[dict[str, Any]]):
     source: Videos
 
     def start(self, done: set[str], seed: int, ranks: tuple[int, int]) -> None:
-        """Choose the videos.
+        """Choose the videos of this process; called before an iteration.
 
         Args:
             done: Keys of videos to leave out.
@@ -149,7 +149,7 @@ class VideoFrames(PredictImages, IterableDataset[dict[str, Any]]):
         left = [index for index, key in enumerate(self.source.keys) if key not in done]
         rank, world = ranks
         self._left, self._seed = left[rank::world], seed
-        # Shared with the worker.
+        # One flag for each video, in memory that the worker shares.
         flags: Any = torch.zeros(len(self.source.keys), dtype=torch.bool)
         self._abandoned = flags.share_memory_()
 
@@ -173,18 +173,19 @@ class VideoFrames(PredictImages, IterableDataset[dict[str, Any]]):
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Iterate over the frames of this process's videos."""
         for index in self._left:
-            yield from self._frames(index)
+            yield from self._frames_of_video(index)
 
-    def _frames(self, index: int) -> Iterator[dict[str, Any]]:
+    def _frames_of_video(self, index: int) -> Iterator[dict[str, Any]]:
+        """Yield the frames of a video, each ready to be collated; at a fault, its error at last."""
         path = self.source.path(index)
         failed = {"key": self.keys[index], "seed": 0, "meta": {"path": path, "frame": None}}
         try:
             for given in self.source.decode(index):
                 if self._abandoned[index]:
                     return
-                sample: Any = self._checked(given, index)
+                sample: Any = self._check_sample(given, index)
                 sample["lr"] = sample.pop("hr")
-                if error := self.too_large(path, sample["lr"].shape[:2]):
+                if error := self.why_too_large(path, sample["lr"].shape[:2]):
                     yield {**failed, "error": error}
                     return
                 # As an image of that name in a folder of that name.
@@ -194,7 +195,7 @@ class VideoFrames(PredictImages, IterableDataset[dict[str, Any]]):
             yield {**failed, "error": str(unreadable)}
 
 
-def _decoded(container: Any, stream: Any) -> Iterator[tuple[Any, int]]:
+def _decode_frames(container: Any, stream: Any) -> Iterator[tuple[Any, int]]:
     """Yield the frames, with times that increase.
 
     Raises:
@@ -202,15 +203,15 @@ def _decoded(container: Any, stream: Any) -> Iterator[tuple[Any, int]]:
     """
     set_up_decoder(container, stream, "SLICE")  # threads of frames lose the last ones' errors
     size, times = None, _Times(container, stream)
-    for packet in _packets(container, stream):
+    for packet in _checked_packets(container, stream):
         if packet.stream != stream:
             continue
-        times.store(packet)
+        times.note_packet(packet)
         for frame in packet.decode():
             size = size or (frame.width, frame.height)
             if frame.is_corrupt or (frame.width, frame.height) != size:
                 raise ValueError("the next frame is damaged, or has another size")
-            yield frame, times.of(frame)
+            yield frame, times.time_of(frame)
 
 
 class _Times:
@@ -230,11 +231,17 @@ class _Times:
         self._most = 0  # of them, since frames are not shown in the order they are stored
         self._last: int | None = None
 
-    def store(self, packet: Any) -> None:
+    def note_packet(self, packet: Any) -> None:
+        """Remember the time of an AVI's packet, for the frame that is decoded from it later."""
         if self._is_avi and packet.size and packet.dts is not None:
             self._stored.append(packet.dts)
 
-    def of(self, frame: Any) -> int:
+    def time_of(self, frame: Any) -> int:
+        """Return the time of the next frame, in steps of its time base, after the one before.
+
+        Raises:
+            ValueError: If it lies far from the time of the frame before.
+        """
         pts = self._next_stored() if self._is_avi else frame.pts
         if self._last is None:
             self._last = 0 if pts is None else pts
@@ -247,13 +254,14 @@ class _Times:
         return self._last
 
     def _next_stored(self) -> int | None:
+        """Return the time of the oldest packet whose frame is to come; None if there is none."""
         self._most = self._most or len(self._stored)
         while len(self._stored) > self._most:  # a packet without a frame
             self._stored.popleft()
         return self._stored.popleft() if self._stored else None
 
 
-def _packets(container: Any, film: Any) -> Iterator[Any]:
+def _checked_packets(container: Any, film: Any) -> Iterator[Any]:
     """Yield the packets of a whole file.
 
     Raises:

@@ -96,6 +96,7 @@ class UNet2D(Denoiser):
     trained_schedule: Mapping[str, Any] | None
     null: Tensor | None
     kind: ClassVar[str] = "UNet2DConditionModel"
+    called = ("features", "null_text")  # entry points besides `forward`, for sharding
     takes: ClassVar[frozenset[str]] = frozenset({"text", "pooled", "sizes"})
 
     def __init__(

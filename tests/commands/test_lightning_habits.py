@@ -144,20 +144,10 @@ def test_a_method_in_lightnings_style(
     assert "model.init_args.optimizer has no effect" not in caplog.text
 
 
-PLATEAU = """{class_path: lightning.pytorch.cli.ReduceLROnPlateau, init_args: {monitor: val/psnr,
-    mode: max}}"""
-ONE_CYCLE = """{class_path: torch.optim.lr_scheduler.OneCycleLR, init_args: {max_lr: 0.001,
-    total_steps: 10}}"""
-SCHEDULE = "--model.init_args.lr_scheduler"
-
-
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
         (("--model.init_args.optimizer", "torch.optim.Muon"), "2D parameters"),
-        ((SCHEDULE, ONE_CYCLE), "total_steps"),
-        ((SCHEDULE, PLATEAU, "--trainer.check_val_every_n_epoch", 2), "check_val_every_n_epoch"),
-        ((SCHEDULE, PLATEAU, "--trainer.limit_val_batches", 0), "without a validation"),
         (("--model.init_args.weights", "meta.ckpt"), "no values"),
     ],
 )

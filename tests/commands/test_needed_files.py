@@ -94,9 +94,3 @@ def test_check_names_pairs_and_captions_that_no_set_has(lacks: Callable[[str], s
     assert "prepare div2k_1024 ARCHIVE" in printed
     assert "broken  model.encoder: each of these images needs a caption" in printed
     assert "broken  ENLARGER_WEIGHTS: is not set" in printed
-
-
-def test_fit_names_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: Refusal) -> None:
-    monkeypatch.chdir(tmp_path)
-    said = refusal("fit", "--config", REPO / "configs/experiment/casarbi.yaml")
-    assert "main.py check, with the same arguments" in said

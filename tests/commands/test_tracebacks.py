@@ -8,6 +8,8 @@ import time
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 from torch.utils.data import Dataset
 
 from commands.tracebacks import sentence_of, status_of
@@ -55,3 +57,10 @@ def test_what_may_be_a_bug_is_none() -> None:
         np.empty(1 << 55)
     assert sentence_of(raised.value) is None
     assert status_of(raised.value) == 1
+
+
+def test_a_batch_norm_of_one_crop_has_a_remedy() -> None:
+    with pytest.raises(ValueError, match="1 value per channel") as raised:
+        nn.BatchNorm2d(3)(torch.rand(1, 3, 1, 1))
+    assert str(sentence_of(raised.value)).endswith("increase data.batch_size")
+    assert status_of(raised.value) == 2

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datamodules.order.plan import Item, Plan
-from datamodules.samples import SampleDraws, Skipped, Tally, TrainingImages, turned
+from datamodules.samples import SampleDraws, Skipped, Tally, TrainingImages, apply_orientation
 from degradations.draws import Draws
 from tests.datamodules.memory import (
     Memory,
@@ -85,7 +85,7 @@ def test_turns_are_those_of_numpy(turn, dtype):
         expected = expected[::-1] if turn & 2 else expected
         expected = expected.transpose(1, 0, 2) if turn & 4 else expected
 
-        result = turned(part, turn)
+        result = apply_orientation(part, turn)
 
         np.testing.assert_array_equal(result, expected)
         assert result.dtype == dtype

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from tests.distributed.records import newest
-from tests.distributed.test_two_processes import torchrun
+from tests.distributed.test_two_processes import by_srun, torchrun
 
 pytestmark = pytest.mark.distributed
 
@@ -33,3 +34,43 @@ def test_goes_on_sharded_and_whole(tiny: Path, enlarger: Callable[..., None]) ->
     assert parts["global_step"] == alone["global_step"] == 12
     for part in ("state_dict", "optimizer_states"):
         torch.testing.assert_close(parts[part], alone[part], rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_loop_of_its_own_has_one_processs_weights(
+    tiny: Path, enlarger: Callable[..., None]
+) -> None:
+    """Networks in a list, two optimisers; by SGD, as Adam would hide a wrong factor."""
+    command: list[object] = ["fit", "--config", own("Loop"), "--data.init_args.val", "null"]
+    enlarger(*command, "--run.name", "alone")
+    torchrun(*command, "--run.name", "parts", "--trainer.max_steps", 5, strategy="fsdp")
+    torchrun(*command, "--run.name", "parts", strategy="fsdp")
+    torchrun(*command, "--run.name", "ddp", strategy="ddp_find_unused_parameters_true")
+    alone = newest(Path("runs/alone"))["state_dict"]
+    for name in ("parts", "ddp"):
+        got = newest(Path("runs", name))["state_dict"]
+        torch.testing.assert_close(got, alone, rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "strategy", "remedy"),
+    [("Reads", "fsdp", "attribute `called`"), ("Plain", "ddp", "ddp_find_unused_parameters_true")],
+)
+def test_what_processes_cannot_train_has_a_remedy(
+    tiny: Path, method: str, strategy: str, remedy: str
+) -> None:
+    ended = by_srun("fit", "--config", own(method), "--trainer.strategy", strategy)
+    assert [status for status, _ in ended] == [2, 2]
+    assert any(remedy in said for _, said in ended), ended
+
+
+def own(method: str) -> Path:
+    """Return a configuration of a method of `own.py`, without EMA."""
+    content = yaml.safe_load(Path("tiny.yaml").read_text())
+    content["model"]["class_path"] = f"tests.distributed.own.{method}"
+    content["model"]["init_args"].pop("optimizer", None)
+    content["trainer"]["callbacks"] = []
+    path = Path("own.yaml")
+    path.write_text(yaml.safe_dump(content))
+    return path

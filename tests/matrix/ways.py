@@ -8,12 +8,15 @@ import inspect
 import json
 import os
 import shutil
+import signal
+import tarfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import yaml
 from lightning.pytorch import Trainer
@@ -117,13 +120,18 @@ def assert_close(cell: Cell, got: dict[str, Any]) -> None:
 
     A method that draws noise in training draws it for each process's part of the batch.
     """
-    watched = [json.loads(path.read_text()) for path in sorted(Path().glob("watch.*.json"))]
-    assert len({found["weights"] for found in watched}) == 1, "processes have other weights"
-    if any(found["draws"] for found in watched):
+    found = watched()
+    assert len({each["weights"] for each in found}) == 1, "processes have other weights"
+    if any(each["draws"] for each in found):
         return
     expected = newest(cell.trained)["state_dict"]
     far = distance(got["state_dict"], expected) / norm(expected)
     assert far <= TOLERANCE, f"weights differ by {far:.2g}"
+
+
+def watched() -> list[dict[str, Any]]:
+    """Return what `Watch` wrote of each process of the latest training."""
+    return [json.loads(path.read_text()) for path in sorted(Path().glob("watch.*.json"))]
 
 
 def norm(tensors: dict[str, Tensor]) -> float:
@@ -211,18 +219,115 @@ def to_two(cell: Cell) -> None:
 
 def fsdp(cell: Cell) -> None:
     """Without EMA, as its page says: trains, also further on one process; or is refused."""
+    without_ema(cell)
+    try:
+        cell.fit(2, *FSDP, processes=2)
+    except Failed as failed:
+        refuse_others(cell, failed)
+        return
+    assert_close(cell, cell.fit())
+
+
+def without_ema(cell: Cell) -> None:
+    """Leave out the callback that FSDP refuses."""
     content = cell.changed()
     given = content["trainer"].get("callbacks") or []
     content["trainer"]["callbacks"] = [c for c in given if class_of(c) != "EMA"]
     cell.write(content)
+
+
+def refuse_others(cell: Cell, failed: Failed) -> None:
+    """Raise a failure that is no refusal before the first step."""
+    is_refusal = set(failed.statuses) == {2} and failed.why.startswith("error: ")
+    if not is_refusal or list(cell.own.glob("checkpoints/*")):
+        raise failed
+
+
+def afresh(cell: Cell, steps: int, *options: object, processes: int = 1) -> dict[str, Any]:
+    """Train from the start; return the last checkpoint."""
+    shutil.rmtree(cell.own, ignore_errors=True)
+    return cell.fit(steps, *options, processes=processes)
+
+
+def sgd(cell: Cell, *options: object, processes: int = 2, within: float = 0.01) -> None:
+    """By plain gradient descent: DDP and FSDP move the weights as one process does.
+
+    Adam would hide a wrong factor of the gradients. With draws, which each process has its own of,
+    FSDP is compared with DDP.
+
+    Args:
+        cell: The cell.
+        options: Of all trainings.
+        processes: Number of processes.
+        within: Greatest difference, as a share of how far the weights moved.
+    """
+    without_ema(cell)
+    content = cell.changed()
+    model = content["model"]["init_args"]
+    model["optimizer"] = SGD
+    model.pop("lr_scheduler", None)
+    content["trainer"].pop("gradient_clip_val", None)  # which would hide a factor, too
+    for given in (model, model.get("training", {})):
+        given.pop("clip", None)
+        if "discriminator" in given:
+            given["discriminator_optimizer"] = SGD
+    cell.write(content)
+    alone = afresh(cell, 2, *options)
+    (found,) = watched()
+    ddp = afresh(cell, 2, *options, processes=processes)
+    pairs = [] if found["draws"] else [(ddp, alone)]
     try:
-        cell.fit(2, "--trainer.strategy", "fsdp", processes=2)
+        pairs.append((afresh(cell, 2, *options, *FSDP, processes=processes), ddp))
     except Failed as failed:
-        is_refusal = failed.statuses == [2, 2] and failed.why.startswith("error: ")
-        if not is_refusal or list(cell.own.glob("checkpoints/*")):
-            raise
-        return
-    assert_close(cell, cell.fit())
+        refuse_others(cell, failed)
+    for got, expected in pairs:
+        far = distance(got["state_dict"], expected["state_dict"]) / found["moved"]
+        assert far <= within, f"weights differ by {far:.2g} of what they moved"
+
+
+def accumulate_sgd(cell: Cell) -> None:
+    """As `sgd`, four batches a step."""
+    sgd(cell, *accumulation(cell))
+
+
+def bf16_sgd(cell: Cell) -> None:
+    """As `sgd`, in bfloat16, which has 8 bits."""
+    sgd(cell, "--trainer.precision", "bf16-mixed", within=0.1)
+
+
+def three(cell: Cell) -> None:
+    """As `sgd`, on three processes."""
+    sgd(cell, "--data.init_args.batch_size", 6, processes=3)
+
+
+def fsdp_resume(cell: Cell) -> None:
+    """Stopped after two of four steps, and continued by FSDP: the same bits."""
+    without_ema(cell)
+    whole = afresh(cell, STEPS, *FSDP, processes=2)
+    afresh(cell, 2, *FSDP, processes=2)
+    assert_same(cell.fit(STEPS, *FSDP, processes=2), whole)
+
+
+def sigterm(cell: Cell) -> None:
+    """A SIGTERM to one of several processes within training: the same bits after a new start."""
+    options = ("--trainer.limit_val_batches", 0)  # a validation would stop without a checkpoint
+    content = cell.changed()
+    stopping = cell.changed()
+    stopping["trainer"]["callbacks"][-1]["init_args"] = {"stop": 1}
+    for processes in (1, 2):
+        cell.write(content)
+        whole = afresh(cell, STEPS, *options, processes=processes)
+        cell.write(stopping)
+        with pytest.raises(Failed) as stopped:
+            afresh(cell, STEPS, *options, processes=processes)
+        assert set(stopped.value.statuses) == {128 + signal.SIGTERM}, stopped.value
+        assert 0 < newest(cell.own)["global_step"] < STEPS
+        assert_same(cell.fit(STEPS, *options, processes=processes), whole)
+
+
+def workers(cell: Cell) -> None:
+    """Two reader processes: the bits of none."""
+    assert_same(cell.fit(STEPS, "--data.init_args.workers", 2), newest(cell.trained))
 
 
 def bf16(cell: Cell) -> None:
@@ -231,13 +336,18 @@ def bf16(cell: Cell) -> None:
 
 def accumulate(cell: Cell) -> None:
     """Four batches a step, of epochs with another number of them."""
+    cell.fit(2, *accumulation(cell))
+
+
+def accumulation(cell: Cell) -> tuple[str, int]:
+    """Return the option of four batches a step."""
     from lightning_modules.adversarial import Adversarial
 
     kind = type_of(cell.recipe.small["model"]["class_path"])
     option = "--trainer.accumulate_grad_batches"
     if issubclass(kind, Adversarial):
         option = f"--model.init_args.{kind.group}accumulate"
-    cell.fit(2, option, 4)
+    return option, 4
 
 
 def compiled(cell: Cell) -> None:
@@ -267,8 +377,7 @@ def compilable(model: Any) -> list[tuple[str, dict[str, Any]]]:
 
 def evaluate(cell: Cell) -> None:
     """Each command that uses a run: one process and two give one number; files; an export."""
-    if cell.trained.is_dir():  # a test whose metrics are all off leaves no run
-        shutil.copytree(cell.trained, cell.own)
+    take_run(cell)
     data = cell.recipe.small["data"]["init_args"]
     if data.get("val"):
         # A limit is of batches of each process: two measure more images.
@@ -276,21 +385,15 @@ def evaluate(cell: Cell) -> None:
         one = measured(cell)
         cell.run("validate", "--trainer.limit_val_batches", 1.0, processes=2)
         both = measured(cell)
-        assert one.keys() == both.keys(), (one, both)
-        for name, value in one.items():
-            assert abs(both[name] - value) <= 1e-4 * max(1, abs(value)), (name, value, both[name])
-    if data.get("test"):
+        assert_equal(one, both)
+    if data.get("test") and cell.recipe.verb != "test":  # which was the way `train`
         cell.run("test")
         measured(cell)
     kind = type_of(cell.recipe.small["model"]["class_path"])
     if not issubclass(kind, SuperResolver | Generator):  # such as a metric
         return
-    content = cell.changed()
-    given = inputs(cell)
-    if given is None:
+    if not take_inputs(cell):
         return
-    content["data"]["init_args"]["predict"] = given
-    cell.write(content)
     cell.run("predict", "--writer.folder", "run")
     files = outputs("run")
     assert files
@@ -303,6 +406,66 @@ def evaluate(cell: Cell) -> None:
     own = ["--model.weights", str(export), "--run.name", "exported", "--writer.folder", "exported"]
     cell.run("predict", *own)
     assert outputs("exported") == files, "other outputs with the exported weights"
+
+
+def take_run(cell: Cell) -> None:
+    if cell.trained.is_dir():  # a test whose metrics are all off leaves no run
+        shutil.copytree(cell.trained, cell.own)
+
+
+def assert_equal(one: dict[str, float], both: dict[str, float]) -> None:
+    assert one.keys() == both.keys(), (one, both)
+    for name, value in one.items():
+        assert abs(both[name] - value) <= 1e-4 * max(1, abs(value)), (name, value, both[name])
+
+
+def take_inputs(cell: Cell) -> bool:
+    """Have `predict` enlarge or make three images; False if the recipe has none."""
+    content = cell.changed()
+    given = inputs(cell)
+    if given is None:
+        return False
+    content["data"]["init_args"]["predict"] = given
+    cell.write(content)
+    return True
+
+
+def test(cell: Cell) -> None:
+    """On two processes: the numbers of one."""
+    take_run(cell)
+    cell.run("test")
+    one = measured(cell)
+    assert one
+    (cell.own / "results.json").unlink()
+    cell.run("test", processes=2)
+    assert_equal(one, measured(cell))
+
+
+def predict(cell: Cell) -> None:
+    """On two processes: the files of one."""
+    take_run(cell)
+    assert take_inputs(cell)
+    cell.run("predict", "--writer.folder", "one")
+    cell.run("predict", "--writer.folder", "two", processes=2)
+    assert outputs("one")
+    assert outputs("two") == outputs("one")
+
+
+def encode(cell: Cell) -> None:
+    """On two processes: the samples of one."""
+    for name, processes in (("one", 1), ("two", 2)):
+        cell.run("encode", "--encode.out", name, processes=processes)
+    assert members("one")
+    assert members("two") == members("one")
+
+
+def members(folder: str) -> dict[str, bytes]:
+    """Return the contents of all members of the shards in a folder."""
+    found = {}
+    for path in sorted(Path(folder).glob("*.tar")):
+        with tarfile.open(path) as tar:
+            found |= {member.name: tar.extractfile(member).read() for member in tar}
+    return found
 
 
 def outputs(folder: str) -> dict[str, bytes]:
@@ -445,6 +608,8 @@ def classes(value: Any) -> list[tuple[str, dict[str, Any]]]:
 
 
 TOLERANCE = 1e-4
+FSDP = ("--trainer.strategy", "fsdp")
+SGD = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}}
 WAYS: dict[str, Callable[[Cell], None]] = {
     "train": train,
     "ddp": ddp,
@@ -458,17 +623,42 @@ WAYS: dict[str, Callable[[Cell], None]] = {
     "1to2": to_two,
     "bf16": bf16,
     "compile": compiled,
+    "sgd": sgd,
+    "+accum": accumulate_sgd,
+    "+bf16": bf16_sgd,
+    "three": three,
+    "fsdp2fsdp": fsdp_resume,
+    "sigterm": sigterm,
+    "workers": workers,
+    "test": test,
+    "predict": predict,
+    "encode": encode,
 }
 
 
-EACH = ("train", "resume", "ddp", "evaluate")  # ways that every recipe meets
-TWO_PROCESSES = ("ddp", "fsdp", "2to1", "1to2")
+EACH = ("train", "evaluate")  # ways that every recipe meets
+TWO_PROCESSES = ("ddp", "fsdp", "2to1", "1to2", "sgd")
+HALVES = ("2to1", "1to2")
+# Ways whose mechanism does not know the method: a few recipes of different kinds meet them.
+FEW = {
+    "+accum": ("edsr_shards", "quickstart_gan", "mini/resshift/pixel"),
+    "+bf16": ("edsr_shards", "quickstart_gan", "mini/diffusion/photographs"),
+    "three": ("edsr_shards", "quickstart_gan"),
+    "fsdp2fsdp": ("edsr_shards", "quickstart_gan", "mini/nsarm/stage2"),
+    "sigterm": ("edsr_folder", "quickstart_gan", "mini/self_cascade/tuned"),
+    "workers": ("edsr_folder", "edsr_shards", "mini/nsarm/stage1", "mini/casarbi/cascade"),
+    "test": ("edsr_shards", "mini/casarbi/cascade", "mini/self_cascade/direct"),
+    "predict": ("edsr_shards", "mini/invsr", "mini/self_cascade_video/direct"),
+    "encode": ("mini/invsr/latents", "mini/nsarm/latents"),
+}
 
 
 def left_out(cell: Cell) -> str:
     """Return why a recipe does not meet a way; "" if it does."""
     recipe, way = cell.recipe, cell.way
     if way == "train":
+        return ""
+    if way in FEW:
         return ""
     if not recipe.trains and (way != "evaluate" or recipe.verb == "encode"):
         return f"its command is {recipe.verb}: nothing is trained"
@@ -492,12 +682,23 @@ def trains_batch_norm(model: Any) -> bool:
 
 @functools.cache
 def chosen(way: str) -> list[Recipe]:
-    """Return a recipe of each family for a way; the n-th way takes the n-th of a family."""
+    """Return a recipe of each family for a way; the n-th way takes the n-th of a family.
+
+    One half of the families changes from two processes to one, the other from one to two.
+    """
     families: dict[Any, list[Recipe]] = {}
     for recipe in RECIPES:
         if recipe.trains:
-            kinds = compilable(recipe.small["model"])
-            key = tuple(sorted({path for path, _ in kinds})) if way == "compile" else recipe.family
-            families.setdefault(key, []).append(recipe)
+            families.setdefault(key_of(recipe, way), []).append(recipe)
+    if way == "compile":  # which takes minutes of a larger one
+        return [min(members, key=lambda r: "mini" not in r.name) for members in families.values()]
     number = list(WAYS).index(way)
-    return [members[number % len(members)] for members in families.values()]
+    found = [members[number % len(members)] for members in families.values()]
+    return found[HALVES.index(way) :: 2] if way in HALVES else found
+
+
+def key_of(recipe: Recipe, way: str) -> Any:
+    """Return by what recipes are of one family in a way."""
+    if way == "compile":
+        return tuple(sorted({path for path, _ in compilable(recipe.small["model"])}))
+    return recipe.family[0] if way == "sgd" else recipe.family

@@ -79,7 +79,7 @@ def sequence_of(plan, epoch):
 
     Of a mixture the samples that the epoch takes; else all, with omitted ones last.
     """
-    return plan._take(epoch, 0, plan._epoch_length)
+    return plan._samples(epoch, 0, plan._epoch_length)
 
 
 @given(plans(), st.integers(0, 3))

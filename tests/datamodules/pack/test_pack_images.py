@@ -14,7 +14,7 @@ from PIL import Image, ImageCms
 from PIL.JpegImagePlugin import get_sampling
 
 from datamodules.files.roles import roles_of
-from datamodules.pack.images import Encoding, Recipe, places, process
+from datamodules.pack.images import Encoding, Recipe, process, square_starts
 from datamodules.pack.inputs import find_inputs
 from datamodules.pack.places import Entry, File
 from files.images.decode import decode
@@ -118,7 +118,7 @@ def test_png_keeps_the_colours_of_hdr(tmp_path, deep):
     assert image(members).cicp == points
     if not deep:
         for encoding in (WEBP, JPEG):
-            note, _ = packed(path, encode=encoding).notes
+            (note,) = packed(path, encode=encoding).notes
             assert note.startswith("images that lost their colours (cICP code points, as of HDR)")
 
 
@@ -157,7 +157,7 @@ def test_jpeg_has_the_quality_and_srgb(tmp_path):
     ],
 )
 def test_places_are_those_of_basicsr(length, side, step, expected):
-    assert places(length, side, step) == expected
+    assert square_starts(length, side, step) == expected
 
 
 @pytest.mark.parametrize("size", [(12, 8), (13, 9)])  # and pixels that readers cut off
@@ -203,5 +203,5 @@ def test_broken_json_is_refused(tmp_path, content):
     path = save(tmp_path / "a.png")
     (tmp_path / "a.json").write_bytes(content)
     refused = with_texts(path).refused
-    assert refused.reason == "broken text"
+    assert refused.reason == "damaged"
     assert str(path) in refused.message

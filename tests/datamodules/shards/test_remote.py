@@ -27,11 +27,11 @@ from datamodules.shards.cache import ShardCache
 from datamodules.shards.remote import (
     RemoteError,
     RemoteShard,
+    hide_secrets,
     look_up,
     open_remote,
     read_range,
     read_small,
-    shown,
 )
 from datamodules.shards.shards import Shards
 from datamodules.shards.stream import Stream
@@ -131,7 +131,7 @@ def test_what_no_request_may_hold_is_escaped(server, written, sent):
 
 def test_secrets_are_not_shown():
     address = "https://me:secret@host/a.tar?X-Amz-Signature=secret"
-    assert shown(address) == "https://host/a.tar?..."
+    assert hide_secrets(address) == "https://host/a.tar?..."
 
 
 # ------------------------------------------------------------------------------- parts and failures

@@ -18,7 +18,7 @@ from webdataset.tariterators import base_plus_ext
 from datamodules.base import SRDataModule
 from datamodules.shards import remote
 from datamodules.shards.index import METADATA, split_name
-from datamodules.shards.sample import decoded, raw_of
+from datamodules.shards.sample import decode_sample, raw_of
 from datamodules.shards.shards import Shards
 from datamodules.shards.stream import Stream, whole_samples
 from tests.datamodules.image_files import image_bytes, pixels
@@ -79,7 +79,7 @@ def module(train, **options) -> SRDataModule:
 
 def batches(data, places=((0, 0), (1, 0), (2, 0)), rank=0, world=1):
     """The batches of some epochs, each from some batch on, as one loader gives them."""
-    data._ranks = lambda: (rank, world)
+    data._rank_and_world = lambda: (rank, world)
     data.setup("fit")
     loader = data.train_dataloader()
     found = []
@@ -192,7 +192,7 @@ def test_fields_as_shards_reads_them(tmp_path):
     assert not notes
     assert [raw.key for raw in raws] == list(theirs.keys)
     for index, raw in enumerate(raws):
-        expected, got = theirs.read(index), decoded(raw, srgb=True)
+        expected, got = theirs.read(index), decode_sample(raw, srgb=True)
         assert got.keys() == expected.keys()
         for name in ("hr", "lr", "text_features"):
             np.testing.assert_array_equal(got.get(name), expected.get(name))

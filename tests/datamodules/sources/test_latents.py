@@ -79,8 +79,8 @@ def test_latents_of_another_scale_or_without_their_description_are_refused(tmp_p
     urls = write_latents(tmp_path / "pairs", z, about={**ABOUT_OURS, "scale": 4.0})
     with pytest.raises(ValueError, match=r"scale 4, but data\.init_args\.scale is 2"):
         Latents(urls).prepare(2.0)
-    (tmp_path / "pairs" / ABOUT).write_text("{}")
-    with pytest.raises(ValueError, match=r"damaged .KeyError"):
+    (tmp_path / "pairs" / ABOUT).write_text("{")
+    with pytest.raises(ValueError, match=r"encode\.json: Expecting"):
         Latents(urls).prepare(4.0)
     (tmp_path / "pairs" / ABOUT).unlink()
     with pytest.raises(ValueError, match=r"encode\.json, which .* is missing"):

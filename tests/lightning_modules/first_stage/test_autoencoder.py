@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning.pytorch.strategies import DDPStrategy
 from torch.nn import functional
 from torch.testing import assert_close
 
@@ -97,15 +96,6 @@ def test_the_discriminator_counts_from_its_start():
     opinion = method.discriminator(made[1])[0].mean()
     assert_close(after - before, -0.5 * opinion, rtol=1e-4, atol=1e-5)
     assert method.discriminator_loss(made).requires_grad
-
-
-def test_statistics_of_latents_would_differ_among_processes():
-    method = autoencoder()
-    method._trainer = SimpleNamespace(
-        strategy=DDPStrategy(), world_size=2, optimizers=[], callbacks=[]
-    )
-    with pytest.raises(ValueError, match=r"space\.vae\.standard keeps running statistics"):
-        method.on_fit_start()
 
 
 # ------------------------------------------------------------------------------------- its start
