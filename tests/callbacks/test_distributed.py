@@ -169,7 +169,7 @@ def evaluate(run: Path, dataset: str) -> None:
 def test_evaluations_at_once_lose_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second one starts when the first has read the files, but not yet written them."""
     there = threading.Event()
-    original = results_files._retrained
+    original = results_files._places_of_other_weights
 
     def second() -> None:
         try:
@@ -192,7 +192,7 @@ def test_evaluations_at_once_lose_nothing(tmp_path: Path, monkeypatch: pytest.Mo
         return found
 
     monkeypatch.setattr(results_files, "lock", announced)
-    monkeypatch.setattr(results_files, "_retrained", with_a_second)
+    monkeypatch.setattr(results_files, "_places_of_other_weights", with_a_second)
     evaluate(tmp_path, "a")
     thread.join(60)
     assert not thread.is_alive()

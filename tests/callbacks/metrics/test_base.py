@@ -242,8 +242,8 @@ def test_presets_measure_as_in_their_papers(preset, metric, expected):
 
 
 SIDE = 48  # VIF needs 41
-PSNR = partial(PeakSignalNoiseRatio, data_range=1.0)
-SSIM = partial(StructuralSimilarityIndexMeasure, data_range=1.0)
+THEIR_PSNR = partial(PeakSignalNoiseRatio, data_range=1.0)
+THEIR_SSIM = partial(StructuralSimilarityIndexMeasure, data_range=1.0)
 
 
 def rounded(count=7):
@@ -272,8 +272,8 @@ def evaluated(folder, metric, batch_size=2):
 @pytest.mark.parametrize(
     ("make", "name"),
     [
-        (PSNR, "peak_signal_noise_ratio"),
-        (SSIM, "structural_similarity_index_measure"),
+        (THEIR_PSNR, "peak_signal_noise_ratio"),
+        (THEIR_SSIM, "structural_similarity_index_measure"),
         (UniversalImageQualityIndex, "universal_image_quality_index"),
         (VisualInformationFidelity, "visual_information_fidelity"),
     ],
@@ -334,7 +334,7 @@ def test_outputs_beside_lr_of_their_size(tmp_path):
             sample = super().__getitem__(index)
             return sample | {"hr": sample["lr"]}
 
-    metric = TorchMetric(PSNR, inputs=("sr", "lr"))
+    metric = TorchMetric(THEIR_PSNR, inputs=("sr", "lr"))
 
     trainer(tmp_path, metric).test(Darker(), loader(SameSize(3)), verbose=False)
 
@@ -352,7 +352,7 @@ class Half(torchmetrics.Metric):
 
     def __init__(self):
         super().__init__()
-        self.inner = PSNR()
+        self.inner = THEIR_PSNR()
 
     def update(self, sr, hr):
         self.inner.update(sr, hr)
@@ -365,7 +365,7 @@ def test_no_metric_waits_for_other_processes(monkeypatch):
     """Also none within another: processes have different numbers of images."""
     monkeypatch.setattr("torchmetrics.metric.jit_distributed_available", lambda: True)
     sr, hr = rounded(1)
-    whole = TorchMetric(PSNR)
+    whole = TorchMetric(THEIR_PSNR)
     whole.load()
     half = TorchMetric(Half)
     half.load()
@@ -384,7 +384,7 @@ def test_what_a_metric_draws_is_the_same_for_each_image_in_any_batch(tmp_path):
 
 
 def test_the_protocol_has_all_arguments(tmp_path):
-    metric = TorchMetric(SSIM)
+    metric = TorchMetric(THEIR_SSIM)
     data = loader(Images(2, side=SIDE))
 
     trainer(tmp_path, metric, Results()).test(Tiny(), data, verbose=False)
