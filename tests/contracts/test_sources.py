@@ -123,7 +123,7 @@ class TestSources(SourceContract):
         if source_class is Videos:
             pytest.skip("decoded frame by frame, without LR: see callbacks/predict/test_videos.py")
         if issubclass(source_class, (ClipSource, Latents, Prompts, Seeds, Triplets)):
-            pytest.skip("gives no HR and LR: see test_clips.py, _latents, _prompts, _triplets")
+            pytest.skip("gives no HR and LR: see test_clips.py and test_latents.py")
         if source_class in EXAMPLES:
             return EXAMPLES[source_class](tmp_path)
         return SourceExample(lambda: build(source_class, {}, f"EXAMPLES in {__name__}"))
