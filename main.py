@@ -97,10 +97,11 @@ def main(args: Sequence[str] | None = None) -> None:
             _run_with_lightning(typed, debug)
             return
     except BaseException as error:
-        from commands.tracebacks import print_reason, status_of
+        from commands.tracebacks import cause_of_parser_error, print_reason, status_of
 
         if not print_reason(error, debug):
-            raise
+            cause = error if debug else cause_of_parser_error(error)
+            raise cause from cause.__cause__
         status = status_of(error)
     raise SystemExit(status)
 

@@ -38,7 +38,7 @@ from commands.check.first_step import Checked
 from commands.distributed.callbacks import Start, Stops
 from commands.distributed.launch import own_plugins, own_strategy, refuse_unsupported
 from commands.distributed.preflight import compare, start_facts
-from commands.distributed.ranks import LAST_SECONDS, LOST, Ranks, longer
+from commands.distributed.ranks import LAST_SECONDS, LOST, Ranks, seconds_after_launcher
 from commands.errors import ConfigurationError, TemporaryError
 from commands.interface.named import expand_model_option
 from commands.lightning_internals import replace_signal_handlers
@@ -68,7 +68,7 @@ from commands.run.weights import (
     needed_files,
 )
 from commands.signals import Signals, Stopped, is_interrupt
-from commands.tracebacks import print_reason, status_of
+from commands.tracebacks import cause_of_parser_error, print_reason, status_of
 from commands.world import agree
 from datamodules.base import SRDataModule
 from degradations.base import Degradation
@@ -433,13 +433,13 @@ class EnlargerCLI(LightningCLI):
         with self._telling_others(), switches:
             keep_earlier_metrics(trainer)
             try:
-                with suppress(Checked):
+                with suppress(Checked):  # a dry run has seen enough, and succeeds
                     self.command.run(self)
             except Stopped:
                 if self.name != "predict":  # whose other processes go on after a signal
-                    self.ranks.finish()
+                    self.ranks.wait_for_all()
                 raise
-            self.ranks.finish()
+            self.ranks.wait_for_all()
 
 
 def without_outputs(options: Namespace, callbacks: Sequence[Any], own_bar: bool) -> list[Any]:
@@ -506,7 +506,7 @@ def run(args: Sequence[str], commands: Mapping[str, Command], debug: bool) -> No
         if not is_distributed():
             raise
         if not print_reason(error, debug):
-            traceback.print_exception(error)
+            traceback.print_exception(cause_of_parser_error(error))
         _exit_alone(status_of(error))
     if dist.is_available() and dist.is_initialized():
         # Its threads would outlive the interpreter, which sometimes aborts then.
@@ -520,6 +520,7 @@ def _exit_alone(status: int) -> NoReturn:
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
-    # First the others must read why: a broken connection would give them another status.
-    time.sleep(longer() + (0 if status == LOST else LAST_SECONDS))
+    # First the others must read why: a broken connection would give them another status. After a
+    # lost connection none of them can.
+    time.sleep(seconds_after_launcher() + (0 if status == LOST else LAST_SECONDS))
     os._exit(status)

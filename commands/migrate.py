@@ -231,7 +231,8 @@ class Migration:
             option: The option.
             value: Its value.
             rule: ``same`` has the values that ask for it; by default those that turn it off.
-                ``reads``: it is read together with others.
+                ``reads``: another option's rule uses it, and comments on both. Without a ``note``
+                it concerns only training by the other program.
         """
         if "same" in rule:
             is_same = value is None or value in rule["same"]

@@ -52,7 +52,7 @@ def sentence_of(error: BaseException) -> str | None:
     Returns:
         The message, or None for a bug.
     """
-    error = _cause_of_parser_error(error)
+    error = cause_of_parser_error(error)
     if isinstance(error, ConfigurationError | TemporaryError):
         return str(error)
     if isinstance(error, OSError) and error.filename is not None:
@@ -103,7 +103,7 @@ def status_of(error: BaseException) -> int:
     return 1 if sentence_of(error) is None else 2
 
 
-def _cause_of_parser_error(error: BaseException) -> BaseException:
+def cause_of_parser_error(error: BaseException) -> BaseException:
     """Return the error of a constructor, which the parser wraps once for each type it tried."""
     cause: BaseException | None = error
     while cause is not None:

@@ -16,8 +16,8 @@ from datamodules.source import IMAGES
 from files.batch import Batch
 from files.images.deep import Pixels
 
-CLIP = "clip"
-WHOLE = ("text", "meta", "error")  # lists as they are
+VIDEO_CLIP = "clip"
+AS_LISTS = ("text", "meta", "error")
 COMMON = ("size", "frames")  # equal in all samples of a batch
 LATENTS = ("latent", "lr_latent")
 
@@ -38,7 +38,7 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
     keys = [sample["key"] for sample in samples]
     seeds = [sample["seed"] for sample in samples]
     batch: dict[str, Any] = {"key": keys, "seed": torch.tensor(seeds, dtype=torch.int64)}
-    for name in (*WHOLE, *COMMON, *IMAGES, CLIP, *LATENTS, "judge", "text_features"):
+    for name in (*AS_LISTS, *COMMON, *IMAGES, VIDEO_CLIP, *LATENTS, "judge", "text_features"):
         values = [sample[name] for sample in samples if name in sample]
         if not values:
             continue
@@ -49,7 +49,7 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
                 f"only {len(values)} of {len(samples)} samples in one batch ({_first_keys(keys)}) "
                 f"have {name!r}: a Source gives it for all images, or for none"
             )
-        if name in (*IMAGES, CLIP):
+        if name in (*IMAGES, VIDEO_CLIP):
             batch[name] = _stack_images(values, keys)
         elif name in COMMON:
             _check_equal(values, keys)
@@ -70,7 +70,7 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
     if skipped:
         batch["skipped"] = skipped
     if "place" in samples[0]:
-        batch["place"] = [samples[0]["place"]]  # of the batch, which is one in the plan
+        batch["place"] = [samples[0]["place"]]  # a batch's samples share its place in the plan
     return batch
 
 
@@ -114,7 +114,7 @@ def to_floats(batch: dict[str, Any], keep_lr: bool = False) -> None:
     """
     if "size" in batch:
         batch["size"] = tuple(batch["size"])  # pinning memory made it a list
-    for name in (*IMAGES, CLIP):
+    for name in (*IMAGES, VIDEO_CLIP):
         if name in batch:
             image = batch[name]
             if keep_lr and name == "lr" and image.dtype == torch.uint8:
@@ -135,8 +135,11 @@ def add_output_size(
     """
     if "hr" in batch:
         batch["size"] = tuple(batch["hr"].shape[-2:])
-    elif CLIP in batch:
-        batch["size"], batch["frames"] = tuple(batch[CLIP].shape[-2:]), batch[CLIP].shape[1]
+    elif VIDEO_CLIP in batch:
+        batch["size"], batch["frames"] = (
+            tuple(batch[VIDEO_CLIP].shape[-2:]),
+            batch[VIDEO_CLIP].shape[1],
+        )
     elif "lr" in batch:
         batch["size"] = output_size(batch["lr"].shape[-2:])
 
@@ -151,7 +154,7 @@ def check_batch(batch: Batch, finite: bool = True) -> None:
     Raises:
         ValueError: If one leaves [0, 1]; the message names it.
     """
-    for name in (*IMAGES, CLIP):
+    for name in (*IMAGES, VIDEO_CLIP):
         image: Any = batch.get(name)
         has_levels = name == "lr" and image is not None and image.dtype == torch.uint8
         if image is None or has_levels:  # levels come in predict alone

@@ -8,6 +8,16 @@ from typing import Any
 from torch._C import _remove_worker_pids
 
 
+def kill_workers_of(batches: Any) -> None:
+    """Kill the workers of an iterator of a DataLoader; whoever waits for one gets torch's error.
+
+    Args:
+        batches: The iterator; one without workers has none.
+    """
+    for worker in getattr(batches, "_workers", ()):
+        worker.kill()
+
+
 def end_workers_of(batches: Any) -> None:
     """Kill the workers of an iterator of a DataLoader: torch would wait for one that is stopped.
 
@@ -20,8 +30,7 @@ def end_workers_of(batches: Any) -> None:
     if batches._worker_pids_set:  # else torch raises for each that is killed
         _remove_worker_pids(id(batches))
         batches._worker_pids_set = False
-    for worker in workers:
-        worker.kill()
+    kill_workers_of(batches)
     # One that was killed may hold the lock of torch's event, for which torch would wait for ever.
     batches._workers_done_event = threading.Event()
     batches._shutdown_workers()

@@ -77,7 +77,8 @@ def own_environment() -> dict[str, str]:
 def import_own(name: str) -> ModuleType:
     """Import a module that a user named, also from the working directory.
 
-    Because it is among ``LOOKUPS``, the finder searches that directory.
+    ``OwnModules`` searches that directory for imports by functions in ``LOOKUPS`` alone. This one
+    is among them: a bare ``importlib.import_module`` would not look there.
 
     Raises:
         ImportError: If there is no such module, or it cannot be imported.

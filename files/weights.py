@@ -102,8 +102,8 @@ def read_weights(path: str | Path) -> Weights:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(
-            f"no weights at {path}: set an existing file (runs and names of configs/weights.yaml "
-            "are for enlarger.load and main.py)"
+            f"no weights at {path}: set an existing file (enlarger.load and main.py also take "
+            "the folder of a run, or a name of configs/weights.yaml)"
         )
     content: dict[str, Any] = _read_parts(path) if path.name.endswith(INDEX) else read_file(path)
     about = read_metadata(path)
@@ -118,17 +118,17 @@ def read_weights(path: str | Path) -> Weights:
     model = content.get("model")
     state = content.get("state_dict")
     if isinstance(model, str) and isinstance(state, dict):
-        averages = content.get("callbacks", {}).get("EMA", {}).get("weights", {})
+        averaged = content.get("callbacks", {}).get("EMA", {}).get("weights", {})
         return Weights(
-            {**state, **averages},
+            {**state, **averaged},
             model,
             str(path),
-            averages="EMA" if averages else "",
+            averages="EMA" if averaged else "",
             frozen=content.get("frozen", {}),
             trained_with=content.get("trained_with", {}),
         )
     tensors, group = unwrapped(content, path)
-    return Weights(tensors, None, str(path), group)
+    return Weights(tensors, None, str(path), averages=group)  # such as params_ema
 
 
 def read_file(path: Path, mapped: bool = False) -> dict[str, Any]:
@@ -485,12 +485,12 @@ def load_part(module: nn.Module, weights: Weights, part: str) -> None:
         part: Name of the module in a run.
 
     Raises:
-        ValueError: As in ``fitted`` and ``refuse_unlike``.
+        ValueError: As in ``fitted`` and ``refuse_other_settings``.
     """
     official: Any = getattr(module, "official", dict)
     tensors = part_of(weights.tensors, part) or official(weights.tensors)
     load_strictly(module, tensors, weights.name)
-    refuse_unlike(module, weights, part)
+    refuse_other_settings(module, weights, part)
 
 
 def part_of(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
@@ -499,7 +499,7 @@ def part_of(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
     return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
 
 
-def refuse_unlike(module: nn.Module, weights: Weights, part: str) -> None:
+def refuse_other_settings(module: nn.Module, weights: Weights, part: str) -> None:
     """Raise if a part of a run was trained with settings that the module does not have.
 
     Args:

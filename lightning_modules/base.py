@@ -147,8 +147,8 @@ class ImageModel(Loaded, Optimised, ABC):
         """Load named files, refuse half precision, set modes. Subclasses call super().
 
         Raises:
-            ValueError: If ``trainer.precision`` is bf16-true or 16-true, and this method cannot
-                train, or compute outputs, in it.
+            ValueError: If ``trainer.precision`` is 64-true, or it is bf16-true or 16-true, and this
+                method cannot train, or compute outputs, in it.
         """
         super().setup(stage)
         if stage == "fit":
@@ -157,6 +157,8 @@ class ImageModel(Loaded, Optimised, ABC):
                 if type(part).train not in (nn.Module.train, ImageModel.train):
                     part.train(part.training)
         precision = getattr(trainer_of(self), "precision", None)
+        if precision == "64-true":
+            raise ValueError("trainer.precision is 64-true; images are float32: set it to 32-true")
         if precision not in ("bf16-true", "16-true"):
             return
         if stage == "fit" or not self.half_outputs:

@@ -48,6 +48,7 @@ from commands.run.ranking import best_or_newest
 from files.owned import write_whole
 from files.weights import EXPORTED, read_weights
 
+CONTROLS = "noise, sharpening"  # numbers made with other controls are made again
 LAST = 5  # lines of a failed command's output
 RESERVE = 25.0  # seconds of the budget for this program's start, and for a checkpoint after SIGTERM
 LEAST = RESERVE + 20.0  # seconds of the budget without which no command is begun
@@ -163,18 +164,18 @@ def _fill(table: Table, row: Row, deadline: float) -> None:
     for name in table.sets[row.set].tables:
         compared = table.tables[name]
         others = {"bicubic": compared.bicubic, "regression": compared.regression}
-        controls = {
-            f"{label} + noise": other
+        smooth = {
+            label: other
             for label, other in others.items()
             if row.generative and other and _note(table, "test", other)
         }
-        of_controls = [_note(table, "test", other)["digest"] for other in controls.values()]
-        made = [note["digest"], *of_controls]
+        of_controls = [_note(table, "test", other)["digest"] for other in smooth.values()]
+        made = [CONTROLS, note["digest"], *of_controls]
         place = _notes(table) / f"numbers_{row.name}_{name}.json"
         if place.is_file() and json.loads(place.read_text(encoding="utf-8"))["made"] == made:
             continue
         run = table.rows_folder / row.name
-        folders = {k: table.rows_folder / other / OUTPUTS for k, other in controls.items()}
+        folders = {name: table.rows_folder / other / OUTPUTS for name, other in smooth.items()}
         if compared.scale:
             numbers = Measure(compared.scale).row(run / OUTPUTS, name, folders)
         elif compared.samples:

@@ -1,7 +1,8 @@
-"""Numbers of each image of a row, its controls of noise, and whether a claim holds.
+"""Numbers of each image of a row, its controls, and whether a claim holds.
 
-A control is bicubic, or a regression, with grey white noise: as much as makes each image's PSNR
-that of the row. White noise passes many metrics of detail, so a row must beat it at equal PSNR.
+A control costs no model: bicubic or a regression with grey white noise, and the regression
+sharpened. Each is as strong as makes the image's PSNR-Y that of the row. Noise and sharpening pass
+many metrics of detail, so a row must beat them at equal PSNR-Y.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from kornia.filters import gaussian_blur2d
 from scipy import stats
 from torch import Tensor
 
-from benchmarks.photographs.outputs import PARTS
+from benchmarks.photographs.outputs import PARTS, write_png
 from callbacks.metrics.base import ImageMetric
 from callbacks.metrics.consistency import LRConsistency
 from callbacks.metrics.fid import KIDThumb
@@ -31,6 +33,10 @@ from degradations.draws import seed_of
 HIGHER = ("psnr", "ssim", "lr_psnr")
 DETAIL = ("niqe", "swd_2")  # what a claim of detail is judged by
 ROUNDS = 8  # of the search for the strength of noise
+HALVINGS = 20  # of the search for the strength of sharpening
+STRONGEST = 16.0  # strength of sharpening where the search begins
+SIGMA, RADIUS = 1.0, 3  # of the unsharp mask's Gaussian, in pixels
+SHARPENED = "regression, sharpened"
 HOLDS, FAILS, OPEN = "holds", "does not hold", "not decided"
 Numbers = dict[str, list[float]]  # by metric, a number an image
 
@@ -57,23 +63,28 @@ class Measure:
         detail = (self.swd.features(image, batch).double() for image in (sr, hr))
         return found | self.swd.distances(*detail)
 
-    def row(self, outputs: Path, dataset: str, controls: dict[str, Path]) -> dict[str, Numbers]:
-        """Return the numbers of a row and of its controls with noise; without controls, of HR.
+    def row(self, outputs: Path, dataset: str, smooth: dict[str, Path]) -> dict[str, Numbers]:
+        """Return the numbers of a row and of its controls; of a row without controls, and of HR.
+
+        The sharpened regression is written beside the row's outputs, so that it can be shown.
 
         Args:
             outputs: Folder with ``sr``, ``hr`` and ``lr``.
             dataset: Name of the dataset, their folder in these.
-            controls: Folders of the outputs of the controls, by name.
+            smooth: Folders of the outputs that controls are made of: ``bicubic``, ``regression``.
         """
         found: dict[str, Numbers] = {}
         for file in sorted((outputs / "sr" / dataset).rglob("*.png")):
             key = file.relative_to(outputs / "sr").as_posix()
             sr, hr, lr = (read_image(outputs / part / key) for part in PARTS)
-            images = {"row": sr} if controls else {"row": sr, "hr": hr}
-            for name, folder in controls.items():
-                smooth = read_image(folder / "sr" / key)
-                target = psnr_y(sr, hr, self.border)
-                images[name] = noisy(smooth, hr, target, self.border, key)
+            images = {"row": sr} if smooth else {"row": sr, "hr": hr}
+            target = psnr_y(sr, hr, self.border)
+            for name, folder in smooth.items():
+                image = read_image(folder / "sr" / key)
+                images[f"{name} + noise"] = noisy(image, hr, target, self.border, key)
+                if name == "regression":
+                    images[SHARPENED] = sharpened(image, hr, target, self.border)
+                    write_png(outputs / SHARPENED / key, images[SHARPENED])
             for name, image in images.items():
                 numbers = found.setdefault(name, {})
                 for metric, value in self.image(image, hr, lr, key).items():
@@ -127,10 +138,36 @@ def noisy(smooth: Tensor, hr: Tensor, target: float, border: int, key: str) -> T
         return smooth
     strength = math.sqrt(lack)
     for _ in range(ROUNDS):  # clamping takes some of the noise away
-        image = ((smooth + strength * grain).clamp(0, 1) * 255).round() / 255
+        image = _rounded(smooth + strength * grain)
         reached = _error(psnr_y(image, hr, border)) - _error(psnr_y(smooth, hr, border))
         strength *= math.sqrt(lack / reached)
     return image
+
+
+def sharpened(smooth: Tensor, hr: Tensor, target: float, border: int) -> Tensor:
+    """Return an image, sharpened by an unsharp mask until its PSNR-Y falls to a target.
+
+    Args:
+        smooth: (1, 3, H, W) in [0, 1].
+        hr: The same.
+        target: PSNR in dB; an image that is below it already is not sharpened.
+        border: Pixels that the PSNR does not count.
+    """
+    detail = smooth - gaussian_blur2d(smooth, (2 * RADIUS + 1,) * 2, (SIGMA, SIGMA), "reflect")
+    weakest, strongest = 0.0, STRONGEST
+    for _ in range(HALVINGS):
+        strength = (weakest + strongest) / 2
+        image = _rounded(smooth + strength * detail)
+        if psnr_y(image, hr, border) > target:
+            weakest = strength
+        else:
+            strongest = strength
+    return _rounded(smooth + weakest * detail)
+
+
+def _rounded(image: Tensor) -> Tensor:
+    """Return an image as a file of 8 bits holds it."""
+    return (image.clamp(0, 1) * 255).round() / 255
 
 
 def psnr_y(sr: Tensor, hr: Tensor, border: int) -> float:

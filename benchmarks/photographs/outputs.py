@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from callbacks.evaluation import output_image
 from callbacks.predict.files import Extras, write_image
@@ -32,7 +33,11 @@ class KeepOutputs(Callback):
         for name, images in zip(
             PARTS, (output_image(outputs), batch["hr"], batch["lr"]), strict=True
         ):
-            levels = (images.clamp(0, 1) * 255).round().to(torch.uint8).movedim(1, -1)
-            for key, pixels in zip(batch["key"], levels.cpu().numpy(), strict=True):
-                path = folder / name / f"{key}.png"
-                write_image(path, pixels, Extras(), "png", 0)
+            for key, image in zip(batch["key"], images, strict=True):
+                write_png(folder / name / f"{key}.png", image[None])
+
+
+def write_png(path: Path, image: Tensor) -> None:
+    """Write an image, (1, 3, H, W) in [0, 1]."""
+    levels = (image[0].clamp(0, 1) * 255).round().to(torch.uint8).movedim(0, -1)
+    write_image(path, levels.cpu().numpy(), Extras(), "png", 0)

@@ -1,10 +1,11 @@
-"""The page's tables, and an image a row: the same four crops at 1:1 beside its controls."""
+"""The page's tables, and an image a row: the same three squares at 1:1 beside its controls."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from benchmarks.photographs.measure import (
     FAILS,
     HOLDS,
     OPEN,
+    SHARPENED,
     Difference,
     Numbers,
     compare,
@@ -33,10 +35,11 @@ COLUMNS = {  # heading and digits of each metric
     "lpips": ("LPIPS", 3),
     "niqe": ("NIQE", 2),
     "swd_2": ("SWD halved", 2),
+    "swd_4": ("SWD quartered", 3),
     "lr_psnr": ("LR, dB", 1),
     "kid_thumb": ("KID-thumb", 4),
 }
-SIDE, GAP, HEAD, FONT, QUALITY = 200, 4, 20, 13, 90  # pixels of a crop, between, above; WebP
+GAP, HEAD, FONT, QUALITY = 4, 20, 13, 90  # pixels between and above images; WebP
 UNKNOWN = "not trained yet"
 Tables = dict[str, dict[str, Numbers]]  # by table, then by row or control
 
@@ -74,8 +77,8 @@ def judged(claim: Claim, table: Table, measured: dict[str, Tables]) -> dict[str,
             return {"text": claim.text, "verdict": UNKNOWN, "parts": []}
         numbers = measured[claim.row][name]
         against = {other: measured[other][name]["row"]}
-        if not claim.than:  # its controls with noise
-            against |= {who: noise for who, noise in numbers.items() if who != "row"}
+        if not claim.than:
+            against |= {who: control for who, control in numbers.items() if who != "row"}
         for metric in [claim.metric] if claim.than else DETAIL:
             for than, compared in against.items():
                 found = compare(numbers["row"], compared, metric)
@@ -135,7 +138,8 @@ def markdown(table: Table, found: dict[str, Any]) -> str:
         if missing:
             parts.append(f"{', '.join(missing)}: {UNKNOWN}.")
         parts += [
-            f"{row.label}: {row.about}\n\n![LR, bicubic, regression, {row.label}, HR]"
+            f"{row.label}: {row.about}\n\n"
+            f"![LR, bicubic, regression, regression sharpened, {row.label}, HR]"
             f"({images}/{row.name}.webp)"
             for row in tested
             if row.sheet == name and row.name in rows
@@ -200,11 +204,11 @@ def _grid(head: list[str], lines: list[list[str]]) -> str:
 
 
 def draw(table: Table, row: Row, folder: Path) -> None:
-    """Draw a row's crops beside its controls, and images of several rows once they are complete.
+    """Draw a row beside its controls, and images of several rows once they are complete.
 
     Args:
         table: The table.
-        row: The row; nothing is drawn if it names no sheet.
+        row: The row; it is not drawn if it names no sheet.
         folder: Where to; the images are ``<row>.webp``, ``<sheet>.webp``, and ``<table>.webp`` of
             samples, in a folder of the table's name.
     """
@@ -212,14 +216,25 @@ def draw(table: Table, row: Row, folder: Path) -> None:
     labels = {row.name: row.label for row in table.rows}
     if row.sheet:
         compared = table.tables[row.sheet]
-        beside = {"bicubic": compared.bicubic, "regression": compared.regression}
-        shown = beside | {row.label: row.name}
-        _sheet(table, row.sheet, shown, folder / f"{row.name}.webp")
+        rows = (compared.bicubic, compared.regression, row.name)
+        bicubic, regression, own = (table.rows_folder / name / OUTPUTS for name in rows)
+        panels = {
+            "LR": own / "lr",
+            "bicubic": bicubic / "sr",
+            "regression": regression / "sr",
+            SHARPENED: own / SHARPENED,
+            row.label: own / "sr",
+            "HR": own / "hr",
+        }
+        panels = {label: place / row.sheet for label, place in panels.items()}
+        _squares(panels, table.shown, folder / f"{row.name}.webp")
     for name, sheet in table.sheets.items():
         if row.name in sheet.rows and _tested(table, sheet.rows):
-            dataset = table.sets[row.set].tables[0]
-            shown = {labels[each]: each for each in sheet.rows}
-            _sheet(table, dataset, shown, folder / f"{name}.webp", sheet.images)
+            panels = {labels[each]: _outputs(table, each, "sr") for each in sheet.rows}
+            last = sheet.rows[-1]
+            ends = {part: _outputs(table, last, part.lower()) for part in ("LR", "HR")}
+            panels = {"LR": ends["LR"], **panels, "HR": ends["HR"]}
+            _squares(panels, sheet.images or table.shown, folder / f"{name}.webp")
     for name in table.sets[row.set].tables:
         names = table.tables[name].samples
         if row.name in names and _tested(table, names):
@@ -227,6 +242,12 @@ def draw(table: Table, row: Row, folder: Path) -> None:
             lines = {labels[other]: outputs[other] / "sr" / name for other in names}
             lines["photographs"] = outputs[names[0]] / "hr" / name
             _samples(lines, folder / f"{name}.webp")
+
+
+def _outputs(table: Table, name: str, part: str) -> Path:
+    """Return the folder of a row's images of the first dataset that it is tested on."""
+    row = next(row for row in table.rows if row.name == name)
+    return table.rows_folder / name / OUTPUTS / part / table.sets[row.set].tables[0]
 
 
 def _tested(table: Table, rows: Iterable[str]) -> bool:
@@ -254,30 +275,29 @@ def _save(paper: Image.Image, target: Path) -> None:
     paper.save(target, quality=QUALITY, method=6)
 
 
-def _sheet(
-    table: Table,
-    dataset: str,
-    rows: dict[str, str],
-    target: Path,
-    images: tuple[str, ...] = (),
-) -> None:
-    """Draw crops at 1:1, a line an image that all rows have: LR (nearest), the rows, HR."""
-    outputs = {label: table.rows_folder / name / OUTPUTS for label, name in rows.items()}
-    *_, last = outputs.values()
-    columns = {label: folder / "sr" for label, folder in outputs.items()}
-    columns = {"LR": last / "lr"} | columns | {"HR": last / "hr"}
-    chosen = [crop for crop in table.crops if not images or crop[0] in images]
-    crops = [crop for crop in chosen if (last / "hr" / dataset / f"{crop[0]}.png").is_file()]
-    step = SIDE + GAP
-    size = (len(columns) * step - GAP, HEAD + len(crops) * step - GAP)
-    paper = Image.new("RGB", size, "white")
+def _squares(panels: dict[str, Path], shown: Sequence[str], target: Path) -> None:
+    """Draw images at 1:1, each panel under its label, three or four panels a line.
+
+    Args:
+        panels: Folder of the images of each panel, by label; LR is enlarged by nearest neighbour.
+        shown: Names of the images; those that ``HR`` lacks are left out.
+        target: File to write.
+    """
+    images = [name for name in shown if (panels["HR"] / f"{name}.png").is_file()]
+    with Image.open(panels["HR"] / f"{images[0]}.png") as first:
+        width, height = first.width + GAP, first.height + HEAD + GAP
+    columns = 3 if len(panels) % 3 == 0 else 4
+    lines = math.ceil(len(panels) / columns)
+    paper = Image.new("RGB", (columns * width, len(images) * lines * height), "white")
     pen, font = ImageDraw.Draw(paper), ImageFont.load_default(FONT)
-    for x, (label, shown) in enumerate(columns.items()):
-        pen.text((x * step + 2, 2), label, "black", font)
-        for y, (key, left, top) in enumerate(crops):
-            name = f"{dataset}/{key}.png"
-            with Image.open(shown / name) as image, Image.open(last / "hr" / name) as whole:
-                large = image.convert("RGB").resize(whole.size, Image.Resampling.NEAREST)
-            crop = large.crop((left, top, left + SIDE, top + SIDE))
-            paper.paste(crop, (x * step, HEAD + y * step))
+    for number, name in enumerate(images):
+        for place, (label, folder) in enumerate(panels.items()):
+            line, column = divmod(place, columns)
+            left, top = column * width, (number * lines + line) * height
+            with Image.open(folder / f"{name}.png") as image:
+                large = image.convert("RGB").resize(
+                    (width - GAP, height - HEAD - GAP), Image.Resampling.NEAREST
+                )
+            pen.text((left + 2, top + 2), label, "black", font)
+            paper.paste(large, (left, top + HEAD))
     _save(paper, target)

@@ -53,7 +53,7 @@ class Row:
     of: Training whose file and weights it has; empty where it has none.
     options: Options of ``test``.
     about: What was seen in its images.
-    generative: Whether it has controls with noise.
+    generative: Whether it has controls: noise and sharpening.
     sheet: Table whose images are shown; none if empty.
     """
 
@@ -109,7 +109,7 @@ class Claim:
     row: The row.
     tables: Names of the tables.
     than: Another row that it is compared with; if empty, the claim is one of detail: better than
-        the regression, and than both controls with noise, at NIQE and SWD halved.
+        the regression, and than all controls, at NIQE and SWD halved.
     metric: The metric of the comparison with another row.
     """
 
@@ -122,10 +122,10 @@ class Claim:
 
 @dataclass(frozen=True)
 class Sheet:
-    """Rows of one set that an image shows beside each other.
+    """Rows that an image shows beside each other.
 
     rows: Names of the rows.
-    images: Images whose crops are shown; all that have one if empty.
+    images: Names of the images that are shown; those of the table if empty.
     """
 
     rows: tuple[str, ...]
@@ -142,7 +142,7 @@ class Table:
     trainings: All trainings; each comes after those that it needs.
     rows: All rows; each comes after the controls of its tables.
     claims: All claims.
-    crops: Image and upper left corner of each crop that is shown.
+    shown: Names of the images that are shown.
     sheets: Images of several rows, by name.
     gpu: Whether its trainings are sized for a GPU. Their weights are kept in half precision, too.
     """
@@ -153,7 +153,7 @@ class Table:
     trainings: tuple[Training, ...]
     rows: tuple[Row, ...]
     claims: tuple[Claim, ...] = ()
-    crops: tuple[tuple[str, int, int], ...] = ()
+    shown: tuple[str, ...] = ()
     sheets: dict[str, Sheet] = field(default_factory=dict)
     gpu: bool = False
 

@@ -4,15 +4,16 @@
 
 `photographs` enlarges one image of each size, in a process of its own for each row: by `predict`'s
 path (which chooses precision and tiles, in strips), by the network on the whole image in float32,
-and by a loop as RealESRGANer works, whole (its default) and in tiles of 256 with 10 pixels around
-each. Rows go in turns. Seconds are CPU time where one thread computes; `once_s` is what is measured
-once a run. `peak_mib` is beside what the process had before; a row that does not fit into
-`--memory` has neither. 12 and 24 megapixels are measured if `--sizes` names them. `folder` is
-Writer and data module on 50 small images: the share of the time, from the first to the last one, in
-which the network runs. `video` enlarges 40 frames of 320 x 180, from file to file: by Writer and
-data module, and by a loop of PyAV and torch alone, in float32 and bfloat16; CPU seconds of all
-processes, without loading. Prints JSON, and writes it to benchmarks/results/predict.json; parts
-that are not measured stay.
+by a loop as RealESRGANer works, whole (its default) and in tiles of 256 with 10 pixels around each,
+and by OpenVINO on the whole image in bfloat16 where it is installed (it is no dependency: an
+environment of its own will do). Rows go in turns. Seconds are CPU time where one thread computes;
+`once_s` is what is measured once a run. `peak_mib` is beside what the process had before; a row
+that does not fit into `--memory` has neither. 12 and 24 megapixels are measured if `--sizes` names
+them. `folder` enlarges 50 photographs of 128 px, from file to file: by Writer and data module, and
+as inference_realesrgan.py does, whose files are OpenCV's. `video` enlarges 40 frames of 320 x 180,
+from file to file: by Writer and data module, and by a loop of PyAV and torch alone, in float32 and
+bfloat16. Both are CPU seconds of all processes, without loading. Prints JSON, and writes it to
+benchmarks/results/predict.json; parts that are not measured stay.
 """
 
 from __future__ import annotations
@@ -24,12 +25,13 @@ import resource
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -43,8 +45,10 @@ from files.images.decode import from_pillow
 
 SIZES = {"260 x 260": (260, 260), "480 x 320": (320, 480), "2 MP": (1080, 1920)}
 LARGE = {"12 MP": (3000, 4000), "24 MP": (4000, 6000)}
-ROWS = ("ours", "torch, whole", "RealESRGANer, whole", "RealESRGANer, 256")
+ROWS = ("ours", "torch, whole", "RealESRGANer, whole", "RealESRGANer, 256", "OpenVINO, bfloat16")
 PARTS = ("photographs", "folder", "video")
+FOLDER_ROWS = ("ours", "RealESRGANer and OpenCV")
+IMAGES, SIDE = 50, 128  # of the folder
 VIDEO_ROWS = ("ours", "torch", "torch, bfloat16")
 FRAMES = 40
 SCALE = 4
@@ -120,6 +124,8 @@ def enlarge_once(row: str, size: tuple[int, int], weights: str) -> dict[str, Any
         "RealESRGANer, whole": lambda: like_realesrganer(network, image, 0),
         "RealESRGANer, 256": lambda: like_realesrganer(network, image, TILE),
     }
+    if row == ROWS[-1]:
+        calls[row] = in_openvino(network, image)
     taken: list[float] = []
     with torch.inference_mode():
         first = image[:16, :16]
@@ -137,6 +143,19 @@ def enlarge_once(row: str, size: tuple[int, int], weights: str) -> dict[str, Any
         **({"once_s": round(once, 3), "tiles": module.tile_count} if is_ours else {}),
         **({"bf16": module.uses_bf16} if is_ours else {}),
     }
+
+
+def in_openvino(network: Any, image: np.ndarray[Any, Any]) -> Callable[[], Any]:
+    """Compile a network for OpenVINO; return a call that makes the levels of an output."""
+    import openvino
+
+    def lr() -> Tensor:
+        return torch.from_numpy(image).movedim(2, 0)[None].float() / 255
+
+    model = openvino.convert_model(network, example_input=lr(), input=list(lr().shape))
+    hints = {"INFERENCE_PRECISION_HINT": "bf16", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    compiled = openvino.Core().compile_model(model, "CPU", hints)
+    return lambda: (compiled(lr().numpy())[0].clip(0, 1) * 255).round().astype(np.uint8)
 
 
 def predict(module: Any, inputs: str, outputs: str) -> None:
@@ -219,31 +238,42 @@ def enlarge_video(row: str, weights: str) -> dict[str, Any]:
     return {"seconds": round(taken, 2), "frames_per_cpu_s": round(FRAMES / taken, 2)}
 
 
-def measure_folder(count: int, side: int, weights: str) -> dict[str, Any]:
-    """Share of the time from the first image to the last one in which the network runs."""
+def write_photographs(folder: Path) -> None:
+    """Write squares of a photograph."""
+    folder.mkdir()
+    image = photograph(427, 640)
+    for number in range(IMAGES):
+        top, left = number * (427 - SIDE) // IMAGES, number * 7 % (640 - SIDE)
+        square = image[top : top + SIDE, left : left + SIDE]
+        Image.fromarray(square).save(folder / f"{number}.png")
+
+
+def like_inference_realesrgan(network: Any, inputs: Path, outputs: Path) -> None:
+    """Read, enlarge and write each file of a folder, with OpenCV's files."""
+    outputs.mkdir()
+    for path in sorted(inputs.iterdir()):
+        image = np.asarray(cv2.imread(str(path)))[..., ::-1]
+        levels = like_realesrganer(network, image, 0)
+        cv2.imwrite(str(outputs / path.name), np.ascontiguousarray(levels[..., ::-1]))
+
+
+def enlarge_folder(row: str, weights: str) -> dict[str, Any]:
+    """CPU seconds of a folder, in this process and its workers."""
+    cv2.setNumThreads(1)
     module: Any = enlarger.load(MODEL, scale=SCALE, device="cpu", weights=weights).module
-    begun: list[float] = []
-    ended: list[float] = []
-    module.network.register_forward_pre_hook(lambda *_: begun.append(time.perf_counter()))
-    module.network.register_forward_hook(lambda *_: ended.append(time.perf_counter()))
-    with tempfile.TemporaryDirectory() as folder:
-        for number in range(count):
-            image = np.roll(photograph(side, side), number, axis=1)
-            place = Path(folder, "in", f"{number}.png")
-            place.parent.mkdir(exist_ok=True)
-            Image.fromarray(image).save(place)
-        predict(module, f"{folder}/in", f"{folder}/out")
-    begun, ended = begun[-count:], ended[-count:]  # without what is measured once
-    busy = sum(end - begin for begin, end in zip(begun, ended, strict=True))
-    whole = ended[-1] - begun[0]
-    return {
-        "images": count,
-        "side": side,
-        "seconds": round(whole, 2),
-        "images_per_s": round(count / whole, 2),
-        "network": round(busy / whole, 3),
-        "bf16": module.uses_bf16,
-    }
+    with tempfile.TemporaryDirectory() as place:
+        inputs, outputs = Path(place, "in"), Path(place, "out")
+        write_photographs(inputs)
+        if row == FOLDER_ROWS[0]:  # what is loaded and measured once
+            predict(module, f"{inputs}/0.png", f"{place}/once")
+        begun = cpu_seconds()
+        if row == FOLDER_ROWS[0]:
+            predict(module, str(inputs), str(outputs))
+        else:
+            with torch.inference_mode():
+                like_inference_realesrgan(module.network, inputs, outputs)
+        taken = cpu_seconds() - begun
+    return {"seconds": round(taken, 2), "images_per_cpu_s": round(IMAGES / taken, 2)}
 
 
 def main() -> None:
@@ -257,6 +287,8 @@ def main() -> None:
     parser.add_argument("--memory", type=int, help="most GiB of data in each process")
     parser.add_argument("--row", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if find_spec("openvino") is None:
+        arguments.rows = [row for row in arguments.rows if row != ROWS[-1]]
     sizes = SIZES | LARGE
     torch.set_num_threads(arguments.threads)
     if arguments.memory:
@@ -265,6 +297,8 @@ def main() -> None:
     if arguments.row:
         if arguments.parts == ["video"]:
             result = enlarge_video(arguments.row, arguments.weights)
+        elif arguments.parts == ["folder"]:
+            result = enlarge_folder(arguments.row, arguments.weights)
         else:
             size = sizes[arguments.sizes[0]]
             result = enlarge_once(arguments.row, size, arguments.weights)
@@ -277,12 +311,13 @@ def main() -> None:
         for name in arguments.sizes:
             words = ["--sizes", name]
             rows = _measured(arguments.rows, words, arguments.turns)
-            if name in LARGE:
-                rows["measured"] = report.provenance(0)
+            rows["measured"] = report.provenance(0)
             results["photographs"][name] = rows
             _write(document, path)  # large ones take long
     if "folder" in arguments.parts:
-        results["folder"] = measure_folder(50, 260, arguments.weights)
+        middle = _measured(FOLDER_ROWS, ["--parts", "folder"], arguments.turns)
+        about = {"images": IMAGES, "side": SIDE, "measured": report.provenance(0)}
+        results["folder"] = {**about, **middle}
     if "video" in arguments.parts:
         middle = _measured(VIDEO_ROWS, ["--parts", "video"], arguments.turns)
         results["video"] = {"frames": FRAMES, **middle, "measured": report.provenance(0)}

@@ -98,7 +98,7 @@ class IQA(WeightsMetric, ImageMetric):
 
     def protocol(self) -> MetricProtocol:
         """Return name and version in pyiqa, rounding, range, and the files with their hashes."""
-        on_y = self.metric == "pi"
+        on_y = self.metric == "pi"  # its NIQE, as in PIRM 2018
         return {
             "implementation": f"pyiqa {installed('pyiqa')}, {self.metric}",
             "color": "y" if on_y else "rgb",

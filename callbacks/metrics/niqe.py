@@ -28,7 +28,7 @@ from files.batch import Batch
 
 PRISTINE = "niqe-pristine"  # the name in configs/weights.yaml
 BLOCK = 96  # pixels a side; half as many on the second scale
-WINDOW = f"two blocks of {BLOCK}x{BLOCK} pixels ({2 * BLOCK}x{BLOCK})"
+TWO_BLOCKS = f"two blocks of {BLOCK}x{BLOCK} pixels ({2 * BLOCK}x{BLOCK})"
 FEATURES = 36  # of a block
 YIQ = (0.299, 0.587, 0.114)  # its Y, in [0, 255]
 RADIUS, DEVIATION = 3, 7 / 6  # of the Gaussian window, 7x7
@@ -67,6 +67,7 @@ def mean_and_covariance(features: Tensor) -> tuple[Tensor, Tensor]:
         (B, D) means, ignoring NaN, and (B, D, D) covariances of the blocks without any NaN; NaN if
         fewer than two blocks are left.
     """
+    # The means of all numbers, the covariances of whole blocks: nanmean and nancov of the original.
     complete = ~features.isnan().any(2, keepdim=True)  # (B, N, 1)
     count = complete.sum(1, keepdim=True).to(features.dtype)
     total = torch.where(complete, features, 0).sum(1, keepdim=True)
@@ -311,7 +312,7 @@ class NIQE(WeightsMetric, ImageMetric):
         rows = sr.shape[-2] // BLOCK
         columns = sr.shape[-1] // BLOCK
         if rows * columns < 2:
-            raise TooSmall(sr, WINDOW)
+            raise TooSmall(sr, TWO_BLOCKS)
         luma = self._luma(sr[..., : rows * BLOCK, : columns * BLOCK])
         mean, covariance = (copy_to(x, luma.device) for x in self.pristine)
         return distance(mean, covariance, block_features(luma))

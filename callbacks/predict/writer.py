@@ -260,7 +260,7 @@ class Writer(Callback):
                 self._count_unusable(key, reason)
             return
         metas = batch.get("meta") or [{} for _ in keys]
-        metas = [meta if "frame" in meta else self._fitted_meta(meta) for meta in metas]
+        metas = [meta if "frame" in meta else self._meta_for_format(meta) for meta in metas]
         has_fixed_size = getattr(dataset, "size", None) is not None
         scale = None if has_fixed_size else getattr(dataset, "scale", None)
         share = (time.perf_counter() - self._began) / len(keys)
@@ -279,9 +279,9 @@ class Writer(Callback):
                 image = output_image(outputs)[number : number + 1]
                 size = image.shape[-2:]
                 pieces = [_as_piece(image)]
-            if self._frames is not None:
+            if self._frames is not None:  # a generated clip, which never comes in pieces
                 self._submit(key, self._parts_of_clip(image[0], lr, meta), meta, common)
-            elif "frame" in meta:
+            elif "frame" in meta:  # of a video file
                 self._add_frame(pieces, Finish(lr, size, meta, "png", self.strength), common)
             else:
                 finish = Finish(lr, size, meta, self.format, self.strength)
@@ -478,7 +478,7 @@ class Writer(Callback):
 
     # ------------------------------------------------------------------------------ the images
 
-    def _fitted_meta(self, meta: dict[str, Any]) -> dict[str, Any]:
+    def _meta_for_format(self, meta: dict[str, Any]) -> dict[str, Any]:
         """Return ``meta`` of an image as the output will have it; remark on what it loses."""
         meta = dict(meta)
         if meta.get("bit_depth") == 16 and self.format in EIGHT_BIT:
@@ -625,7 +625,7 @@ class Writer(Callback):
         self._add_line(line, meta)
 
     def _write_clip(self, images: list[Pixels], meta: Mapping[str, Any], line: Line) -> list[str]:
-        """Write a clip and its line; return nothing that the format cannot hold."""
+        """Write a clip and its line; return the names of what its format lost: none, ever."""
         # A first line, without a hash: what a kill leaves of the clip is ours, and not done.
         self._lines.add(line, self._options_of(line["key"]))
         for number, pixels in enumerate(images):

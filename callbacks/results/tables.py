@@ -66,6 +66,7 @@ def of_run(rows: Sequence[Row]) -> tuple[Cells, list[str]]:
         for column in columns.values():
             shown = [_value(row) for row in here if (row.metric, row.protocol) == column]
             values.append(shown[0] if shown else "-")
+        # They differ for numbers without a value of each image.
         counts = dict.fromkeys(_count(row) for row in here)
         dataset, scale, checkpoint = place
         cells.append([dataset, f"x{scale:g}", *values, "/".join(counts), checkpoint or "-"])
@@ -134,7 +135,10 @@ def of_runs(runs: Sequence[Run], selection: Selection) -> tuple[Cells, list[str]
     """
     cells = [["", *(run.name for run in runs)]]  # with a line for each column, until the end
     for first in runs[0].selected(selection):
-        others = [run.counterpart(first)[0] for run in runs[1:]]
+        others = []
+        for run in runs[1:]:
+            measured_there, _reason = run.counterpart(first)
+            others.append(measured_there)
         measured = on_common_images([first, *others])
         counts = dict.fromkeys(str(each.number.n) for each in measured if each)
         number = first.number

@@ -51,11 +51,14 @@ def find_missing(config: Mapping[str, Any]) -> list[Finding]:
         if variable not in os.environ and any(f"${variable}" in each.text for each in findings):
             fix = f"export {variable}=FOLDER"
             findings.append(Finding("broken", variable, "is not set", fix))
+    # Captions are files of the data: with the data, its own check names a missing one.
     if any(finding.subject.startswith("data.") for finding in findings):
         findings += _missing_captions(config["model"])
     findings.sort(key=lambda finding: finding.level != "broken")
-    once = {(finding.text, finding.fix): finding for finding in reversed(findings)}
-    return list(reversed(once.values()))
+    first_of: dict[tuple[str, str], Finding] = {}
+    for finding in findings:
+        first_of.setdefault((finding.text, finding.fix), finding)
+    return list(first_of.values())
 
 
 @functools.cache

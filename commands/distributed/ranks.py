@@ -95,7 +95,7 @@ class Ranks:
     def _give_up_meeting(self) -> None:
         self._exit("the processes of the run did not find each other in time", LOST)
 
-    def finish(self) -> None:
+    def wait_for_all(self) -> None:
         """Wait until all processes have finished, however long one of them takes.
 
         Raises:
@@ -158,7 +158,7 @@ class Ranks:
             lost = Failure(*json.loads(heard))
         self.first = lost
         self._heard.set()
-        if lost.rank != self.rank and not self._ends.wait(GRACE_SECONDS + longer()):
+        if lost.rank != self.rank and not self._ends.wait(GRACE_SECONDS + seconds_after_launcher()):
             self._exit(str(lost), lost.status)
 
     def _exit(self, reason: str, status: int) -> None:
@@ -170,7 +170,7 @@ class Ranks:
             os._exit(status)
 
 
-def longer() -> float:
+def seconds_after_launcher() -> float:
     """Return by how many seconds this process ends after the one that started it.
 
     Lightning's launcher kills the process that started the others once one of them has failed, and

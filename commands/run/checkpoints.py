@@ -423,7 +423,7 @@ class Checkpoints(Callback):
         self._is_due = False
 
     def _rank_and_delete(self, trainer: Trainer, name: str) -> None:
-        """Rank a new checkpoint, and delete those of this run neither among the newest nor best.
+        """Rank a new checkpoint; delete damaged later ones, and those neither newest nor best.
 
         Args:
             trainer: The trainer.
@@ -433,7 +433,8 @@ class Checkpoints(Callback):
             OSError: If the ranking could not be written; then nothing is deleted.
         """
         written = [each for each in self._ranking.written if each < name]  # names have the step
-        # The run would have resumed from a later one if it were intact.
+        # The run would have resumed from a later one if it were intact. One that is intact all the
+        # same, as with an earlier --ckpt_path, is forgotten and stays on the disk.
         later = [each for each in self._ranking.written if each > name]
         damaged = [each for each in later if not is_whole(self.folder / each)]
         ranking = self._ranking.without({name, *later})
@@ -449,7 +450,7 @@ class Checkpoints(Callback):
             self._choose_best(ranking, measured)
         kept = {*ranking.newest(self.keep_last), *ranking.best}
         removed = {each for each in written if each not in kept}
-        self._ranking = ranking
+        self._ranking = ranking  # with all files: if the write fails, none of them is deleted
         ranking.without(removed).write(self.folder)
         self._ranking = ranking.without(removed)
         for each in [*damaged, *removed]:

@@ -80,7 +80,8 @@ def hyperparameters(config: Mapping[str, Any]) -> dict[str, Scalar]:
 
     Returns:
         Numbers and texts, such as ``model: lightning_modules.ResShift`` and
-        ``data.batch_size: 16``; without what is null, and without data to evaluate.
+        ``data.batch_size: 16``; without what is null, the order of stages (a tuple in ``flat``),
+        and data to evaluate. A list of numbers becomes a text.
     """
     groups = {name: _lists_as_groups(without_secrets(config[name])) for name in GROUPS}
     groups["trainer"] = {name: config["trainer"][name] for name in OF_TRAINER}

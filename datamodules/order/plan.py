@@ -160,8 +160,8 @@ class Plan:
         """Return another image for a place whose own image cannot be used.
 
         It is taken from near the place, so from shards in use, and in a mixture from the same
-        source; after some attempts from anywhere in the stream, and after many, or if the stream
-        has no other image, from anywhere in the epoch. The epoch has it at its own place, too.
+        source; after some attempts from near a random place of the stream, and after many, or if
+        none is found, from near a random place of the epoch. It also has its own place there.
 
         Args:
             epoch: Number of the epoch.
@@ -169,18 +169,18 @@ class Plan:
             attempt: Number of replacements tried before.
 
         Returns:
-            Number of the image; the place's own only if the source has no other.
+            Number of the image; the place's own if no other image of its source is near.
         """
         length = self.stream_length
         first = position // length * length
-        reaches = [(position, first, length)] if attempt < ATTEMPTS_NEAR else []
+        to_search = [(position, first, length)] if attempt < ATTEMPTS_NEAR else []
         pick = seed_of(self.seed, "replacement", epoch, position, attempt)
         if attempt < ATTEMPTS_IN_STREAM:
-            reaches.append((first + pick % length, first, length))
+            to_search.append((first + pick % length, first, length))
         everywhere = length * self.streams
-        reaches.append((pick % everywhere, 0, everywhere))
+        to_search.append((pick % everywhere, 0, everywhere))
         image = int(self._samples(epoch, position, position + 1)[0]) // self.repeats
-        for centre, first, length in reaches:
+        for centre, first, length in to_search:
             start, stop = max(first, centre - NEAR), min(first + length, centre + NEAR)
             others = self._other_images(epoch, start, stop, image)
             if len(others):
@@ -254,7 +254,9 @@ class Plan:
     @cached_property
     def _order(self) -> Shuffle | Interleave:
         """The endless order of samples, of which epochs are consecutive parts."""
-        keep = 3 * self.streams + 2  # a stream and what it looks at may lie in three windows
+        # Shuffled windows that are kept: a place and its NEAR may lie in three of each stream, and
+        # the random place of a replacement in two more.
+        keep = 3 * self.streams + 2
         arguments = (self.repeats, self.window, self.seed)
         if self.mixture is None:
             return Shuffle(self.groups, *arguments, keep=keep)

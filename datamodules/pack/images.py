@@ -128,7 +128,8 @@ def _encode_webp_or_jpeg(planes: Planes, image: DecodedImage, encoding: Encoding
         if len(planes) > 1:
             notes.append("images whose alpha was left out, as JPEG has none")
         colours = np.ascontiguousarray(planes[0])
-        data = encoded_by_pillow(colours, "JPEG", quality=encoding.quality, subsampling=0)
+        options: dict[str, Any] = {"quality": encoding.quality, "subsampling": 0}
+        data = encoded_by_pillow(colours, "JPEG", icc_profile=image.icc or b"", **options)
     else:
         # exact: training sees the colours of transparent pixels.
         options = {"lossless": True, "exact": True, "icc_profile": image.icc or b""}
@@ -259,7 +260,8 @@ def _members_beside_images(entry: Entry, content: dict[str, bytes], roles: Roles
     others = {suffix: data for suffix, data in content.items() if suffix not in images}
     for field in {"txt", "json"} & roles.members.keys():
         others[field] = others.pop(roles.members[field])
-    parse_member(parse_json, others.get("json", b""), f"{entry.where}: its json")
+    if "json" in others:  # checked, and packed as it is
+        parse_member(parse_json, others["json"], f"{entry.where}: its json")
     if "txt" in others:
         caption = parse_member(parse_caption, others["txt"], f"{entry.where}: its caption")
         others["txt"] = caption.encode()

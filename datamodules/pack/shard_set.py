@@ -25,7 +25,7 @@ from tqdm import tqdm
 from datamodules.files.members import parse_json, parse_member
 from datamodules.shards.index import ShardIndex
 from datamodules.shards.writer import Members, find_shards, write_shard
-from files.owned import write_whole
+from files.owned import hold_place, write_whole
 from files.progress import bar_options
 
 log = logging.getLogger(__name__)
@@ -118,6 +118,8 @@ class ShardSet:
     def begin(self, job: dict[str, Any]) -> None:
         """Write what the shards depend on, or compare it with what an earlier command wrote.
 
+        From then on nothing is written to another folder that takes the place of this one.
+
         Args:
             job: What they depend on, by names of settings.
 
@@ -142,6 +144,7 @@ class ShardSet:
                 f"the shards in {self.out} were made otherwise ({'; '.join(changes)}): give the "
                 "same command as before to continue, or another folder or name"
             )
+        hold_place(self.out)
 
     def missing(self, part: int = 0, parts: int = 1) -> list[int]:
         """Return the shards of a part that have to be made: those with ``shard % parts == part``.

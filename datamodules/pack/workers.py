@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from threading import Timer
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.loading import expect_workers, start_worker
-from datamodules.torch_internals import end_workers_of
+from datamodules.torch_internals import end_workers_of, kill_workers_of
 
 
 def read_in_order(
@@ -26,7 +28,8 @@ def read_in_order(
         dataset: Its items depend on their number alone.
         numbers: The items to read.
         workers: Number of processes; with 0, everything runs in this process.
-        wait_minutes: Longest time until an item of the workers begins to come.
+        wait_minutes: Longest time until an item of the workers begins to come, and half of the
+            longest time until it is there.
         named: Returns the name of an item, for messages.
         chunk: Items that a worker sends at once.
 
@@ -40,8 +43,6 @@ def read_in_order(
         batch_size=chunk,
         sampler=numbers,
         num_workers=workers,
-        # torch waits so long for an item to begin, and without a limit for the rest of it: one that
-        # is stopped while it sends is waited for.
         timeout=60 * wait_minutes if workers else 0,
         collate_fn=list,
         worker_init_fn=start_worker,
@@ -50,7 +51,11 @@ def read_in_order(
     chunks = iter(loader)
     count = 0
     try:
-        for items in chunks:
+        while True:
+            with _limited(chunks, 60 * wait_minutes):
+                items = next(chunks, None)
+            if items is None:
+                return
             yield from items
             count += len(items)
     except RuntimeError as error:
@@ -62,3 +67,16 @@ def read_in_order(
         ) from error
     finally:
         end_workers_of(chunks)
+
+
+@contextmanager
+def _limited(chunks: Any, seconds: float) -> Iterator[None]:
+    # torch's own limit is for an item to begin. For the rest of it, torch waits for ever, also for
+    # a worker that was stopped while it sent; of a worker that was killed it raises an error.
+    timer = Timer(2 * seconds, kill_workers_of, [chunks])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

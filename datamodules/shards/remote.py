@@ -10,7 +10,6 @@ import re
 import time
 from typing import Any, NamedTuple, cast
 
-import aiohttp
 import fsspec
 
 log = logging.getLogger(__name__)
@@ -206,6 +205,8 @@ def _may_succeed_later(error: BaseException) -> bool:
         return status >= 500 or status in PASSING
     if isinstance(error, FileNotFoundError | PermissionError | ValueError):
         return False
+    import aiohttp  # here, as its import is slow and few runs read remote files
+
     return isinstance(error, OSError | aiohttp.ClientError)
 
 
@@ -220,6 +221,8 @@ def _file_system(url: str) -> tuple[Any, str]:
     scheme = scheme_of(url)
     if scheme not in HTTP:
         return fsspec.core.url_to_fs(url)
+    import aiohttp
+
     settings = fsspec.config.conf.get(scheme, {})
     # A signature is of the address as it is written, here and in the answer of a server that
     # redirects. By default yarl and aiohttp quote both again.

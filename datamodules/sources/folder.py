@@ -242,7 +242,11 @@ def source_to_enlarge(images: Source | list[str] | str, outputs: Outputs | None)
 def _with_distinct_keys(
     images: Iterable[tuple[str, Path]], taken: Collection[str] = ()
 ) -> list[tuple[str, Path]]:
-    """Add the extension to keys that are taken or that files would share, until all differ."""
+    """Add the extension to keys that are taken or that files share, until no key changes.
+
+    A longer key may be another file's: ``a.png`` and ``a.jpg`` beside ``a.png.png``. A stem
+    cannot occur twice with the same extension.
+    """
     listed = list(images)
     keys = [key for key, _ in listed]
     while True:

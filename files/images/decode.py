@@ -214,7 +214,12 @@ def _errors_as_unreadable(name: str, file: IO[bytes] | None = None) -> Iterator[
 
 
 def _diagnosis(error: Exception, file: IO[bytes] | None) -> tuple[str, str]:
-    """Return the reason for counting, and the message."""
+    """Return the reason for counting, and the message.
+
+    Args:
+        error: What was raised.
+        file: The file; None if it could not be opened, which the system's errors number.
+    """
     text = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.errno is not None:  # without it, a decoder's
         return reason_of(error), error.strerror or text

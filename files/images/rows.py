@@ -58,8 +58,8 @@ def write_png(file: BinaryIO, pixels: Pixels, chunks: Iterable[bytes]) -> None:
 
 
 def _packer(pixels: Pixels) -> Any:
-    if pixels.itemsize == 1:  # as Pillow
-        return zlib.compressobj(memLevel=9, strategy=zlib.Z_FILTERED)
+    if pixels.itemsize == 1:  # level 6 takes twice as long, for files 1 % smaller
+        return zlib.compressobj(3, memLevel=9, strategy=zlib.Z_FILTERED)
     return zlib.compressobj(zlib.Z_BEST_SPEED, strategy=zlib.Z_RLE)  # as OpenCV
 
 

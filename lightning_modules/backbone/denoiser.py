@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from files.paths import expand_path
-from files.weights import fingerprint, load_strictly, part_of, read_weights, refuse_unlike
+from files.weights import fingerprint, load_strictly, part_of, read_weights, refuse_other_settings
 from lightning_modules.backbone.condition import Condition
 from lightning_modules.backbone.library import (
     Flags,
@@ -147,7 +147,7 @@ class UNet2D(Denoiser):
         else:
             tensors = weights.tensors
             load_strictly(self.unet, tensors, weights.name)
-        refuse_unlike(self, weights, "denoiser")
+        refuse_other_settings(self, weights, "denoiser")
         self.initial_source = weights.name
         self.trained_timesteps = weights.trained_with.get("timesteps")
         self.trained_schedule = weights.trained_with.get("schedule")

@@ -24,6 +24,7 @@ from benchmarks.photographs.measure import (
     noisy,
     psnr_y,
     samples,
+    sharpened,
     verdict,
 )
 from benchmarks.photographs.table import TABLE, Claim, load, texts
@@ -55,6 +56,27 @@ def test_noise_lowers_psnr_to_that_asked_for(pair: tuple[Tensor, Tensor], target
     grey = (image - smooth)[0, :, inside]
     assert torch.allclose(grey[:1], grey, atol=1.01 / 255)
     assert torch.equal(noisy(smooth, hr, 60.0, 4, "kodim01"), smooth)  # lower already
+
+
+@pytest.mark.parametrize("target", [25.0, 23.0])
+def test_sharpening_lowers_psnr_to_that_asked_for(
+    pair: tuple[Tensor, Tensor], target: float
+) -> None:
+    smooth, hr = pair
+    assert psnr_y(smooth, hr, 4) > target
+
+    image = sharpened(smooth, hr, target, 4)
+
+    assert psnr_y(image, hr, 4) == pytest.approx(target, abs=0.05)
+    assert image.std() > smooth.std()
+
+
+def test_an_image_below_the_target_is_not_sharpened(pair: tuple[Tensor, Tensor]) -> None:
+    smooth, hr = pair
+
+    image = sharpened(smooth, hr, 60.0, 4)
+
+    assert torch.allclose(image, smooth, atol=1 / 255)
 
 
 def test_an_interval_is_that_of_student(pair: tuple[Tensor, Tensor]) -> None:

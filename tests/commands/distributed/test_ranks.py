@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from callbacks.evaluation import FailedElsewhereError
 from commands.distributed import ranks
-from commands.distributed.ranks import LOST, Ranks, is_broken_link, longer
+from commands.distributed.ranks import LOST, Ranks, is_broken_link, seconds_after_launcher
 from commands.errors import TemporaryError
 
 PATIENCE = 60.0
@@ -80,9 +80,9 @@ def test_a_process_that_lightning_started_ends_after_the_first_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The first one takes up to 2.5 s; then its launcher's thread may kill it."""
-    assert longer() == 0
+    assert seconds_after_launcher() == 0
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert longer() > 2.5
+    assert seconds_after_launcher() > 2.5
 
 
 def test_one_of_those_that_fail_alike_says_why(store: dist.TCPStore) -> None:
