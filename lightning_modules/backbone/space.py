@@ -275,6 +275,7 @@ class KLSpace(Space):
             autoencoder = pretrained(key, "AutoencoderKL", vae, subfolder)
             source = named(vae, autoencoder)
         config = autoencoder.config
+        # diffusers multiplies latents by its factor; a Space divides them by `deviation`.
         super().__init__((config.shift_factor or 0.0,), (1 / config.scaling_factor,))
         self.vae = autoencoder
         self.source = source
@@ -358,7 +359,7 @@ class ResShiftVQ(Space):
 
 
 class Taef2Space(Space):
-    """Latents of TAEF2, a small autoencoder; see ``networks.taef2``.
+    """Latents of TAEF2, a small autoencoder; see ``networks.autoencoders``.
 
     Args:
         encoder: File of the encoder, ``taef2_encoder.pth``; without it the weights are random.

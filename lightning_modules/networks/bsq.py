@@ -318,6 +318,7 @@ def published(ratio: float = 1.0, budget: Budget = "1M", patch: int = 1) -> Scal
         patch: Side of a token in positions of the latent: 2 for the autoencoder of 14 bits.
     """
     nearest = min(RATIOS, key=lambda candidate: abs(candidate - ratio))
+    # Grids are listed for tall images; those of wide ones are transposed below.
     tall = min(_TALL, key=lambda candidate: abs(candidate - max(nearest, 1 / nearest)))
     grids = []
     for size in _TALL[tall].split():

@@ -174,7 +174,7 @@ class _Full(nn.Module):
         self.blocks = nn.ModuleList(_ReleasedBlock(width, embedding) for _ in range(2))
 
     def forward(self, h: Tensor, resize: Callable[[Tensor], Tensor], time: Tensor) -> Tensor:
-        """Return what is added, (B, C, H, W), from the pivot's h and the U-Net's embedding (B, E)."""
+        """Return what is added, (B, C, H, W); ``time`` is the U-Net's embedding, (B, E)."""
         first, second = self.blocks  # only the first one enlarges
         return second(first(h, time, resize), time, None)
 

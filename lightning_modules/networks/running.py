@@ -126,7 +126,7 @@ class Float32(nn.Module):
     """Base class of autoencoders, whose weights stay in float32 in bf16-true and 16-true."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Move all tensors to a device, but keep their types: torch's hook for ``to`` and others."""
+        """Move all tensors, but keep their types; torch's hook for ``to`` and the like."""
 
         # `fn` may change device or type; only the device is taken. Otherwise rounding would flip
         # codes, which are signs near zero, and decoders would add an error that no denoiser

@@ -291,7 +291,7 @@ class SwinUNet(Running):
             nn.Linear(width, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
         )
         self.feature_extractor = _to_latent_size(halvings)
-        condition = 3 if halvings <= 0 else _CONDITION_WIDTH * 2**halvings
+        condition_channels = 3 if halvings <= 0 else _CONDITION_WIDTH * 2**halvings
         resolution = size // patch
 
         def residual(inputs: int, outputs: int) -> ResBlock:
@@ -303,7 +303,8 @@ class SwinUNet(Running):
 
         current = width * multipliers[0]  # channels after the last layer so far
         self.input_blocks = nn.ModuleList()
-        self.input_blocks.append(Steps(conv3x3((channels + condition) * patch**2, current)))
+        inputs = (channels + condition_channels) * patch**2
+        self.input_blocks.append(Steps(conv3x3(inputs, current)))
         skips = [current]
         for level, factor in enumerate(multipliers):
             for number in range(blocks):

@@ -97,7 +97,7 @@ def keeps_quality_in_bf16(enlarge: Callable[[Tensor], Tensor]) -> bool:
         rounded = enlarge(lr).float().clamp(0, 1)
     levels = 255 * (rounded - exact).abs().flatten()
     most = levels.quantile(0.99)
-    # NaN and infinity fail both comparisons.
+    # A NaN fails both comparisons.
     return bool(levels.mean() <= MEAN_LEVELS and most <= MOST_LEVELS)
 
 

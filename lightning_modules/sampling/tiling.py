@@ -290,11 +290,11 @@ def spans(
         )
     if window != "released":
         tile = _equal_length(side, tile, overlap, multiple, least)
-    # The last tile ends at the border and is as long as the others, so it overlaps by more.
+    # The last tile ends at the border and is as long as the others, so it may overlap by more.
     last = max(side - tile, 0) // multiple * multiple
     cuts = [(start, start + tile) for start in range(0, last, tile - overlap)]
     cuts.append((last, side))
-    fade = overlap * out_side // side
+    fade = overlap * out_side // side  # in output pixels
     weighted = []
     total = torch.zeros(out_side, dtype=torch.float64)
     for start, stop in cuts:  # first the windows and their sum
@@ -454,7 +454,7 @@ def joined(pieces: Iterable[Piece], like: Tensor, size: Size) -> Tensor:
     for piece in pieces:
         if piece.sr.shape[-2:] == size and piece.alpha is None:
             return piece.sr
-        if not len(image):
+        if not len(image):  # the first piece shows whether there is alpha
             channels = 3 if piece.alpha is None else 4
             image = torch.empty((len(like), channels, *size), **floats)
         image[:, :3, piece.rows, piece.columns] = piece.sr
