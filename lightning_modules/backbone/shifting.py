@@ -127,7 +127,7 @@ class ResidualShift:
             steps: Number of timesteps.
 
         Raises:
-            ValueError: If it is below 2, or there are fewer.
+            ValueError: If it is below 2, or above the process's.
         """
         if not 2 <= steps <= self.steps:
             raise ValueError(f"the process takes 2 to {self.steps} steps, not {steps}")

@@ -134,7 +134,9 @@ class Attachment(ABC):
     def adding(
         self, unet: Any, features: Mapping[str, Tensor]
     ) -> AbstractContextManager[Residuals]:
-        """Add features at the places within the context, which gives the denoiser's residuals.
+        """Return a context in which features are added at the places.
+
+        It gives the residuals that the denoiser is to be called with.
 
         Args:
             unet: The U-Net.

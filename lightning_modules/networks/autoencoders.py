@@ -195,7 +195,7 @@ class BitwiseVAE(Float32):
             "mid_block_add_attention": False,
         }
         self.bits = bits
-        self.trained_with = {"groups": groups}
+        self.trained_with = {"groups": groups}  # kept with the weights, whose shapes do not show it
         self.encoder = Encoder(
             out_channels=bits,
             down_block_types=("DownEncoderBlock2D",) * len(widths),

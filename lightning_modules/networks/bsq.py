@@ -163,7 +163,7 @@ def shrunk(x: Tensor, size: Size, mode: Down = "area") -> Tensor:
         return x
     if mode == "area":
         return functional.interpolate(x, size, mode="area")
-    return functional.interpolate(x, size, mode="bilinear")
+    return functional.interpolate(x, size, mode="bilinear")  # torch's trilinear is for volumes
 
 
 def enlarged(code: Tensor, size: Size) -> Tensor:

@@ -65,6 +65,7 @@ class LatentDiscriminator(Running):
 
         embedding = 4 * widths[0]
         self.latent = latent
+        # Kept with the weights, whose shapes do not show it.
         self.trained_with = {"heads": heads, "text_heads": text_heads}
         self.divisor = 2 ** (len(widths) - 1)
         self.time_proj = Timesteps(widths[0], flip_sin_to_cos=True, downscale_freq_shift=0)

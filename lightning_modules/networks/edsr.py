@@ -144,6 +144,7 @@ class EDSR(Trunk):
         super().__init__(blocks, channels, res_scale)
         self.scale = int(scale)
         self.global_skip = global_skip
+        # Kept with the weights, whose shapes do not show it.
         self.trained_with = {"res_scale": res_scale, "global_skip": global_skip}
         last = conv3x3(channels, 3)
         self.tail = nn.Sequential(_upsampler(self.scale, channels), last)

@@ -58,7 +58,7 @@ class Block(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.distilled_width = channels // 4
-        rest = channels - self.distilled_width
+        rest = channels - self.distilled_width  # which the next convolution refines
         self.c1 = conv3x3(channels, channels)
         self.c2 = conv3x3(rest, channels)
         self.c3 = conv3x3(rest, channels)
@@ -100,6 +100,7 @@ class IMDN(nn.Module):
                 "8; LIIF enlarges by any factor"
             )
         self.scale = int(scale)
+        # Layers are named as in the released files.
         self.fea_conv = conv3x3(3, channels)
         self.names = [f"IMDB{number}" for number in range(1, blocks + 1)]
         for name in self.names:

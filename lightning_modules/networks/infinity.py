@@ -347,20 +347,20 @@ class InfinityTransformer(Running):
         self.heads = heads
         self.levels = levels
         pool_heads = text_width // (128 if width <= 4096 else 64)  # as released
-        self.no_text = nn.Parameter(torch.empty(text_length, text_width))
+        self.no_text = nn.Parameter(torch.empty(text_length, text_width))  # instead of a text
         self.text_norm = nn.RMSNorm(text_width, EPS)
         self.pool = _Pool(text_width, width, pool_heads)
         self.text_in = nn.Sequential(
             nn.Linear(text_width, width), nn.GELU("tanh"), nn.Linear(width, width)
         )
-        self.shared = nn.Linear(width, 6 * width)
+        self.shared = nn.Linear(width, 6 * width)  # from the text to the blocks' modulation
         self.start = nn.Parameter(torch.empty(1, 1, width))
         self.tokens_in = nn.Linear(bits, width)
         self.level = nn.Embedding(levels, width)
         self.drop_rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]  # by block
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.head_norm = nn.Linear(width, 2 * width)
-        self.head = nn.Linear(width, 2 * bits)
+        self.head = nn.Linear(width, 2 * bits)  # two logits for each bit
         self._initialise()
         self.prepare_to_run()
 

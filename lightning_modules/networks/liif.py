@@ -161,6 +161,7 @@ class LIIF(AnyFactor):
         self.encoder = Trunk(blocks, channels, peak=1.0)
         self.imnet = Perceptron(channels * NEIGHBOURS + PLACE, hidden)
         self.global_skip = global_skip
+        # Kept with the weights, whose shapes do not show it.
         self.trained_with = {"global_skip": global_skip}
         if global_skip:
             zeroed(self.imnet.layers[-1])
@@ -284,7 +285,7 @@ class AnySize(AnyFactor):
         self.network: Any = network(factor)
         # Whether the network computes features and output apart, as EDSR does.
         self.encodes = hasattr(self.network, "enlarged")
-        self.divisor = int(getattr(self.network, "divisor", 1))
+        self.divisor = int(getattr(self.network, "divisor", 1))  # of LR sides
         self.trained_with = getattr(self.network, "trained_with", {})
         # The source of weights that the network loads itself, as Spandrel does.
         self.weights_source: str | None = getattr(self.network, "weights_source", None)

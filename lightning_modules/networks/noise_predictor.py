@@ -68,9 +68,9 @@ class NoisePredictor(Running):
     ) -> None:
         super().__init__(**kwargs)
         self.latent = latent
-        self.trained_with = {"head_width": head_width}
+        self.trained_with = {"head_width": head_width}  # weights' shapes do not show it
         self._sizes = (widths, layers, head_width)
-        self._build(1)
+        self._build(1)  # for scale 4; `fit_to` builds again for others
 
     def _build(self, halvings: int) -> None:
         """Create an encoder from LR to a latent, which halves the sides ``halvings`` times."""

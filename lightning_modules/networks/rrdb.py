@@ -141,6 +141,7 @@ class RRDBNet(nn.Module):
         h, w = lr.shape[-2:]
         x = self.conv_first(self._shuffled(lr))
         x = x + self.conv_body(self.body(x))
+        # Fourfold at any scale: for x2 and x1, `_shuffled` has made the sides smaller before.
         for convolution in (self.conv_up1, self.conv_up2):
             larger = functional.interpolate(x, scale_factor=2, mode="nearest")
             x = functional.leaky_relu(convolution(larger), SLOPE)

@@ -74,7 +74,7 @@ class SFTUNet(Running):
         for name in ("time", "scale", "noise"):
             self.embeds[name] = nn.Linear(width, embedding)
         self.mix = nn.Sequential(nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU())
-        inputs = 6 * patch**2
+        inputs = 6 * patch**2  # the noisy residual and the base's image
         self.reduce = None
         if features:
             self.reduce = nn.Conv2d(features, _REDUCED, 1)
@@ -187,7 +187,7 @@ class SFTUNet(Running):
         scale = math.sqrt(size[0] * size[1] / ((bottom - top) * (right - left)))
         if noise_level is None:
             noise_level = torch.zeros_like(t, dtype=torch.float32)
-        numbers = {
+        numbers = {  # multiplied, so that near numbers have different sinusoids
             "time": t,
             "scale": torch.full_like(noise_level, math.log2(scale) * _SCALE_UNIT),
             "noise": noise_level * _NOISE_UNIT,
@@ -350,10 +350,10 @@ def nearest(places: Tensor, side: int) -> Tensor:
 
 
 def fourier(place: Tensor, bands: int) -> Tensor:
-    """Return (1, 4 + 4 bands, H, W): coordinates, and sines and cosines of pi 2^band d.
+    """Return (n, 4 + 4 bands, H, W): coordinates, and sines and cosines of pi 2^band d.
 
     Args:
-        place: (1, 4, H, W) from ``coordinates``.
+        place: (n, 4, H, W) from ``coordinates``: d along rows and columns, then the cell.
         bands: Number of octaves.
     """
     parts = [place]

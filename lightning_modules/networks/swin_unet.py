@@ -280,7 +280,7 @@ class SwinUNet(Running):
         super().__init__(channels_last=False, **kwargs)
         halvings = int(math.log2(condition_factor))
         self.latent = channels
-        self.trained_with = {"size": size}
+        self.trained_with = {"size": size}  # kept with the weights, whose shapes do not show it
         self.width = width
         self.window = window
         self.condition_factor = condition_factor
@@ -334,6 +334,7 @@ class SwinUNet(Running):
                 self.output_blocks.append(steps)
         last = zeroed(conv3x3(current, channels * patch**2))
         self.out = nn.Sequential(group_norm(current), nn.SiLU(), last)
+        # The mask follows from the weights, also if torch's own load_state_dict loads them.
         self.register_load_state_dict_pre_hook(_before_loading)  # type: ignore[no-untyped-call]
         self.prepare_to_run()
 

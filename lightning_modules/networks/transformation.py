@@ -129,6 +129,7 @@ class Transformation(Mapper):
         dropout: UnitInterval = 0.1,
     ) -> None:
         super().__init__(bits, size, grids)
+        # Kept with the weights, whose shapes do not show it.
         self.trained_with = {"heads": [heads for _, _, heads in branches]}
         self.trunk = nn.Sequential(
             *_convolution(bits, TRUNK[0], size),

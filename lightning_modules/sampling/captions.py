@@ -82,7 +82,7 @@ def size_ids(size: tuple[int, int], count: int, device: torch.device) -> Tensor:
 
 
 def check_guidance(encoder: TextEncoder | None, guidance: float) -> None:
-    """Raise if there is guidance without an encoder, whose captions it compares with none.
+    """Raise if there is guidance, which compares captions with none, but no encoder.
 
     Raises:
         ValueError: If so; the message names the key to change.

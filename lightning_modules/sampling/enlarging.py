@@ -239,11 +239,11 @@ class InTiles(Method, LightningModule):
         # as the others. As released with InvSR, a side below the tile's is first mirrored up to it.
         least = max(tile) if self._window == "released" else 1
         restore, overlap = self._restored, self._overlap
-        if size != (H, W):
+        if size != (H, W):  # each tile is resized
             mirrored, full_size = padded(lr), size  # nothing is mirrored
             restore = self._then_resized
             overlap += 2 * RESIZE_REACH
-        elif H % h == 0 and W % w == 0:
+        elif H % h == 0 and W % w == 0:  # a whole factor
             mirrored = padded(lr, alignment, least)
             full_size = mirrored.lr.shape[-2] * (H // h), mirrored.lr.shape[-1] * (W // w)
         elif self.exact_scale and self.own_size(lr) == (H, W):
@@ -280,8 +280,9 @@ class InTiles(Method, LightningModule):
     def _tile_alignment(self, side: int) -> int:
         """Return the number of LR pixels at whose multiples tiles of this side start.
 
-        It is ``tile_multiple``, for its reason; else the scale's denominator (2 for 1.5), so that
-        tiles start at whole pixels of the output.
+        It is ``tile_multiple``, so that the latents of all tiles lie on one lattice. Where tiles
+        are too small for that, it is the scale's denominator (2 for 1.5), so that they start at
+        whole pixels of the output.
         """
         if 4 * self.tile_multiple <= side:
             return self.tile_multiple
