@@ -270,7 +270,7 @@ def _schedule_of(network: str) -> Mapping[str, Any] | None:
     try:
         config = library_class("DDIMScheduler").load_config(place, subfolder="scheduler")
         if config.get("rescale_betas_zero_snr"):
-            return {"rescale_betas_zero_snr": True}  # which no Schedule has
+            return {"rescale_betas_zero_snr": True}  # its other settings would be misleading
         return Schedule.from_config(config).settings
     except (OSError, ValueError):  # there is none, or one that no Schedule can have
         log.warning("%s has no scheduler that model.init_args.schedule can be compared with", place)

@@ -81,6 +81,7 @@ class Schedule:
         if betas != "squaredcos_cap_v2":
             self.settings |= {"beta_start": beta_start, "beta_end": beta_end}
         self.settings |= {"betas": betas, "prediction": prediction}
+        self.settings["rescale_betas_zero_snr"] = False  # diffusers' name; not offered here
         with torch.device("cpu"):  # numbers, also while a model is built on the meta device
             alpha_bar = torch.cumprod(1 - _betas(steps, beta_start, beta_end, betas), 0)
         # Of the variance preserving form; the exploding one is derived from it.
