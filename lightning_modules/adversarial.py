@@ -30,7 +30,7 @@ from files.numbers import PositiveFloat, PositiveInt
 from lightning_modules.base import SuperResolver
 from lightning_modules.optimisation import adam, average_gradients, optimizer_of
 
-MAIN, SECOND = 0, 1
+MAIN, DISCRIMINATOR = 0, 1  # indices of the optimisers
 
 
 class Adversarial(SuperResolver):
@@ -51,7 +51,7 @@ class Adversarial(SuperResolver):
 
     part_files: ClassVar[Mapping[str, str]] = {"discriminator_weights": "load_discriminator"}
     training_only: tuple[str, ...] = ("discriminator.",)
-    group = ""  # of these arguments, such as "training."
+    group = ""  # prefix of these arguments in messages, such as "training."
 
     def __init__(
         self,
@@ -117,21 +117,22 @@ class Adversarial(SuperResolver):
 
     def _update_generator(self) -> None:
         optimizer = self._optimizers[MAIN]
-        self._average(optimizer.optimizer)
+        self._average_gradients(optimizer.optimizer)
         optimizer.step()
         self.log("train/gradient", self._norm)
         optimizer.zero_grad()
-        schedule = self.lr_schedulers()
+        schedule = self.lr_schedulers()  # which Lightning does not step in manual optimisation
         if schedule is not None:
             self.lr_scheduler_step(cast(Any, schedule), None)
 
     def _update_discriminator(self) -> None:
-        optimizer = self._optimizers[SECOND].optimizer
+        optimizer = self._optimizers[DISCRIMINATOR].optimizer
         with self._unsynchronised():
-            optimizer.zero_grad()  # FSDP does not see that the discriminator was frozen
+            # FSDP gives a frozen discriminator gradients, too, in the generator's backward pass.
+            optimizer.zero_grad()
             for judged in self._judged:
                 self.manual_backward(self.discriminator_loss(judged) / self.accumulate)
-            self._average(optimizer)
+            self._average_gradients(optimizer)
             # `LightningOptimizer.step` would count it in `global_step`.
             self.trainer.strategy.optimizer_step(optimizer, lambda: None)
             self.log("train/discriminator_gradient", self._norm)
@@ -159,7 +160,7 @@ class Adversarial(SuperResolver):
         """Load the discriminator's weights from a run that trained it, or a released file."""
         if self.discriminator is not None:
             self.load_part_from(path, "discriminator")
-            self._own_parts = ("discriminator.",)
+            self._parts_with_own_files = ("discriminator.",)
 
     # ----------------------------------------------------------------------------------- processes
 
@@ -167,15 +168,17 @@ class Adversarial(SuperResolver):
     def _unsynchronised(self) -> Iterator[None]:
         # DDP's own averaging expects one backward pass through all parameters.
         wrapper = self.trainer.strategy.model
-        apart = isinstance(wrapper, DistributedDataParallel)
-        with cast(Any, wrapper).no_sync() if apart else nullcontext():
+        is_ddp = isinstance(wrapper, DistributedDataParallel)
+        with cast(Any, wrapper).no_sync() if is_ddp else nullcontext():
             yield
 
-    def _average(self, optimizer: torch.optim.Optimizer) -> None:
+    def _average_gradients(self, optimizer: torch.optim.Optimizer) -> None:
+        # Over the batches of this step, then over the processes.
         average_gradients(optimizer, self.accumulate, len(self._judged))
         if not isinstance(self.trainer.strategy, DDPStrategy):
             return  # one process, or FSDP, which has averaged them
         gradients = [p.grad for p in _trained(optimizer) if p.grad is not None]
+        # One tensor, so that processes exchange all gradients at once.
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         dist.all_reduce(flat)
         flat /= self.trainer.world_size
@@ -187,9 +190,9 @@ class Adversarial(SuperResolver):
     # ----------------------------------------------------------------------------------- optimisers
 
     def on_fit_start(self) -> None:
-        """Drop what a stopped fit accumulated."""
+        """Drop what an earlier fit accumulated, which may have been stopped within a step."""
         super().on_fit_start()
-        self._judged.clear()  # a fit may have been stopped within an accumulation
+        self._judged.clear()
         self.zero_grad()
 
     def configure_optimizers(self) -> Any:
@@ -198,7 +201,7 @@ class Adversarial(SuperResolver):
         Raises:
             ValueError: If nothing is trainable, or the schedule monitors a metric.
         """
-        with frozen(self.discriminator):
+        with frozen(self.discriminator):  # the main optimiser takes what is trainable
             configured = super().configure_optimizers()
         schedules = []
         if isinstance(configured, dict):

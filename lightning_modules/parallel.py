@@ -39,6 +39,8 @@ def refuse_other_results(method: LightningModule) -> None:
 def networks(module: nn.Module) -> Iterator[nn.Module]:
     """Yield the outermost modules within a module that are called, whose parameters are sharded.
 
+    They have a ``forward``, or name the methods by which they are called instead in ``called``.
+
     Args:
         module: A method, or a container within it.
     """
@@ -55,7 +57,7 @@ def _refuse_sharding(method: LightningModule) -> None:
     for name, parameter in method.named_parameters(remove_duplicate=False):
         if not parameter.requires_grad:
             continue
-        reason = ""
+        reason = ""  # that FSDP would not shard the parameter, or not average its gradients
         if id(parameter) not in sharded:
             reason = "is in no module with a forward"
         elif not parameter.ndim:
@@ -75,4 +77,5 @@ def _has_own_statistics(module: nn.Module, synchronises: bool) -> bool:
         return False
     if isinstance(module, nn.SyncBatchNorm) and synchronises:
         return False
+    # Instance norms use each image alone, unless they also collect running statistics.
     return isinstance(module, _BatchNorm) or module.running_mean is not None
