@@ -67,6 +67,7 @@ class Pipeline(Degradation):
         """Whether no stage works on the CPU, or cuts images out of a canvas."""
         filled = True  # whether images fill their canvas
         for _, stage in self.named_stages():
+            # To cut images out, the host must know their sizes.
             needs_sizes = stage.alone and (stage.resizes or not filled)
             if stage.waits or needs_sizes:
                 return False
@@ -92,7 +93,7 @@ class Pipeline(Degradation):
             return hr.device.type != "cpu"
         return self.executor == "canvas"
 
-    def _compiles(self, hr: Tensor) -> bool:
+    def _should_compile(self, hr: Tensor) -> bool:
         """Whether a batch like this is compiled, if there is a place for its shape."""
         if not self._uses_canvas(hr):
             return False
@@ -109,15 +110,14 @@ class Pipeline(Degradation):
         rows: Tensor,
     ) -> Tensor:
         is_compiled = self._shapes.known(hr)
-        compiles = self._compiles(hr) and self._shapes.take(hr)
-        if not compiles:
+        if not (self._should_compile(hr) and self._shapes.take(hr)):
             return self.degrade(hr, packed.unpacked(rows))
         with hashed_fields():
             if not is_compiled:
                 return self._compile_and_run(hr, packed, rows)
-            return self._run(packed)(hr, rows)
+            return self._compiled_run(packed)(hr, rows)
 
-    def _run(self, packed: Packed) -> Callable[..., Tensor]:
+    def _compiled_run(self, packed: Packed) -> Callable[..., Tensor]:
         """Return the compiled function of (hr, rows), on a GPU a CUDA graph."""
         if self._compiled is None or self._compiled[0] != packed.layout:
             allow_kinds()  # of all pipelines together
@@ -138,13 +138,14 @@ class Pipeline(Degradation):
         """Compile by the first batch of its shape; by default, go on without if that fails."""
         name = type(self).__name__
         start = time.perf_counter()
-        # Names the stage whose output is wrong, and copies the constants.
+        # Once without compiling: checks name the stage whose output is wrong, and constants get
+        # their copies on the device.
         self._on_canvas(hr, packed.unpacked(rows))
         log.info("compiling %s for batches of %s", name, tuple(hr.shape))
         try:
             with warnings.catch_warnings():  # spectra are multiplied by torch's own kernel
                 warnings.filterwarnings("ignore", ".*code generation for complex operators")
-                lr = self._run(packed)(hr, rows)
+                lr = self._compiled_run(packed)(hr, rows)
         except Exception as error:
             if self.compile_canvas:
                 raise

@@ -170,10 +170,10 @@ class MSSSIM(Loss):
         Raises:
             ValueError: If the images are too small.
         """
-        smallest = 10 * 2 ** (len(EXPONENTS) - 1)  # of which the coarsest scale has 10 pixels
-        if min(sr.shape[-2:]) <= smallest:  # the result would be NaN
+        too_small = 10 * 2 ** (len(EXPONENTS) - 1)  # 10 pixels at the coarsest scale; 11 must fit
+        if min(sr.shape[-2:]) <= too_small:  # the result would be NaN
             raise ValueError(
-                f"MSSSIM needs more than {smallest} pixels a side, and has "
+                f"MSSSIM needs more than {too_small} pixels a side, and has "
                 f"{sr.shape[-2]}x{sr.shape[-1]}: set a larger data.init_args.crop_size"
             )
         # Variances are differences of means, which fewer bits would round to noise.

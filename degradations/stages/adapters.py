@@ -112,6 +112,7 @@ class Albumentations(Stage):
         seeds = params["seeds"].tolist()
         images = []
         for image, seed in zip(x, seeds, strict=True):
+            # albumentations draws from one generator of NumPy's and one of Python's.
             key = np.array([seed, 0], np.uint64)
             generator = np.random.Generator(np.random.Philox(key=key))
             self.transform.set_random_state(generator, random.Random(seed))
@@ -147,7 +148,7 @@ def _check_image_only(transform: Any) -> None:
 
 
 def _check_batched(augmentation: Any) -> None:
-    certain = copy.deepcopy(augmentation)
+    certain = copy.deepcopy(augmentation)  # applied to every image, to compare all of them
     certain.p = 1.0
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(16, 3, 64, 64, generator=generator)
@@ -190,7 +191,7 @@ def _apply_batched(
     params = {}
     for name in image_params[0]:
         params[name] = torch.cat([one[name] for one in image_params])
-    params["forward_input_shape"] = torch.tensor(x.shape)
+    params["forward_input_shape"] = torch.tensor(x.shape)  # kornia's; that of one image until here
     return augmentation(x, params=params)
 
 

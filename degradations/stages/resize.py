@@ -23,9 +23,9 @@ from degradations.base import (
     Range,
     Size,
     Stage,
-    alike,
     by_images,
     check_range,
+    repeated_size,
     rounded_up,
 )
 from degradations.draws import Draws, Params, check_probabilities
@@ -77,7 +77,7 @@ def resample(
     if (h, w) == (H, W):
         return x
     if x.device.type != "cpu":
-        sizes = alike((h, w), B, x.device)
+        sizes = repeated_size((h, w), B, x.device)
         canvas = resample_canvas(Canvas.of(x), sizes, mode, antialias, (h, w))
         return canvas.pixels
     planes = x.reshape(-1, H, W)
@@ -86,7 +86,8 @@ def resample(
     if is_small and is_plain and x.dtype == torch.float32:
         resized = _by_opencv(planes, (h, w), mode)
         return resized.view(B, C, h, w)
-    if h < H:  # rows first, so that less is transposed
+    # Resampling columns transposes the image: do it while there are fewest rows.
+    if h < H:
         planes = _resampled_rows(planes, h, mode, antialias)
     if w != W:
         planes = _resampled_columns(planes, w, mode, antialias)
@@ -128,7 +129,7 @@ def shrink_canvas(canvas: Canvas, size: Size) -> Tensor:
     Returns:
         (B, C, h, w) in [0, 1].
     """
-    sizes = alike(size, len(canvas.pixels), canvas.pixels.device)
+    sizes = repeated_size(size, len(canvas.pixels), canvas.pixels.device)
     row_matrices, column_matrices = _matrices(canvas, sizes, size, "bicubic", True)
     narrow = _by_columns(canvas.pixels, column_matrices).clamp(0.0, 1.0)
     return _by_rows(row_matrices, narrow).clamp(0.0, 1.0)
@@ -178,31 +179,41 @@ def _by_opencv(planes: Tensor, size: Size, mode: Mode) -> Tensor:
     return y
 
 
-def _taps(n: int, m: int, mode: Mode, antialias: bool) -> Taps:
-    """Return the T source pixels of each of m target pixels, of n: indices and weights, (m, T)."""
+def _taps(inputs: int, outputs: int, mode: Mode, antialias: bool) -> Taps:
+    """Return the T source pixels of each target pixel along a side: indices and weights.
+
+    Args:
+        inputs: Source pixels of the side.
+        outputs: Target pixels of the side.
+        mode: One of `MODES`.
+        antialias: As in `resample`.
+
+    Returns:
+        (outputs, T) each.
+    """
     if mode == "nearest":
-        return _nearest_taps(n, m)
+        return _nearest_taps(inputs, outputs)
     if mode == "area":
-        return _area_taps(n, m)
+        return _area_taps(inputs, outputs)
     if antialias:
-        return _antialiased_taps(n, m, mode)
-    return _plain_taps(n, m, mode)
+        return _antialiased_taps(inputs, outputs, mode)
+    return _plain_taps(inputs, outputs, mode)
 
 
-def _nearest_taps(n: int, m: int) -> Taps:
-    i = np.arange(m)[:, None]
-    index = (2 * i + 1) * n // (2 * m)
-    return index, np.ones((m, 1))
+def _nearest_taps(inputs: int, outputs: int) -> Taps:
+    i = np.arange(outputs)[:, None]
+    index = (2 * i + 1) * inputs // (2 * outputs)  # the pixel's centre, in integers
+    return index, np.ones((outputs, 1))
 
 
-def _area_taps(n: int, m: int) -> Taps:
-    i = np.arange(m)[:, None]
-    start = i * n // m
-    stop = -((i + 1) * -n // m)  # rounded up
+def _area_taps(inputs: int, outputs: int) -> Taps:
+    i = np.arange(outputs)[:, None]
+    start = i * inputs // outputs
+    stop = -((i + 1) * -inputs // outputs)  # rounded up
     count = stop - start
     index = start + np.arange(count.max())
     weight = (index < stop) / count
-    return np.minimum(index, n - 1), weight
+    return np.minimum(index, inputs - 1), weight
 
 
 def _antialiased_taps(inputs: int, outputs: int, mode: Mode) -> Taps:
@@ -223,25 +234,34 @@ def _antialiased_taps(inputs: int, outputs: int, mode: Mode) -> Taps:
     return index.astype(np.int64), weight
 
 
-def _plain_taps(n: int, m: int, mode: Mode) -> Taps:
+def _plain_taps(inputs: int, outputs: int, mode: Mode) -> Taps:
+    """As `_taps`, for a kernel that is not widened."""
     kernel = _PLAIN[mode]
     radius = _RADII[mode]
-    i = np.arange(m)[:, None]
-    numerator = (2 * i + 1) * n - m
-    below, rest = np.divmod(numerator, 2 * m)
+    i = np.arange(outputs)[:, None]
+    # The centre in source pixels, (i + 1/2) inputs / outputs - 1/2, as a fraction of integers.
+    numerator = (2 * i + 1) * inputs - outputs
+    below, rest = np.divmod(numerator, 2 * outputs)
     step = np.arange(1 - radius, 1 + radius)
-    weight = kernel(step - rest / (2 * m))
-    index = np.clip(below + step, 0, n - 1)
+    weight = kernel(step - rest / (2 * outputs))
+    index = np.clip(below + step, 0, inputs - 1)
     return index.astype(np.int64), weight
 
 
 @functools.lru_cache(maxsize=1024)  # 10 kB each for crops, some hundred for whole images
-def _bags(n: int, m: int, mode: Mode, antialias: bool, planes: int) -> Bags:
-    """Return `_taps` of `planes` stacked images in the form of `embedding_bag`."""
-    index, weight = _taps(n, m, mode, antialias)
-    first_pixels = n * np.arange(planes)[:, None, None]
-    indices = (index + first_pixels).reshape(-1)
-    starts = np.arange(planes * m + 1) * index.shape[1]
+def _bags(inputs: int, outputs: int, mode: Mode, antialias: bool, planes: int) -> Bags:
+    """Return `_taps` of `planes` stacked images in the form of `embedding_bag`.
+
+    That function sums weighted rows of a table: the rows of pixels of all planes. A bag holds the
+    source rows of one target row.
+
+    Returns:
+        Numbers of the source rows, bag after bag; where each bag starts; and their weights.
+    """
+    index, weight = _taps(inputs, outputs, mode, antialias)
+    first_rows = inputs * np.arange(planes)[:, None, None]
+    indices = (index + first_rows).reshape(-1)
+    starts = np.arange(planes * outputs + 1) * index.shape[1]
     weight = weight.astype(np.float32)
     weights = np.tile(weight.reshape(-1), planes)
     return torch.from_numpy(indices), torch.from_numpy(starts), torch.from_numpy(weights)
@@ -249,13 +269,14 @@ def _bags(n: int, m: int, mode: Mode, antialias: bool, planes: int) -> Bags:
 
 def _sum_bags(
     rows: Tensor,
-    n: int,
-    m: int,
+    inputs: int,
+    outputs: int,
     mode: Mode,
     antialias: bool,
 ) -> Tensor:
-    planes = len(rows) // n
-    indices, starts, weights = _bags(n, m, mode, antialias, planes)
+    """Resample the rows of stacked planes, (P inputs, W) to (P outputs, W)."""
+    planes = len(rows) // inputs
+    indices, starts, weights = _bags(inputs, outputs, mode, antialias, planes)
     if rows.dtype != torch.float32:
         weights = weights.to(rows.dtype)
     # As `functional.embedding_bag` (mode 0 sums) without its checks, which take as long.
@@ -265,28 +286,29 @@ def _sum_bags(
 
 def _resampled_rows(
     planes: Tensor,
-    m: int,
+    outputs: int,
     mode: Mode,
     antialias: bool,
 ) -> Tensor:
-    """Resample (P, H, W) to (P, m, W)."""
+    """Resample (P, H, W) to (P, outputs, W)."""
     P, H, W = planes.shape
     rows = planes.reshape(P * H, W)
-    resampled = _sum_bags(rows, H, m, mode, antialias)
-    return resampled.view(P, m, W)
+    resampled = _sum_bags(rows, H, outputs, mode, antialias)
+    return resampled.view(P, outputs, W)
 
 
 def _resampled_columns(
     planes: Tensor,
-    m: int,
+    outputs: int,
     mode: Mode,
     antialias: bool,
 ) -> Tensor:
-    """Resample (P, H, W) to (P, H, m)."""
+    """Resample (P, H, W) to (P, H, outputs)."""
+    # Bags are of rows, so the planes are transposed before and after.
     P, H, W = planes.shape
     columns = _transposed(planes.reshape(P * H, W))
-    resampled = _sum_bags(columns, W, m, mode, antialias)
-    return _transposed(resampled).view(P, H, m)
+    resampled = _sum_bags(columns, W, outputs, mode, antialias)
+    return _transposed(resampled).view(P, H, outputs)
 
 
 def _transposed(matrix: Tensor) -> Tensor:
@@ -400,13 +422,13 @@ def _matrices(
         if name in possible and antialias is not False:
             antialiased[name] = kernel
 
-    # Masks of images, and weights; later ones override earlier ones.
+    # Masks of images, and weights of pixels for them; later ones override earlier ones.
     weights: list[tuple[Any, Tensor]] = []
     if plain:
         weights.append((True, _plain_matrix(grid, mode, plain)))
     if antialiased:
-        widens = _is_mode(mode, "bilinear") | _is_mode(mode, "bicubic")
-        weights.append((antialias & widens, _antialiased_matrix(grid, mode, antialiased)))
+        can_widen = _is_mode(mode, "bilinear") | _is_mode(mode, "bicubic")
+        weights.append((antialias & can_widen, _antialiased_matrix(grid, mode, antialiased)))
     if "area" in possible:
         weights.append((_is_mode(mode, "area"), _area_matrix(grid)))
     (_, matrix), *others = weights
@@ -428,7 +450,10 @@ def _is_mode(mode: Any, name: Mode) -> Any:
 
 
 def _weights(d: Tensor, mode: Any, kernels: Kernels) -> Tensor:
-    """Return the kernel of each image's mode at the distances; of others that of any mode."""
+    """Return the kernel of each image's mode at the distances.
+
+    An image of a mode without a kernel here gets any: the caller overrides its weights.
+    """
     (_, kernel), *others = kernels.items()
     weights: Tensor = kernel(d)
     for name, kernel in others:
@@ -555,8 +580,10 @@ class Resize(Stage):
         sizes = params["size"].tolist()
         modes = params["mode"].tolist()
         antialias = params["antialias"].tolist()
-        for size, mode, widens in zip(sizes, modes, antialias, strict=True):
-            function = functools.partial(resample, size=size, mode=MODES[mode], antialias=widens)
+        for size, index, is_antialiased in zip(sizes, modes, antialias, strict=True):
+            function = functools.partial(
+                resample, size=size, mode=MODES[index], antialias=is_antialiased
+            )
             functions.append(function)
         return functions
 

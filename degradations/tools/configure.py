@@ -43,7 +43,7 @@ def degradation_of(
         content = plain_yaml(read_text(path))
         if not isinstance(content, dict):
             raise ValueError(f"{path} holds no configuration")
-        part: Any = str(path)
+        part: Any = str(path)  # what --degradation gets: a file, or the section of an experiment
         if "degradation" in content:
             part = content["degradation"]
             if isinstance(part, str) and part.endswith(CONFIGURATIONS):
