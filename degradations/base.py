@@ -116,6 +116,7 @@ class Canvas(NamedTuple):
         return flat.gather(2, positions).view(B, C, h, w)
 
     def _index(self, n: int) -> Tensor:
+        """Return 0 to n - 1 on the pixels' device."""
         return torch.arange(n, device=self.pixels.device)
 
 
@@ -149,6 +150,7 @@ def select(mask: Tensor, chosen: Canvas, other: Canvas) -> Canvas:
 
 
 def _padded_to(pixels: Tensor, extent: Size) -> Tensor:
+    """Pad (B, C, H, W) below and to the right to the extent."""
     H, W = pixels.shape[-2:]
     if extent == (H, W):
         return pixels
@@ -184,6 +186,7 @@ class Stage(nn.Module, ABC):
     waits = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Give a subclass with its own ``forward`` functions that call it."""
         super().__init_subclass__(**kwargs)
         own = vars(cls)
         if "forward" in own and not {"image_functions", "cpu_functions"} & own.keys():
@@ -458,6 +461,7 @@ class Degradation(nn.Module, ABC):
         packed: Packed,
         rows: Tensor,
     ) -> Tensor:
+        """Unpack the parameters on the device, and degrade; ``Pipeline`` may compile this."""
         params = packed.unpacked(rows)
         return self.degrade(hr, params)
 

@@ -86,6 +86,7 @@ def source_of(
 
 
 def _source_of_axis(part: slice, side: int, from_side: int) -> tuple[slice, tuple[float, float]]:
+    """Return what a part of one side depends on: pixels of the source, and the box in them."""
     start = part.start * from_side / side
     stop = part.stop * from_side / side
     # The kernel reaches two pixels of the coarser image to either side.
@@ -108,6 +109,7 @@ def _resize_part(
     box: Box,
     clamp: bool,
 ) -> Tensor:
+    """Resize a part of an image (1, C, H, W), as ``resize``."""
     # As `resize` for a part: clamped between the passes, too, as 8-bit programs do.
     h, w = size
     rows, columns = box

@@ -97,15 +97,18 @@ class _Several(Stage):
         return any(stage.alone for stage in self._stages().values())
 
     def _stages(self) -> dict[str, Stage]:
+        """Return the stages by name, with their type."""
         return dict(items_of(self.stages))
 
     def _draw_each(self, draws: Draws, shape: torch.Size) -> Params:
+        """Draw the parameters of all stages, each from the stream of its name."""
         params: Params = {}
         for name, stage in self._stages().items():
             params[name] = stage.draw(draws.fold(name), shape)
         return params
 
     def _functions_of_each(self, params: Params, x: Tensor) -> list[list[ImageFunction]]:
+        """Return the functions of each stage, for each image."""
         stages = self._stages().items()
         return [stage.image_functions(params[name], x) for name, stage in stages]
 
@@ -310,7 +313,7 @@ class Mixture(Degradation):
                 group_params = _select_images(params[name], group)
                 group_hr = hr.index_select(0, images)
                 parts.append(recipe.replay(group_hr, group_params))
-        lr = torch.cat(parts)
+        lr = torch.cat(parts)  # by recipe; back to the order of the batch
         return torch.empty_like(lr).index_copy_(0, places, lr)
 
     def degrade(self, hr: Tensor, params: Params) -> Tensor:

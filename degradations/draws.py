@@ -186,7 +186,7 @@ def _edges(p: tuple[float, ...], count: int) -> Floats:
 
 
 def _draws_of(state: Words) -> Draws:
-    # Without the constructor, which would mix the state as seeds.
+    """Return draws from states, without the constructor, which would mix them as seeds."""
     draws = object.__new__(Draws)
     draws._state = state
     draws._calls = 0
@@ -244,6 +244,7 @@ class Packed:
                     end += math.prod(shape) * dtype.itemsize
         word_count = end // 8 + 1  # one more than needed at times, but never none
         rows = np.zeros((batch, word_count), np.int64)
+        # The same memory in each type, so that columns count values of it.
         views = {kind: rows.view(dtype) for kind, dtype in _ARRAY_TYPES.items()}
         for path, place in places.items():
             width = math.prod(place.shape)
@@ -282,7 +283,7 @@ def _unpacked(layout: Params, views: dict[str, Tensor]) -> Params:
 
 
 def _view_of_place(place: _Place, view: Tensor) -> Tensor:
-    # One parameter of all images, from the rows viewed in its type.
+    """Return one parameter of all images, from the rows viewed in its type."""
     if not place.shape:
         return view.select(1, place.column)
     width = math.prod(place.shape)
@@ -320,6 +321,7 @@ def leaves(params: Params, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _is_array(path: str, leaf: Any, batch: int) -> bool:
+    """Return whether a parameter is an array of one entry per image, not a Python number."""
     if isinstance(leaf, bool | int | float):
         return False
     is_array = isinstance(leaf, np.ndarray) and leaf.dtype.kind in _ARRAY_TYPES

@@ -89,6 +89,7 @@ class Pipeline(Degradation):
             return self._on_canvas(hr, params)
 
     def _uses_canvas(self, hr: Tensor) -> bool:
+        """Return whether stages run on one canvas, not image by image."""
         if self.executor == "auto":
             return hr.device.type != "cpu"
         return self.executor == "canvas"
@@ -109,6 +110,7 @@ class Pipeline(Degradation):
         packed: Packed,
         rows: Tensor,
     ) -> Tensor:
+        """Degrade, by the compiled function if this shape is compiled."""
         is_compiled = self._shapes.known(hr)
         if not (self._should_compile(hr) and self._shapes.take(hr)):
             return self.degrade(hr, packed.unpacked(rows))
@@ -163,12 +165,14 @@ class Pipeline(Degradation):
         return items_of(self.stages)
 
     def _prepared(self, params: Params) -> Params:
+        """Return the prepared parameters of each stage."""
         prepared: Params = {}
         for name, stage in self.named_stages():
             prepared[name] = stage.prepare(params[name])
         return prepared
 
     def _by_images(self, hr: Tensor, params: Params) -> Tensor:
+        """Run each stage on one image after the other."""
         images = list(torch.split(hr, 1))
         prepared = self._prepared(params)
         # Stage by stage, which keeps the code and buffers of one stage in the cache: takes five
@@ -188,6 +192,7 @@ class Pipeline(Degradation):
         return quantize_8bit(batch) if self.quantize else batch
 
     def _on_canvas(self, hr: Tensor, params: Params) -> Tensor:
+        """Run each stage on all images at once."""
         canvas = Canvas.of(hr)
         prepared = self._prepared(params)
         resized = False

@@ -116,6 +116,7 @@ class Adversarial(SuperResolver):
         return loss.detach()
 
     def _update_generator(self) -> None:
+        """Step the main optimiser and its schedule by the accumulated gradients."""
         optimizer = self._optimizers[MAIN]
         self._average_gradients(optimizer.optimizer)
         optimizer.step()
@@ -126,6 +127,7 @@ class Adversarial(SuperResolver):
             self.lr_scheduler_step(cast(Any, schedule), None)
 
     def _update_discriminator(self) -> None:
+        """Compute gradients from the batches of this step, and step its optimiser."""
         optimizer = self._optimizers[DISCRIMINATOR].optimizer
         with self._unsynchronised():
             # FSDP gives a frozen discriminator gradients, too, in the generator's backward pass.
@@ -166,6 +168,7 @@ class Adversarial(SuperResolver):
 
     @contextmanager
     def _unsynchronised(self) -> Iterator[None]:
+        """Keep DDP from averaging gradients within the context."""
         # DDP's own averaging expects one backward pass through all parameters.
         wrapper = self.trainer.strategy.model
         is_ddp = isinstance(wrapper, DistributedDataParallel)
@@ -173,7 +176,7 @@ class Adversarial(SuperResolver):
             yield
 
     def _average_gradients(self, optimizer: torch.optim.Optimizer) -> None:
-        # Over the batches of this step, then over the processes.
+        """Average gradients over the batches of this step, then over the processes."""
         average_gradients(optimizer, self.accumulate, len(self._judged))
         if not isinstance(self.trainer.strategy, DDPStrategy):
             return  # one process, or FSDP, which has averaged them
@@ -276,4 +279,5 @@ def frozen(module: nn.Module | None) -> Iterator[None]:
 
 
 def _trained(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """Return all parameters of an optimiser."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]

@@ -200,6 +200,7 @@ class ImageModel(Loaded, Optimised, ABC):
                 freeze(module)
 
     def _trains(self, name: str, part: nn.Module) -> bool:
+        """Return whether the part of this name trains."""
         if self.trained_parts is None:
             return not isinstance(part, Frozen)
         return name in self.trained_parts

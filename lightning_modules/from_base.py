@@ -258,7 +258,7 @@ class FromBase(InLatents, Generator):
         return settings
 
     def _name_weights(self) -> None:
-        # Outputs are labelled by the source of the weights: the base's if nothing is trained.
+        """Label outputs by the base's weights if nothing is trained."""
         if not self.trains:
             self.weights_source = self.denoiser.source or None
 

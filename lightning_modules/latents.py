@@ -105,7 +105,13 @@ def require_lr(batch: Batch) -> None:
 
 @torch.no_grad()
 def hr_latent(space: Space, batch: Batch, noise: Noise | None = None) -> Tensor:
-    """Return latents of HR, (B, C, h, w): those of the batch, or encoded from its images."""
+    """Return latents of HR, (B, C, h, w): those of the batch, or encoded from its images.
+
+    Args:
+        space: The space of the latents.
+        batch: ``hr``, or its latent from ``main.py encode``.
+        noise: As in ``latent_pair``.
+    """
     if "latent" in batch:
         return space.take(batch["latent"], batch["space"])
     return space.encode(batch["hr"], noise)
@@ -174,6 +180,7 @@ def check_base(
 
 
 def _check_has_weights(denoiser: UNet2D, frozen: bool) -> None:
+    """Raise if the base has random weights, or is to stay as it is and may train."""
     # `source` names weights that stay as they are, `initial_source` also those that train.
     if not (denoiser.source if frozen else denoiser.initial_source):
         raise ValueError(
@@ -184,6 +191,7 @@ def _check_has_weights(denoiser: UNet2D, frozen: bool) -> None:
 
 
 def _check_latents(denoiser: UNet2D, space: Space) -> None:
+    """Raise if the base was trained in other latents than these; unknown ones pass."""
     differences = unlike(space.settings, denoiser.trained_latents)
     trained_space = denoiser.trained_space
     if trained_space and not same_weights(trained_space, space.source):
@@ -196,6 +204,7 @@ def _check_latents(denoiser: UNet2D, space: Space) -> None:
 
 
 def _check_schedule(denoiser: UNet2D, schedule: Schedule, frozen: bool) -> None:
+    """Raise, or warn if the base trains, if it was trained for another schedule."""
     # `unlike` compares what both have, so an unknown schedule differs in nothing.
     differences = unlike(schedule.settings, denoiser.trained_schedule or {})
     if not differences:
@@ -210,6 +219,7 @@ def _check_schedule(denoiser: UNet2D, schedule: Schedule, frozen: bool) -> None:
 
 
 def _check_timesteps(denoiser: UNet2D, schedule: Schedule, timesteps: Sequence[int]) -> None:
+    """Raise if a frozen base was not trained at some of these timesteps."""
     first, end = denoiser.trained_timesteps or (0, schedule.steps)
     if not first <= min(timesteps) <= max(timesteps) < end:
         raise ValueError(

@@ -287,7 +287,7 @@ class Loaded(Method, LightningModule):
     def _fitted(
         self, where: str, state: dict[str, Tensor], required: set[str]
     ) -> dict[str, Tensor]:
-        # All tensors of the model: those of a file, checked, and the current others.
+        """Return all tensors of the model: those of a file, checked, and the current others."""
         current = self.state_dict()
         # What only training needs, such as a discriminator, may be in the file and not here.
         absent = tuple(
@@ -299,7 +299,7 @@ class Loaded(Method, LightningModule):
         return fitted(self, state, where, required).state
 
     def _partly_fitted(self, where: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        # As `_fitted`, but tensors that do not fit are left out and listed.
+        """As ``_fitted``, but tensors that do not fit are left out and listed."""
         keys = self.checkpoint_keys()
         expected = {name for name in keys if not name.startswith(self.training_only)}
         fit = fitted(self, tensors, where, expected, strict=False)

@@ -181,6 +181,7 @@ class MSSSIM(Loss):
             return 1 - self._similarity(sr.float(), hr.float()).mean()
 
     def _similarity(self, sr: Tensor, hr: Tensor) -> Tensor:
+        """Return MS-SSIM of each image, (B,)."""
         similarity = sr.new_ones(len(sr))
         for scale, exponent in enumerate(EXPONENTS, 1):
             ssim, contrast = structural_similarity_index_measure(
@@ -225,7 +226,7 @@ class LDL(Loss):
         local = padded.unfold(2, 7, 1).unfold(3, 7, 1).var((-2, -1))  # of 7x7 pixels
         # The root's gradient is infinite at 0, as of a black crop that the network keeps black.
         variance = residual.var((1, 2, 3), keepdim=True).clamp(min=1e-12)
-        artefacts = variance**0.2 * local
+        artefacts = variance**0.2 * local  # the paper's exponent
         artefacts = artefacts.masked_fill(residual < residual_of_average, 0)
         return functional.l1_loss(artefacts * sr, artefacts * hr)
 
@@ -473,15 +474,18 @@ class GAN:
         return self._mean_of_real(real) + self._mean_of_fake(fake)
 
     def _mean_of_real(self, logits: Sequence[Tensor]) -> Tensor:
+        """Return the loss of logits of real images, averaged over each size, then over sizes."""
         return torch.stack([self._loss_of_real(x.float()).mean() for x in logits]).mean()
 
     def _mean_of_fake(self, logits: Sequence[Tensor]) -> Tensor:
+        """Return the same of logits of outputs."""
         # The loss of a fake image is that of a real one for mirrored logits: about 0, lsgan's 1/2.
         if self.kind == "lsgan":
             return self._mean_of_real([1 - x for x in logits])
         return self._mean_of_real([-x for x in logits])
 
     def _loss_of_real(self, x: Tensor) -> Tensor:
+        """Return the loss of each logit x of a real image, as in the table of the class."""
         if self.kind == "lsgan":
             return (x - 1).square()
         if self.kind == "hinge":

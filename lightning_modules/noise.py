@@ -54,6 +54,7 @@ class Noise:
         return stream
 
     def _of_same_kind(self, seeds: Tensor, tiles: Sequence[Tile] | None) -> Noise:
+        """Return noise of this class and device from other seeds, for ``stream``."""
         return Noise(seeds, self.device)
 
     def normal(self, shape: Sequence[int]) -> Tensor:
@@ -89,7 +90,7 @@ class Noise:
         return [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def _fill(self, field: Tensor, seed: int, image: int) -> None:
-        # In place, from the seed alone. `image`, the number in the batch, is for subclasses.
+        """Fill a field in place from the seed; ``image``, its number in the batch, is unused."""
         field.normal_(generator=torch.Generator().manual_seed(seed))
 
 
@@ -116,6 +117,7 @@ class PlacedNoise(Noise):
         return PlacedNoise(seeds, tiles or self.places, self.device)
 
     def _fill(self, field: Tensor, seed: int, image: int) -> None:
+        """Fill the field of a tile from the squares that it overlaps; ``image`` tells the tile."""
         if field.ndim < 2:  # without rows and columns a field has no place in the image
             super()._fill(field, seed, image)
             return

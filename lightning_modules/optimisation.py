@@ -55,6 +55,7 @@ def optimizer_of(make: Callable[[Any], Any], parameters: Iterable[Any]) -> Any:
 
 
 def _match_memory_layout(optimizer: Any) -> None:
+    """Copy loaded state tensors into the memory layout of their weights."""
     # A fused optimiser reads a weight and its state in memory order. A checkpoint from a CPU may
     # have another order than the channels-last weights of a GPU.
     for weight, state in optimizer.state.items():
@@ -197,6 +198,7 @@ class Optimised(LightningModule):
         self._synchronise_buffers(True)
 
     def _synchronise_buffers(self, synchronise: bool) -> None:
+        """Set whether DDP broadcasts buffers before each forward pass."""
         # In `fit`, validation goes through the DDP wrapper, which broadcasts the buffers before
         # every forward pass: the other ranks would wait forever for one with fewer images.
         wrapper = self.trainer.strategy.model
@@ -299,6 +301,7 @@ class WarmUpCosine(WarmUp):
         super().__init__(optimizer, warm_up, released)
 
     def _factor_at(self, step: int, rate: Any) -> Any:
+        """Return the factor of the full ``rate`` at a step, counted from 0."""
         if step < self.warm_up:
             return super()._factor_at(step, rate)
         progress = min((step - self.warm_up) / (self.steps - self.warm_up), 1.0)

@@ -52,6 +52,7 @@ def networks(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def _refuse_sharding(method: LightningModule) -> None:
+    """Raise if FSDP would not shard a trainable parameter, or not average its gradient."""
     sharded = {id(p) for network in networks(method) for p in network.parameters()}
     seen = set[int]()
     for name, parameter in method.named_parameters(remove_duplicate=False):
@@ -73,6 +74,7 @@ def _refuse_sharding(method: LightningModule) -> None:
 
 
 def _has_own_statistics(module: nn.Module, synchronises: bool) -> bool:
+    """Return whether each process would normalise by statistics of its own crops."""
     if not isinstance(module, _NormBase) or not module.training:
         return False
     if isinstance(module, nn.SyncBatchNorm) and synchronises:

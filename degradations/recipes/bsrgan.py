@@ -103,7 +103,7 @@ class Shrink(Resize):
         self.by = check_range(by, "by", low=1.0)
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
-        """Draw as `Resize.draw`."""
+        """Draw as `Resize.draw`, with the factor 1 / divisor."""
         params = super().draw(draws, shape)
         factor = 1.0 / draws.uniform(*self.by)
         return {**params, **_factor_and_size(factor, shape)}
@@ -334,6 +334,7 @@ class BSRGAN(Pipeline):
 
 
 def _halving(modes: Modes, antialias: bool) -> Resize:
+    """Return a stage that halves both sides."""
     always_down = (0.0, 1.0, 0.0)
     return Resize(down=(0.5, 0.5), p=always_down, modes=modes, antialias=antialias)
 

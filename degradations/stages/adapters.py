@@ -134,6 +134,7 @@ class Albumentations(Stage):
 
 
 def _check_image_only(transform: Any) -> None:
+    """Raise if a transform, or one of its group, may move pixels."""
     if ".dropout." in type(transform).__module__:
         return  # these have keypoints because they drop them with their pixels
     if hasattr(transform, "transforms"):
@@ -148,6 +149,7 @@ def _check_image_only(transform: Any) -> None:
 
 
 def _check_batched(augmentation: Any) -> None:
+    """Raise if a batch gives other results than its images one by one."""
     certain = copy.deepcopy(augmentation)  # applied to every image, to compare all of them
     certain.p = 1.0
     generator = torch.Generator().manual_seed(0)
@@ -171,6 +173,7 @@ def _apply_one_by_one(
     x: Tensor,
     seeds: Iterable[int],
 ) -> Tensor:
+    """Apply the augmentation to each image with the generators seeded by its seed."""
     images = []
     for image, seed in zip(torch.split(x, 1), seeds, strict=True):
         with _seeded(seed, x.device):  # applying it may draw, too
@@ -184,6 +187,7 @@ def _apply_batched(
     x: Tensor,
     seeds: Iterable[int],
 ) -> Tensor:
+    """Draw by each image's seed, and apply the augmentation once to all images."""
     image_params = []
     for seed in seeds:
         with _seeded(seed, torch.device("cpu")):

@@ -128,6 +128,7 @@ def convolve_canvas(canvas: Canvas, psf: Tensor) -> Canvas:
 
 
 def _by_rows_and_columns(image: Tensor, kernel: Tensor) -> Tensor:
+    """Convolve (C, H, W) with a separable kernel by OpenCV."""
     import cv2
 
     # A separable kernel is its middle column times its middle row, divided by its centre.
@@ -149,6 +150,7 @@ def _by_rows_and_columns(image: Tensor, kernel: Tensor) -> Tensor:
 
 
 def _by_opencv(image: Tensor, kernel: Tensor) -> Tensor:
+    """Convolve (C, H, W) with any kernel by OpenCV, fast for small kernels or images."""
     # Tap by tap up to 11 x 11; larger kernels by a transform, fast while one tile is enough.
     import cv2
 
@@ -166,6 +168,7 @@ def _by_opencv(image: Tensor, kernel: Tensor) -> Tensor:
 
 
 def _by_fourier(image: Tensor, kernel: Tensor) -> Tensor:
+    """Convolve (C, H, W) with any kernel by FFT, fast for large kernels on large images."""
     _, H, W = image.shape
     n = len(kernel) // 2
     grid = (_fast_fft_size(H + 2 * n), _fast_fft_size(W + 2 * n))
@@ -394,6 +397,7 @@ def _unfolded(quarter: Tensor) -> Tensor:
 
 
 def _axis(extent: int, like: Tensor) -> Tensor:
+    """Return the distances -extent to extent from the centre of a kernel."""
     return torch.arange(-extent, extent + 1, device=like.device, dtype=like.dtype)
 
 
@@ -654,6 +658,7 @@ def check_sizes(sizes: IntegerRange) -> IntegerRange:
 
 
 def _check_beta(values: Range, name: str) -> Range:
+    """Check and return a range of beta around 1."""
     low, high = check_range(values, name, low=1e-2, high=100.0)
     if not low <= 1.0 <= high:
         raise ValueError(f"{name} is {[low, high]}; expected a range that contains 1")

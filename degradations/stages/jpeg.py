@@ -285,6 +285,7 @@ def _converted(planes: Tensor, matrix: Tensor) -> Tensor:
 
 def _quantisation_steps(quality: Tensor) -> Tensor:
     """Return the (B, 2, 8, 8) int64 quantisation of luma and chroma, transposed."""
+    # libjpeg's scaling of the tables for quality 50.
     percent = torch.where(quality < 50, 5000 // quality, 200 - 2 * quality)
     percent = percent.view(-1, 1, 1, 1)
     # In integers: an inexact float32 division could round to another step.
@@ -294,16 +295,19 @@ def _quantisation_steps(quality: Tensor) -> Tensor:
 
 @constant
 def _to_y_cb_cr() -> Tensor:
+    """Return the matrix from RGB to YCbCr, (3, 4)."""
     return torch.tensor(_TO_Y_CB_CR) / 65536
 
 
 @constant
 def _to_rgb() -> Tensor:
+    """Return the matrix from CbCr to what RGB adds to the luma, (3, 3)."""
     return torch.tensor(_TO_RGB) / 65536
 
 
 @constant
 def _sixteenths() -> Tensor:
+    """Return the weights of the nearest and second samples, rows by columns."""
     return torch.tensor([[[9.0, 3.0]], [[3.0, 1.0]]])
 
 
@@ -400,6 +404,7 @@ class JPEG(DeviceStage):
         return functions
 
     def _coded(self, image: Tensor, quality: int, subsampling: Subsampling) -> Tensor:
+        """Save an image (1, 3, H, W) as JPEG and load it, by a real codec on the CPU."""
         # The codec has no transposed tables. Coding the transposed image by the standard ones, and
         # transposing the result, is the same.
         if self.transposed_tables:

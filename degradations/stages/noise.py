@@ -117,6 +117,7 @@ def quick_randn_like(
 
 @constant
 def _normal_quantiles() -> Tensor:
+    """Return (2**15,) float32, quantiles of the normal distribution, with variance 1."""
     count = 1 << _NORMAL_BITS
     index = torch.arange(count, dtype=torch.float64)
     probabilities = (index + 0.5) / count
@@ -212,6 +213,7 @@ class GaussianNoise(DeviceStage):
         return functions
 
     def _noisy(self, image: Tensor, sigma: float, grey: bool, seed: Tensor) -> Tensor:
+        """Add the field of a seed to an image on the CPU."""
         like = image[:, :1] if grey else image  # one channel, which is added to all
         field = quick_randn_like(like, seed)
         return _add_noise(image, field.mul_(sigma), self.clip)
@@ -282,6 +284,7 @@ class PoissonNoise(DeviceStage):
         return functions
 
     def _noisy(self, image: Tensor, strength: float, grey: bool, seed: Tensor) -> Tensor:
+        """Add the noise of a seed to an image on the CPU."""
         source = _luma(image) if grey else image
         rounded = to_levels(source)
         power = _power_above(rounded)
@@ -352,6 +355,7 @@ def _power_above(levels: Bytes) -> int:
 
 
 def _count_different(levels: Bytes) -> int:
+    """Return how many different levels there are."""
     histogram = np.bincount(levels, minlength=256)
     return int(np.count_nonzero(histogram))
 

@@ -138,14 +138,17 @@ def shrink_canvas(canvas: Canvas, size: Size) -> Tensor:
 # Kernels are functions of the distance in pixels (new pixels if antialiased), 0 beyond their
 # radius, for NumPy arrays and torch tensors.
 def _box(d: Any) -> Any:
+    """Return the kernel of ``nearest``."""
     return 1.0 * (d > -0.5) * (d <= 0.5)
 
 
 def _triangle(d: Any) -> Any:
+    """Return the kernel of ``bilinear``."""
     return (1 - abs(d)).clip(0, None)
 
 
 def _cubic(a: float, d: Any) -> Any:
+    """Return the kernel of ``bicubic`` with parameter a."""
     near = _triangle(d)
     far = (2 - abs(d)).clip(0, None)
     centre = near * near * (4 * a + 3 - 2 * near)
@@ -168,6 +171,7 @@ _RADII: dict[Mode, int] = {
 
 
 def _by_opencv(planes: Tensor, size: Size, mode: Mode) -> Tensor:
+    """Resize planes (P, H, W) by OpenCV."""
     import cv2
 
     h, w = size
@@ -201,12 +205,14 @@ def _taps(inputs: int, outputs: int, mode: Mode, antialias: bool) -> Taps:
 
 
 def _nearest_taps(inputs: int, outputs: int) -> Taps:
+    """As `_taps`: one pixel, below the centre of the new one."""
     i = np.arange(outputs)[:, None]
     index = (2 * i + 1) * inputs // (2 * outputs)  # the pixel's centre, in integers
     return index, np.ones((outputs, 1))
 
 
 def _area_taps(inputs: int, outputs: int) -> Taps:
+    """As `_taps`: the pixels that the new one touches, with equal weights."""
     i = np.arange(outputs)[:, None]
     start = i * inputs // outputs
     stop = -((i + 1) * -inputs // outputs)  # rounded up
@@ -312,6 +318,7 @@ def _resampled_columns(
 
 
 def _transposed(matrix: Tensor) -> Tensor:
+    """Transpose (H, W) to a contiguous (W, H) on the CPU."""
     import cv2  # twice as fast
 
     result = matrix.new_empty(matrix.shape[::-1])
@@ -339,6 +346,7 @@ def _by_rows(matrices: Tensor, pixels: Tensor) -> Tensor:
 
 
 def _resampled_by(matrices: Matrices, canvas: Canvas, sizes: Tensor) -> Canvas:
+    """Resample the images of a canvas by their matrices."""
     row_matrices, column_matrices = matrices
     narrow = _by_columns(canvas.pixels, column_matrices)
     return Canvas(_by_rows(row_matrices, narrow), sizes, canvas.hr_size)
@@ -442,10 +450,12 @@ def _matrices(
 
 
 def _for_both_axes(values: Tensor) -> Tensor:
+    """Repeat (B,) values for rows and for columns, (2B, 1, 1)."""
     return values.repeat(2).view(-1, 1, 1)
 
 
 def _is_mode(mode: Any, name: Mode) -> Any:
+    """Return whether an index, or each of a tensor of indices, is that of a mode."""
     return mode == MODES.index(name)
 
 
@@ -470,6 +480,7 @@ def _plain_matrix(grid: _Grid, mode: Any, kernels: Kernels) -> Tensor:
     weights = _weights(steps - grid.rest, mode, kernels)
     taps = zip(pixels.chunk(4, 2), weights.chunk(4, 2), strict=True)
     matrix = torch.zeros((), device=grid.source.device)
+    # Added one by one, since at an edge several taps are the same pixel.
     for pixel, weight in taps:
         is_pixel = grid.source == pixel
         matrix = torch.where(is_pixel, matrix + weight, matrix)
@@ -618,6 +629,7 @@ class Resize(Stage):
         return self._largest_side(H), self._largest_side(W)
 
     def _largest_side(self, n: int) -> int:
+        """Return the side of a canvas that fits every drawn size, for an HR side of ``n``."""
         enlarges = self.p[0] > 0
         largest_factor = self.up[1] if enlarges else 1.0
         resized = int(self._side(n, largest_factor))
@@ -625,5 +637,6 @@ class Resize(Stage):
         return rounded_up(max(resized, lr), _ALIGNMENT)
 
     def _side(self, n: Any, factor: Any) -> Any:
+        """Return the side that a factor gives for an HR side of ``n``: floor, at least 1."""
         side = np.floor(n / self.divisor * factor)
         return np.maximum(side, 1)

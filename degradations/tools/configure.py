@@ -62,6 +62,7 @@ def degradation_of(
 
 
 def _scale_of(part: Any, folder: Path) -> float | None:
+    """Return the scale in a section or its file; None without one."""
     if isinstance(part, str) and part.endswith(CONFIGURATIONS):
         part = plain_yaml(read_text(folder / part))
     arguments = part.get("init_args") if isinstance(part, dict) else None

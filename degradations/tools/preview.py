@@ -87,11 +87,13 @@ def run(degradation: Degradation, hr: Tensor, params: Params) -> tuple[list[Step
     def on_forward(
         name: str, stage: Stage, arguments: tuple[Any, ...], keywords: Params, output: Tensor
     ) -> None:
+        """Record a stage that is called by `forward`."""
         # A stage is called as stage(x, params), with either of them by name.
         _, params = (*arguments, *keywords.values())
         steps.append(Step(name, stage, params, output))
 
     def recorded(name: str, stage: Stage, params: Params, x: Tensor) -> list[ImageFunction]:
+        """Return the stage's function, which records its output."""
         [function] = type(stage).image_functions(stage, params, x)
 
         def record(image: Tensor) -> Tensor:
@@ -184,6 +186,7 @@ def preview(
 
 
 def _size_text(image: Tensor) -> str:
+    """Return the size of an image as text."""
     H, W = image.shape[-2:]
     return f"{H} x {W} px"
 
@@ -203,6 +206,7 @@ def sheet(sections: Sequence[Section], width: int = 8 * (192 + GAP) + GAP) -> Im
 
 
 def _rows(section: Section, width: int) -> Iterator[Image.Image]:
+    """Yield the heading and the rows of tiles of a section."""
     heading = Image.new("RGB", (width, 48), "white")
     heading_font = ImageFont.load_default(22)
     ImageDraw.Draw(heading).text((GAP, 14), section.heading, _INK, heading_font)
@@ -213,6 +217,7 @@ def _rows(section: Section, width: int) -> Iterator[Image.Image]:
 
 
 def _row(tiles: Sequence[Tile], side: int, width: int) -> Image.Image:
+    """Draw tiles side by side, with their text below."""
     letters = side // _LETTER
     images = [_scaled(tile.image, side) for tile in tiles]
     texts = [_wrapped(tile.words, letters) for tile in tiles]
@@ -234,11 +239,13 @@ def _row(tiles: Sequence[Tile], side: int, width: int) -> Image.Image:
 
 
 def _wrapped(words: Sequence[str], letters: int) -> str:
+    """Wrap each text to lines of so many letters."""
     lines = [textwrap.fill(word, letters) for word in words]
     return "\n".join(lines)
 
 
 def _scaled(image: Image.Image, side: int) -> Image.Image:
+    """Scale an image so that its longer side is ``side``."""
     factor = side / max(image.size)
     width = max(1, round(image.width * factor))
     height = max(1, round(image.height * factor))

@@ -310,22 +310,24 @@ def redilated(layer: nn.Conv2d, factor: float) -> Iterator[None]:
 
 
 def _resized(x: Tensor, size: list[int]) -> Tensor:
+    """Resize (B, C, h, w) bilinearly."""
     return functional.interpolate(x, size, mode="bilinear", align_corners=False)
 
 
 @contextmanager
-def _freeu(unet: Any, factors: FreeU) -> Iterator[None]:
+def _freeu(unet: Any, freeu: FreeU) -> Iterator[None]:
+    """Apply FreeU to a U-Net within the context."""
     with ExitStack() as stack:
-        for layer, width, b, s in _freeu_blocks(unet, factors):
+        for layer, width, b, s in _freeu_blocks(unet, freeu):
             handle = layer.register_forward_pre_hook(partial(_freeu_input, width, b, s))
             stack.callback(handle.remove)
         yield
 
 
-def _freeu_blocks(unet: Any, factors: FreeU) -> Iterator[tuple[nn.Module, int, float, float]]:
+def _freeu_blocks(unet: Any, freeu: FreeU) -> Iterator[tuple[nn.Module, int, float, float]]:
     """Yield the residual blocks of the up path to change: block, backbone channels, b and s."""
     widest = max(unet.config.block_out_channels)
-    chosen = {widest: (factors.b1, factors.s1), widest // 2: (factors.b2, factors.s2)}
+    chosen = {widest: (freeu.b1, freeu.s1), widest // 2: (freeu.b2, freeu.s2)}
     width = unet.config.block_out_channels[-1]  # of the middle block's output
     for up in unet.up_blocks:
         for layer in up.resnets:
@@ -337,7 +339,7 @@ def _freeu_blocks(unet: Any, factors: FreeU) -> Iterator[tuple[nn.Module, int, f
 def _freeu_input(
     width: int, b: float, s: float, _: Any, inputs: tuple[Any, ...]
 ) -> tuple[Any, ...]:
-    # A block's input is the backbone's features, ``width`` channels, followed by the skip's.
+    """Scale a block's input: the backbone's features, ``width`` channels, then the skip's."""
     from diffusers.utils.torch_utils import fourier_filter
 
     backbone = inputs[0][:, :width]
@@ -360,4 +362,5 @@ def _factor_of_each(
 
 
 def _within(layer: str, name: str) -> bool:
+    """Return whether a layer is the module of this name, or inside it."""
     return layer == name or layer.startswith(f"{name}.")

@@ -84,6 +84,7 @@ class SDSR(Direct):
         return resize(self.upscaler.enlarge(small)["sr"], size)
 
     def _upscaled_size(self, base: Size, size: Size) -> Size:
+        """Return the size of the upscaler's output, before it is resized to ``size``."""
         if self.upscaler_scale is None:
             return size
         height, width = (round(side * self.upscaler_scale) for side in base)
@@ -186,6 +187,7 @@ class SDUpscale(NothingToTrain, SuperResolver):
 
 
 def _load_pipeline(path: str) -> Any:
+    """Load diffusers' pipeline from a folder or the hub."""
     place = expand_path(path, "SDUpscale.path")
     check_folder(Path(place))
     is_local = not hub_answers()

@@ -116,12 +116,14 @@ class Autoencoder(Reconstruction):
         return loss, (hr, decoded.detach())
 
     def _noised(self, z: Tensor) -> Tensor:
+        """Add noise to latents, one level for each image, up to ``latent_noise``."""
         if not self.latent_noise:
             return z
         levels = self.latent_noise * torch.rand(len(z), 1, 1, 1, device=z.device)
         return z + levels * torch.randn_like(z)  # one level for each image
 
     def _divergence(self, mean: Tensor, deviation: Tensor) -> Tensor:
+        """Return the divergence of the posterior from a standard normal distribution."""
         # In the encoder's own units, not standardised. Summed over a latent, averaged over the
         # batch.
         deviation = deviation * self.space.deviation

@@ -123,8 +123,7 @@ class Tokenizer(Reconstruction):
         return loss, (hr, decoded.detach())
 
     def _coding_loss(self, hr: Tensor, name: str = "") -> tuple[Tensor, Tensor]:
-        # Returns the loss without the adversarial one, and the decoded images. `name` is a suffix
-        # of logged names.
+        """Return the loss without the adversarial one, and the decoded images."""
         f = self.vae.encode(hr)
         dropped = self._dropped()
 
@@ -158,6 +157,7 @@ class Tokenizer(Reconstruction):
 
     @torch.no_grad()
     def _log_bits(self, f: Tensor, scales: Sequence[Scale], name: str) -> None:
+        """Log the length of latents, and how many bits of each scale vary."""
         # Codes have length 1, so a latent much longer than the number of scales is out of reach.
         self.log(f"train/latent_norm{name}", f.float().norm(dim=1).mean())
         for number, scale in enumerate(scales, 1):
@@ -175,6 +175,7 @@ class Tokenizer(Reconstruction):
         return list(scales_of(f, self._grids_of(f)))
 
     def _grids_of(self, f: Tensor) -> list[Size]:
+        """Return the grids of all scales for a latent, proportional to ``grids``."""
         return proportional(self.grids, (f.shape[-2], f.shape[-1]))
 
     @torch.no_grad()

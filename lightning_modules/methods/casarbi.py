@@ -367,6 +367,7 @@ class CasArbi(SuperResolver):
     def _back_projected(
         self, x_0: Tensor, b: Tensor, y: Tensor, unit: float, tiles: Sequence[Tile]
     ) -> Tensor:
+        """Return the prediction, moved by ``guidance`` towards one that downscales to ``y``."""
         # Downscaling the output should give the stage's input: add a share of what it lacks.
         if not self.sampling.guidance:
             return x_0
@@ -380,28 +381,30 @@ class CasArbi(SuperResolver):
     # --------------------------------------------------------------------------------------- domain
 
     def _anchor(self, b: Tensor) -> Tensor:
-        # What the diffused variable has shifted to at the last timestep.
+        """Return what the diffused variable has shifted to at the last timestep."""
         return b if self.domain == "image" else torch.zeros_like(b)
 
     def _image_of(self, x: Tensor, b: Tensor, unit: float) -> Tensor:
-        # From the diffused variable, in units of the prediction, to [-1, 1].
+        """Return the image in [-1, 1] from the diffused variable in units of the prediction."""
         return x if self.domain == "image" else b + unit * x
 
     def _prediction_unit(self, sigma: T) -> T | float:
-        # Unit of the network's prediction, so that it has a deviation of about 1.
+        """Return the unit of the network's prediction, in which it has a deviation of about 1."""
         return 1.0 if self.domain == "image" else sigma
 
     def _noise_unit(self, sigma: T) -> T | float:
+        """Return the unit of kappa: sigma_r if the process is relative to it."""
         # Unit of kappa. The shift eta has none, so it is the same for any sigma_r.
         return sigma if self.process.relative else 1.0
 
     def _network_input(self, x: Tensor, t: Tensor) -> Tensor:
-        # The network gets an input with a deviation of about 1.
+        """Return the diffused variable, scaled to a deviation of about 1."""
         eta, _ = self.process.at(t, x)
         unit = self._prediction_unit(self.sigma_r)
         return x / self._deviations(eta, unit, self._noise_unit(self.sigma_r))
 
     def _deviations(self, eta: Tensor, unit: Tensor | float, noise: Tensor | float) -> Tensor:
+        """Return the deviation of the diffused variable after the shift ``eta``."""
         # Of the diffused variable after the shift eta. A residual shrinks; an image does not, since
         # the shift is to another image.
         signal = (1 - eta) * unit if self.domain == "residual" else 1.0
@@ -416,6 +419,7 @@ class CasArbi(SuperResolver):
 
     @torch.no_grad()
     def _measure_sigma_r(self) -> Tensor:
+        """Return the deviation of HR - b over the first training batches of all ranks."""
         # Over all ranks, without batches that are not finite: Guard skips their steps, too.
         errors = torch.stack(
             [
@@ -427,6 +431,7 @@ class CasArbi(SuperResolver):
         return cast(Tensor, self.all_gather(mean)).mean().sqrt()
 
     def _mean_square_residual(self, hr: Tensor, lr: Tensor) -> Tensor:
+        """Return the mean of (HR - b)^2, for values in [-1, 1]."""
         b, _ = self.base_output(lr, (hr.shape[-2], hr.shape[-1]))
         return (hr * 2 - 1 - b).square().mean()
 
@@ -445,7 +450,7 @@ class CasArbi(SuperResolver):
         source = getattr(self.base, "weights_source", None)
         if source is not None:
             self._name_base(source)
-        elif find is not file_of:  # in Python it may be a trained one
+        elif find is not file_of:  # in Python the base may be a network that is trained already
             raise ValueError(
                 "CasArbi needs a trained base: set model.init_args.base_weights to a file, or to "
                 "the run that trained it"
@@ -462,6 +467,7 @@ class CasArbi(SuperResolver):
         self._name_base(weights.name)
 
     def _name_base(self, name: str) -> None:
+        """Record the source of the base's weights, and label outputs without a network by it."""
         source = f"{name} {fingerprint(self.base.state_dict())}"
         cast(Any, self.base).source = source  # recorded in checkpoints
         if self.network is None:

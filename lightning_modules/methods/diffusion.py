@@ -165,13 +165,16 @@ class Diffusion(InLatents, Generator):
         return resized(self.space.decode(z), size, "nearest-exact")
 
     def _network_output(self, z: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """Return the denoiser's output for a sample at timesteps t."""
         return self.denoiser(self.schedule.scale_input(z, t), t, condition)
 
     @property
     def _all_timesteps(self) -> bool:
+        """Whether the denoiser is trained on all timesteps, so that it can start from noise."""
         return self.timesteps == (0, self.schedule.steps)
 
     def _latent_shape(self, batch: Batch) -> tuple[int, ...]:
+        """Return the shape of the latents to generate for a batch, (B, C, h, w) or of clips."""
         H, W = batch["size"]
         unit = int(self.scale) * self.space.factor
         if H % unit or W % unit:

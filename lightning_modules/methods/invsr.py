@@ -301,6 +301,7 @@ class InvSR(InLatents, Adversarial):
         return self._predict_x0(z_t, t, conditions)
 
     def _discriminator_logits(self, x0: Tensor, t: Tensor, conditions: Conditions) -> list[Tensor]:
+        """Return the discriminator's maps of logits for predicted latents."""
         discriminator = cast(nn.Module, self.discriminator)
         return discriminator(x0.clamp(-CLAMP, CLAMP), t, conditions[0].text)
 
@@ -329,7 +330,7 @@ class InvSR(InLatents, Adversarial):
         return mirrored.crop(self.space.decode(z), self.own_size(batch["lr"]))
 
     def _initial_noise(self, lr: Tensor, y: Tensor, t: int, noise: Noise) -> Tensor:
-        # The noise that sampling starts with, of standard deviation 1 where it is not predicted.
+        """Return the noise that sampling starts with: predicted, or without a predictor normal."""
         if self.predictor is None:
             return noise.normal(y.shape)
         gaussian: Gaussian = self.predictor(lr, float(t))
@@ -340,12 +341,14 @@ class InvSR(InLatents, Adversarial):
     def _predict_x0(
         self, z_t: Tensor, t: Tensor | int, conditions: Conditions, guidance: float = 1.0
     ) -> Tensor:
+        """Return the clean latents that the frozen denoiser predicts from ``z_t``."""
         steps = torch.full((len(z_t),), t, device=z_t.device) if isinstance(t, int) else t
         raw = guided(self.denoiser, self.schedule.scale_input(z_t, t), steps, *conditions, guidance)
         return self.schedule.to_x0(raw, z_t, t)
 
     @torch.no_grad()
     def _conditions(self, batch: Batch) -> Conditions:
+        """Return the fixed prompt's conditions, with the text and without."""
         count = len(batch["lr"])
         if self.prompt is None:
             return Condition(), Condition()
@@ -439,6 +442,7 @@ class InvSR(InLatents, Adversarial):
         check_base(self.denoiser, self.space, self.schedule, [t - 1 for t in timesteps])
 
     def _check_parts(self) -> None:
+        """Raise if schedule, prompt or predictor do not fit the method."""
         schedule = self.schedule
         if schedule.variance != "exploding" or schedule.prediction == "sample":
             raise ValueError(

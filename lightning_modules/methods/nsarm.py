@@ -155,6 +155,7 @@ class NSARMStageOne(InLatents, SuperResolver):
         return f, y
 
     def _lr_latent(self, batch: Batch) -> Tensor:
+        """Return the latent of a batch's LR: from the batch, or encoded."""
         if "lr_latent" in batch:
             return self.space.standardised(batch["lr_latent"])
         require_lr(batch)
@@ -173,6 +174,7 @@ class NSARMStageOne(InLatents, SuperResolver):
         return enlarged(lr, size) if self.enlarge_lr else lr
 
     def _latent_of(self, lr: Tensor) -> Tensor:
+        """Encode LR (B, 3, h, w), enlarged first with ``enlarge_lr``."""
         return self.space.encode(self.enlarged_lr(lr, self.own_size(lr)))
 
     def preliminary(self, y: Tensor) -> list[Tensor]:
@@ -192,7 +194,7 @@ class NSARMStageOne(InLatents, SuperResolver):
 
     @property
     def _scale_fraction(self) -> Fraction:
-        # The scale without the rounding of a float, such as 4 / 3.
+        """The scale without the rounding of a float, such as 4 / 3."""
         return Fraction(self.scale).limit_denominator(1000)
 
     # ------------------------------------------------------------------------------------- sampling
@@ -221,6 +223,7 @@ class NSARMStageOne(InLatents, SuperResolver):
     # ------------------------------------------------------------------------- checks and weights
 
     def _check_mapper(self) -> None:
+        """Raise if the mapper is not for a square, or not for the scales of HR's latent."""
         mapper = self.mapper
         expected = self.scales.latents[: len(mapper.grids)]
         full = self.scales.latents[-1]
@@ -364,6 +367,7 @@ class NSARM(NextScale, NSARMStageOne):
         self._initial_sources.append(named(weights.name, self.transformer))
 
     def _name_mapper(self, file: str) -> None:
+        """Record the source of a frozen mapper, which checkpoints and results name."""
         if not self.stage_two.train_mapper:  # frozen, so checkpoints and results name its source
             self.mapper.source = named(file, self.mapper)
 

@@ -127,6 +127,7 @@ class RealESRGAN(Adversarial, OnePass):
 
     @property
     def _terms(self) -> Mapping[str, Term]:
+        """The terms of the loss by name, with their type."""
         return cast("Mapping[str, Term]", self.losses)
 
     def on_fit_start(self) -> None:
@@ -187,7 +188,7 @@ class RealESRGAN(Adversarial, OnePass):
     def _fitted(
         self, where: str, state: dict[str, Tensor], required: set[str]
     ) -> dict[str, Tensor]:
-        # A checkpoint may have terms that this model lacks: leave them out, like a discriminator.
+        """As ``Loaded._fitted``, without terms that only the checkpoint has."""
         terms = tuple(f"losses.{name}." for name in self.losses)
         fitting = {
             name: tensor

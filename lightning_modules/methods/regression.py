@@ -49,6 +49,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def _build_network(network: NetworkCallable, scale: float) -> nn.Module:
+    """Make the network, or explain why a class without the argument scale does not fit."""
     try:
         return network(scale)
     except TypeError as error:
@@ -61,6 +62,7 @@ def _build_network(network: NetworkCallable, scale: float) -> nn.Module:
 
 
 def _has_8_bits(batch: Batch) -> bool:
+    """Return whether all images of a batch had 8 bits a channel in their files."""
     return "meta" in batch and all(meta.get("bit_depth") == 8 for meta in batch["meta"])
 
 
@@ -197,6 +199,7 @@ class OnePass(SuperResolver):
 
     @cached_property
     def _bf16_is_good(self) -> bool:
+        """Whether bfloat16 on this CPU keeps the quality of this network; measured once."""
         if self.device.type != "cpu" or not computes_in_bf16():
             return False
         is_good = keeps_quality_in_bf16(self)
@@ -211,7 +214,7 @@ class OnePass(SuperResolver):
 
     @cached_property
     def _reach(self) -> int | None:
-        # Distance in LR pixels within which an output depends on LR; None if it is too large.
+        """Distance in LR pixels within which an output depends on LR; None if it is too large."""
         with self._precision():
             reach = reach_of(self, self.device)
         if reach is None:
@@ -224,7 +227,7 @@ class OnePass(SuperResolver):
 
     @cached_property
     def _bytes_per_pixel(self) -> float:
-        # Measured memory of a pass, by LR pixel.
+        """Measured memory of a pass, by LR pixel."""
         with self._precision():
             return bytes_per_pixel(self.network, self, self.device)
 
@@ -243,10 +246,12 @@ class OnePass(SuperResolver):
 
     @property
     def _overlap(self) -> int:
+        """Overlap of tiles in LR pixels: the exact one if there is one."""
         return self._exact_overlap or super()._overlap
 
     @property
     def _window(self) -> Window:
+        """How overlaps are joined: cut if the overlap is exact."""
         if self.tiling.window is None and self._exact_overlap is not None:
             return "cut"
         return super()._window

@@ -138,6 +138,7 @@ class ResShift(InLatents, SuperResolver):
         return loss
 
     def _perceptual(self, x0: Tensor, z: Tensor, batch: Batch) -> Tensor:
+        """Return the weighted perceptual distance of decoded predictions."""
         # Gradients go through the distance and the decoder to the prediction.
         images = self.space.decode(x0).clamp(0, 1)
         if self.perceptual_target == "hr":

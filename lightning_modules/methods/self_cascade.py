@@ -179,7 +179,7 @@ class SelfCascade(FromBase):
 
     @torch.no_grad()
     def _last_two_samples(self, batch: Batch) -> tuple[Tensor, Tensor, list[Size]]:
-        # z^r and z^(r-1) of the last stage, encoded from HR and from shrunk HR, and all sizes.
+        """Return z^r and z^(r-1) of the last stage, from HR and shrunk HR, and all sizes."""
         hr = training_images(batch)
         sizes = self.sizes((hr.shape[-2], hr.shape[-1]))
         if len(sizes) < 2:
@@ -263,7 +263,7 @@ class SelfCascade(FromBase):
         return self.space.encode(resized(image, size, resize).clamp(0, 1))
 
     def _predictor(self, pivot: Tensor) -> Predict:
-        # The base, with the features of this pivot if there are upsamplers.
+        """Return what predicts in a stage: the base, if tuned with the pivot's features."""
         if self.upsampler is None:
             return self.predict
         upsampler = self.upsampler
@@ -284,6 +284,7 @@ class SelfCascade(FromBase):
 
     @torch.no_grad()
     def _features(self, pivot: Tensor, t: Tensor, condition: Condition) -> dict[str, Tensor]:
+        """Return the base's features of the pivot, at each place of the attachment."""
         if self.tuning.pivot_features == "cached_t0":
             t = torch.zeros_like(t)
         features = self.denoiser.features(pivot, t, condition, self.attachment.middle)
@@ -297,7 +298,7 @@ class SelfCascade(FromBase):
         condition: Condition,
         features: dict[str, Tensor],
     ) -> Tensor:
-        # The base's output with the upsampled features added: equation 8.
+        """Return the base's output with the upsampled features added: equation 8."""
         time = t
         if upsampler.from_network:
             time = time_embedding(self.denoiser.unet, t, condition)
