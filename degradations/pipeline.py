@@ -195,16 +195,16 @@ class Pipeline(Degradation):
         """Run each stage on all images at once."""
         canvas = Canvas.of(hr)
         prepared = self._prepared(params)
-        resized = False
+        sizes_differ = False  # or may: the host does not know
         for name, stage in self.named_stages():
             canvas = stage.run_on_canvas(canvas, prepared[name])
             # After a stage that unites sizes, images fill their canvas again.
-            resized = not stage.unites and (resized or stage.resizes)
+            sizes_differ = not stage.unites and (sizes_differ or stage.resizes)
             if not torch.compiler.is_compiling():
                 self.check_output(name, canvas.pixels)
         size = self.lr_size(hr.shape[-2:])
         pixels = canvas.pixels.clamp(0.0, 1.0)
-        if resized:
+        if sizes_differ:
             pixels = shrink_canvas(canvas.with_pixels(pixels), size)
         elif pixels.shape[-2:] != size:
             pixels = resize(pixels, size)

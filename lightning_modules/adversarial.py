@@ -142,6 +142,7 @@ class Adversarial(SuperResolver):
 
     @property
     def _optimizers(self) -> list[LightningOptimizer]:
+        """The optimisers, main one first; Lightning returns a single one without a list."""
         optimizers = self.optimizers()
         return cast(Any, optimizers if isinstance(optimizers, list) else [optimizers])
 

@@ -218,6 +218,7 @@ class ImageModel(Loaded, Optimised, ABC):
 
     def on_fit_end(self) -> None:
         """Restore the generators: otherwise the next model would begin like this one."""
+        # There are none if a subclass's `on_fit_start` did not call this class's.
         for module, state in zip(self._random_modules, self._random_states, strict=False):
             module.set_rng_state(state)
         self._random_states = []

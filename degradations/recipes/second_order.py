@@ -438,7 +438,7 @@ class RealESRGANLight(SecondOrder):
         super().__init__(
             scale,
             first=first,
-            second=SECOND,
+            second=SECOND,  # never applied
             second_p=0.0,
             jpeg_quality=None,
             final_jpeg_quality=final_jpeg_quality,

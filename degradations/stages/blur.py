@@ -397,7 +397,7 @@ def _unfolded(quarter: Tensor) -> Tensor:
 
 
 def _axis(extent: int, like: Tensor) -> Tensor:
-    """Return the distances -extent to extent from the centre of a kernel."""
+    """Return the offsets from the centre of a kernel, -extent to extent."""
     return torch.arange(-extent, extent + 1, device=like.device, dtype=like.dtype)
 
 

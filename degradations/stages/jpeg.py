@@ -323,7 +323,7 @@ def _dct() -> Tensor:
 
 @constant
 def _base_steps() -> Tensor:
-    """Return the quantisation at quality 50, (2, 8, 8) int64, transposed."""
+    """Return the quantisation at quality 50, (2, 8, 8) int64, transposed for `_jpeg_round_trip`."""
     steps = torch.tensor([_LUMA, _CHROMA])
     return steps.transpose(-1, -2).contiguous()
 

@@ -46,6 +46,7 @@ class Direct(NothingToTrain, FromBase):
     """
 
     def __init__(self, scale: float, *, patch: NetworkPatch | None = None, **kwargs: Any) -> None:
+        # Set here, so that the command line does not offer options of training.
         super().__init__(scale, optimizer=adam, lr_scheduler=None, weights=None, **kwargs)
         self.patch = patch
         if patch is not None:

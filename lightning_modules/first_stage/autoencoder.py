@@ -82,7 +82,7 @@ class Autoencoder(Reconstruction):
         **kwargs: Any,
     ) -> None:
         super().__init__(scale, losses, **kwargs)
-        space.unfreeze()
+        space.unfreeze()  # spaces are made frozen, for methods in latents
         self.space = space
         self.tile_multiple = space.factor
         self.latent_noise = latent_noise

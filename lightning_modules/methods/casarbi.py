@@ -303,7 +303,7 @@ class CasArbi(SuperResolver):
         return y
 
     def stages(self, tile: Tile) -> list[Tile]:
-        """Return the places of each stage's input and output in those of the whole image."""
+        """Return where a tile lies in the whole image, before and after each stage."""
         rows, columns = tile
         size, target = (rows.lr_side, columns.lr_side), (rows.out_side, columns.out_side)
         sizes = self.division.sizes(size, target)
@@ -316,7 +316,7 @@ class CasArbi(SuperResolver):
 
         Args:
             y: (B, 3, h, w) in [0, 1].
-            tiles: B places of input and output in those of whole images, of one size.
+            tiles: Where the B inputs and outputs lie in their whole images; all of one size.
             noise: Noise of this stage.
 
         Returns:

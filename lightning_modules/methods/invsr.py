@@ -240,6 +240,7 @@ class InvSR(InLatents, Adversarial):
         self.sampling = sampling
         self.losses = training
         self.perceptual = training.perceptual
+        # All images go through tiles of the size that the predictor was trained for.
         self.patch = lr_side(patch, scale)
         self.tile = self.tile_least = self.patch
         self.tile_overlap = self.patch // 2

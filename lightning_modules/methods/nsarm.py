@@ -368,7 +368,7 @@ class NSARM(NextScale, NSARMStageOne):
 
     def _name_mapper(self, file: str) -> None:
         """Record the source of a frozen mapper, which checkpoints and results name."""
-        if not self.stage_two.train_mapper:  # frozen, so checkpoints and results name its source
+        if not self.stage_two.train_mapper:
             self.mapper.source = named(file, self.mapper)
 
     def setup(self, stage: str) -> None:
