@@ -217,6 +217,7 @@ class Shuffled(_Several):
 
 
 def _unchanged(image: Tensor) -> Tensor:
+    """Return the image as it is, in place of a stage that is not applied to it."""
     return image
 
 

@@ -195,6 +195,7 @@ class FromBase(InLatents, Generator):
         predict = predict or self.predict
 
         def clean(z: Tensor, timestep: int) -> Tensor:
+            """Return the clean sample that the network predicts, for the sampler."""
             raw = self.guided(partial(predict, timestep), z, timestep, conditions)
             return self.schedule.to_x0(raw, z, timestep)
 

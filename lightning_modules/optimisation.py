@@ -183,6 +183,7 @@ class Optimised(LightningModule):
         planned = self.trainer.accumulate_grad_batches
 
         def closure() -> Any:
+            # Computes the gradients, which a shorter accumulation needs rescaled.
             loss = optimizer_closure()
             average_gradients(optimizer, planned, batch_idx % planned + 1)
             return loss

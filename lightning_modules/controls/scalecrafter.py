@@ -289,18 +289,21 @@ def redilated(layer: nn.Conv2d, factor: float) -> Iterator[None]:
     sizes: list[torch.Size] = []
     handles = []
 
-    def before(_: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def stretch_input(_: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         sizes.append(inputs[0].shape[-2:])
         return (_resized(inputs[0], [round(side * stretch) for side in sizes[-1]]),)
 
-    def after(_: Any, __: Any, output: Tensor) -> Tensor:
+    def restore_output(_: Any, __: Any, output: Tensor) -> Tensor:
         # The output's side without dilation, of a 3x3 convolution padded by 1.
         sides = zip(sizes.pop(), layer.stride, strict=True)
         return _resized(output, [(side - 1) // stride + 1 for side, stride in sides])
 
     try:
         if stretch != 1:
-            handles = [layer.register_forward_pre_hook(before), layer.register_forward_hook(after)]
+            handles = [
+                layer.register_forward_pre_hook(stretch_input),
+                layer.register_forward_hook(restore_output),
+            ]
         layer.dilation = layer.padding = (dilation, dilation)
         yield
     finally:

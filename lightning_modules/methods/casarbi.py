@@ -339,6 +339,7 @@ class CasArbi(SuperResolver):
         deviations = (self._deviations(process.etas, unit, noise_unit) / unit).tolist()
 
         def clean(x: Tensor, step: int) -> Tensor:
+            """Return the clean sample that the network predicts, for the sampler."""
             t = torch.full((len(x),), process.timesteps[step], device=x.device)
             raw = network(x / deviations[step], t, b, features, lr_size, level, boxes)
             return self._back_projected(raw, b, y, unit, tiles)

@@ -152,6 +152,7 @@ class Diffusion(InLatents, Generator):
         conditions = encode_captions(batch, self.denoiser, self.encoder)
 
         def clean(z: Tensor, timestep: int) -> Tensor:
+            """Return the clean sample that the network predicts, for the sampler."""
             t = torch.full((len(z),), timestep, device=z.device)
             raw = guided(self._network_output, z, t, *conditions, self.sampler.guidance)
             return self.schedule.to_x0(raw, z, timestep)

@@ -162,6 +162,7 @@ class ResShift(InLatents, SuperResolver):
         process = self.sampled
 
         def clean(x: Tensor, step: int) -> Tensor:
+            """Return the clean sample that the network predicts, for the sampler."""
             t = torch.full((len(x),), process.timesteps[step], device=x.device)
             raw = self.network(process.scale_input(x, step), t, lr * 2 - 1)
             return process.to_x0(raw, x, step, y)
