@@ -186,12 +186,11 @@ class Stage(nn.Module, ABC):
     waits = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Give a subclass with its own ``forward`` functions that call it."""
+        """Reset ``image_functions`` in a subclass that overrides ``forward`` alone."""
         super().__init_subclass__(**kwargs)
         own = vars(cls)
         if "forward" in own and not {"image_functions", "cpu_functions"} & own.keys():
-            # Inherited functions do what the parent's `forward` does. Those of `Stage` call the
-            # new one.
+            # Inherited ones do what the parent's `forward` does; those of `Stage` call the new one.
             setattr(cls, "image_functions", Stage.image_functions)  # noqa: B010
 
     @abstractmethod

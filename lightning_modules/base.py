@@ -429,6 +429,6 @@ def first_batches(method: ImageModel, count: int) -> Iterator[Batch]:
                 yield method.trainer.strategy.batch_to_device(batch, method.device)
         return
     for batch in islice(data.train_dataloader(), count):
-        batch.pop("skipped", None)  # notes on images, which a trainer's loop takes out likewise
+        batch.pop("skipped", None)  # notes; in a trainer's loop the data module takes them out
         moved = data.transfer_batch_to_device(batch, method.device, 0)
         yield data.on_after_batch_transfer(moved, 0)

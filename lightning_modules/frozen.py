@@ -78,6 +78,6 @@ def check_sources(model: nn.Module, stored: Mapping[str, str]) -> None:
 
 def _trains_whole(module: nn.Module) -> bool:
     """Return whether all parameters of a module train; False without any."""
-    # A part that trains in parts, such as a network with LoRA, still has a frozen base.
+    # A network with LoRA trains some of its parameters, and still has a frozen base.
     trained = [parameter.requires_grad for parameter in module.parameters()]
     return bool(trained) and all(trained)

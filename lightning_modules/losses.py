@@ -302,7 +302,7 @@ class VGG19Features(nn.Module):
 
         indices = convolution_indices()
         self.outputs = {indices[name]: name for name in layers}
-        self.features = make_layers(cfgs["E"])[: max(self.outputs) + 1]  # E has 19 layers
+        self.features = make_layers(cfgs["E"])[: max(self.outputs) + 1]  # its E is VGG19
         for name, values in (("mean", MEAN), ("deviation", DEVIATION)):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
 

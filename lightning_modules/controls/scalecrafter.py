@@ -199,8 +199,8 @@ class ScaleCrafter(NetworkPatch):
     ) -> Tensor:
         """Return the guided output; noise-damped in the first ``damped_steps``.
 
-        A less dilated network then predicts the noise, and the dilated one only the difference that
-        the caption makes: it places objects better, but removes noise worse.
+        The dilated network places objects better, but removes noise worse. It then gives only the
+        difference that the caption makes, and a less dilated one the prediction without it.
         """
         if step.number >= self.damped_steps:
             return super().guided(denoiser, step, predict, z, t, conditions, guidance)

@@ -154,8 +154,8 @@ class Autoencoder(Reconstruction):
 def joined_crops(batches: Sequence[Tensor]) -> Tensor:
     """Crop batches of images to the least height and width among them, and join them to one.
 
-    With ``crops.scales`` sizes differ between batches. Of one size, all images have the same number
-    of patches, and so the same weight in the principal components that a space begins with.
+    With ``crops.scales`` sizes differ between batches. Images of one size have the same number of
+    patches, and so the same weight in the principal components that a space begins with.
 
     Args:
         batches: Each (B, 3, H, W).

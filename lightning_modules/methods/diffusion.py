@@ -228,6 +228,6 @@ def min_snr_weights(schedule: Schedule, gamma: float | None) -> Tensor:
         return torch.ones(schedule.steps)
     levels = [schedule.level(t) for t in range(schedule.steps)]
     snr = torch.tensor([(a / s) ** 2 for a, s in levels], dtype=torch.float64)
-    # By what the error of the clean sample is multiplied in that of each target.
+    # Squared error of each target, relative to that of the clean sample.
     factors = {"sample": torch.ones(()), "epsilon": snr, "v_prediction": snr + 1}
     return (snr.clamp(max=gamma) / factors[schedule.prediction]).float()

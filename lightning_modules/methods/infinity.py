@@ -393,9 +393,10 @@ class NextScale(InLatents):
 def _text_and_mask(
     network: InfinityTransformer, text: Text | None, count: int
 ) -> tuple[Text, Tensor]:
-    """Return the text, and a mask (B,) of images without one."""
-    # The text, and a mask (B,) of images without one, whose features the network replaces by its
-    # own. Without any text the features are zeros, of one token, and all are replaced.
+    """Return the text, and a mask (B,) of images without one: the network replaces their features.
+
+    Without any text the features are zeros, of one token, and all are replaced.
+    """
     table = network.no_text
     without_text = torch.full((count,), text is None, device=table.device)
     if text is None:
