@@ -186,9 +186,9 @@ def test_a_layer_is_as_before_afterwards_also_after_an_error(factor, stride):
 
 def test_factors_by_step():
     falling = ScaleCrafter(DEEP, tau=37, progressive=True)
-    assert [falling.factor(4, i) for i in (0, 9, 10, 18, 19, 36, 37)] == [4, 4, 3, 3, 2, 2, 1]
+    assert [falling.factor_at(i, 4) for i in (0, 9, 10, 18, 19, 36, 37)] == [4, 4, 3, 3, 2, 2, 1]
     same = ScaleCrafter(DEEP, tau=20)
-    assert [same.factor(2.5, i) for i in (0, 19, 20)] == [2.5, 2.5, 1]
+    assert [same.factor_at(i, 2.5) for i in (0, 19, 20)] == [2.5, 2.5, 1]
 
 
 def test_of_several_names_the_longest_counts():
