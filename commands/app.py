@@ -103,7 +103,9 @@ class Page:
     """
 
     def __init__(self, sources: Sequence[str]) -> None:
-        self.presses: dict[str, Press] = {}  # the newest one of each browser, by its secret
+        self.presses: dict[
+            str, Press
+        ] = {}  # the newest one of each browser, by a random key it keeps
         self._lock = Lock()  # a press that was stopped may still be at work
         self._loaded: tuple[str, Any] = ("", None)
         with gr.Blocks(analytics_enabled=False, title="Enlarger", delete_cache=KEPT) as self.blocks:

@@ -245,7 +245,7 @@ class Loaded(Method, LightningModule):
         With them, results of the same weights and another autoencoder get another label.
         """
         hashes: dict[str, str | int | float] = {}
-        if self.needs_weights:
+        if self.needs_weights:  # it has none yet, and so no outputs to label
             return hashes
         for name, source in sources(self).items():
             nested = "." in name

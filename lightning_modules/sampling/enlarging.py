@@ -180,7 +180,7 @@ class InTiles(Method, LightningModule):
         """Yield the output of ``batch["size"]``, resized to ``size`` if that is another one."""
         # Tiles can be resized one by one only if they are not blended and start at whole pixels.
         by_tiles = batch["size"] == size or (self._window == "cut" and self.scale.is_integer())
-        if self.color_fix == "none" and by_tiles:
+        if self.color_fix == "none" and by_tiles:  # `_enlarged` adds alpha itself
             yield from self._enlarged(batch, size, tiled=True)
             return
         bytes_per_pixel = CANVAS + WAITING_COLOURS if "alpha" in batch else CANVAS
