@@ -103,7 +103,8 @@ class Page:
     """
 
     def __init__(self, sources: Sequence[str]) -> None:
-        self.presses: dict[str, Press] = {}  # the newest one of each browser, by its secret
+        # The newest one of each browser, by a random key that the browser keeps.
+        self.presses: dict[str, Press] = {}
         self._lock = Lock()  # a press that was stopped may still be at work
         self._loaded: tuple[str, Any] = ("", None)
         with gr.Blocks(analytics_enabled=False, title="Enlarger", delete_cache=KEPT) as self.blocks:

@@ -50,7 +50,7 @@ class Canvas(NamedTuple):
     def of(cls, hr: Tensor) -> Canvas:
         """Return the canvas of (B, C, H, W) images of one size, which fill it."""
         size = (hr.shape[-2], hr.shape[-1])
-        sizes = alike(size, len(hr), hr.device)
+        sizes = repeated_size(size, len(hr), hr.device)
         return cls(hr, sizes, size, filled=True)
 
     def with_pixels(self, pixels: Tensor) -> Canvas:
@@ -65,7 +65,7 @@ class Canvas(NamedTuple):
     def inside(self) -> Tensor:
         """Return (B, 1, H, W) bool, true for the pixels inside an image."""
         H, W = self.pixels.shape[-2:]
-        index = self._axis(max(H, W))
+        index = self._index(max(H, W))
         is_inside = index < self.sizes.unsqueeze(2)
         rows = is_inside[:, 0, :H].unsqueeze(2)
         columns = is_inside[:, 1, :W].unsqueeze(1)
@@ -79,7 +79,7 @@ class Canvas(NamedTuple):
         """
         h, w = extent or self.pixels.shape[-2:]
         last = self.sizes.unsqueeze(2) - 1
-        index = self._axis(max(h, w))
+        index = self._index(max(h, w))
         places = torch.minimum(index, last)
         return self.gather(places, (h, w))
 
@@ -96,9 +96,10 @@ class Canvas(NamedTuple):
         H, W = self.pixels.shape[-2:]
         padded_size = (H + 2 * pad, W + 2 * pad)
         h, w = extent or padded_size
+        # Positions run from 0 to the last pixel and back, again and again.
         last = self.sizes.unsqueeze(2) - 1
         period = (2 * last).clamp_min(1)
-        distance = (self._axis(max(h, w)) - pad).abs()
+        distance = (self._index(max(h, w)) - pad).abs()
         folded = distance % period
         places = last - (last - folded).abs()
         return self.gather(places, (h, w))
@@ -114,12 +115,16 @@ class Canvas(NamedTuple):
         flat = self.pixels.reshape(B, C, -1)
         return flat.gather(2, positions).view(B, C, h, w)
 
-    def _axis(self, n: int) -> Tensor:
+    def _index(self, n: int) -> Tensor:
+        """Return 0 to n - 1 on the pixels' device."""
         return torch.arange(n, device=self.pixels.device)
 
 
-def alike(size: Sequence[int], batch: int, device: torch.device) -> Tensor:
-    """Return (B, 2) int64, the same (H, W) for each image; not copied from the host."""
+def repeated_size(size: Sequence[int], batch: int, device: torch.device) -> Tensor:
+    """Return the same (H, W) for each image, (B, 2) int64.
+
+    Computed on the device, since the host would wait for a copy of two Python numbers.
+    """
     H, W = size
     is_width = torch.arange(2, device=device).expand(batch, 2)
     return is_width * (W - H) + H
@@ -136,6 +141,7 @@ def select(mask: Tensor, chosen: Canvas, other: Canvas) -> Canvas:
         _padded_to(other.pixels, extent),
     )
     sizes = chosen.sizes
+    # Where nothing resized, both canvases have the same tensor.
     if sizes is not other.sizes:
         sizes = torch.where(mask.view(-1, 1), sizes, other.sizes)
     same_extent = (other_H, other_W) == (H, W)
@@ -144,6 +150,7 @@ def select(mask: Tensor, chosen: Canvas, other: Canvas) -> Canvas:
 
 
 def _padded_to(pixels: Tensor, extent: Size) -> Tensor:
+    """Pad (B, C, H, W) below and to the right to the extent."""
     H, W = pixels.shape[-2:]
     if extent == (H, W):
         return pixels
@@ -179,10 +186,11 @@ class Stage(nn.Module, ABC):
     waits = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Reset ``image_functions`` in a subclass that overrides ``forward`` alone."""
         super().__init_subclass__(**kwargs)
         own = vars(cls)
         if "forward" in own and not {"image_functions", "cpu_functions"} & own.keys():
-            # Those of a parent do what its `forward` does.
+            # Inherited ones do what the parent's `forward` does; those of `Stage` call the new one.
             setattr(cls, "image_functions", Stage.image_functions)  # noqa: B010
 
     @abstractmethod
@@ -286,7 +294,8 @@ class Stage(nn.Module, ABC):
         """Run `on_canvas`, and update whether all images are known to fill their canvas."""
         version = _version(canvas.pixels)
         result = self.on_canvas(canvas, params)
-        if _version(canvas.pixels) != version:  # within Sometimes others would be changed, too
+        # `Sometimes` also needs the images as they were before the stage.
+        if _version(canvas.pixels) != version:
             raise ValueError(f"{type(self).__name__} changed its images in place: it must copy x")
         filled = self.unites or (canvas.filled and not self.resizes)
         return result._replace(filled=filled)
@@ -332,7 +341,7 @@ def in_order(image: Tensor, functions: Sequence[ImageFunction]) -> Tensor:
 
 
 def _version(x: Tensor) -> int | None:
-    """Return how often a tensor has been written to; None where that is not known."""
+    """Return torch's count of writes to a tensor; None where torch does not keep one."""
     if torch.compiler.is_compiling() or x.is_inference():
         return None
     return x._version
@@ -361,7 +370,7 @@ class Degradation(nn.Module, ABC):
         super().__init__()
         self.scale = check_scale(scale)
         self._checked = False  # checks that synchronise run on the first batch only
-        self._others: dict[float, Self] = {}  # of `at`, each with its own first batch
+        self._by_scale: dict[float, Self] = {}  # made by `at`, each with its own first batch
 
     def at(self, scale: float) -> Self:
         """Return the same recipe for another scale.
@@ -379,12 +388,12 @@ class Degradation(nn.Module, ABC):
                 f"{type(self).__name__} supports only its own scale {self.scale:g}, not "
                 f"{scale:g}: use degradations.Bicubic, or make the recipe with that scale"
             )
-        if scale not in self._others:
-            other = copy.copy(self)
+        if scale not in self._by_scale:
+            other = copy.copy(self)  # shares stages and constants
             other.scale = check_scale(scale)
             other._checked = False
-            self._others[scale] = other
-        return self._others[scale]
+            self._by_scale[scale] = other
+        return self._by_scale[scale]
 
     @abstractmethod
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
@@ -451,6 +460,7 @@ class Degradation(nn.Module, ABC):
         packed: Packed,
         rows: Tensor,
     ) -> Tensor:
+        """Unpack the parameters on the device, and degrade; ``Pipeline`` may compile this."""
         params = packed.unpacked(rows)
         return self.degrade(hr, params)
 
@@ -508,7 +518,7 @@ def ieee_float32(device: torch.device) -> Iterator[None]:
         # If the two ways to set it disagree, torch cannot read it, and cannot compile.
         if older is not None:
             torch.set_float32_matmul_precision("highest")
-        for setting in settings[:2]:
+        for setting in settings[:2]:  # the third one is only restored
             setting.fp32_precision = "ieee"
         yield
     finally:
@@ -651,7 +661,7 @@ def cut_size(size: Size, scale: float) -> Size:
         (H, W); 0 for a side of less than one LR pixel.
     """
     H, W = size
-    h = math.floor(H / scale + 1e-6)
+    h = math.floor(H / scale + 1e-6)  # the quotient may be just below a whole number
     w = math.floor(W / scale + 1e-6)
     height = round(h * scale)
     width = round(w * scale)

@@ -86,8 +86,10 @@ def source_of(
 
 
 def _source_of_axis(part: slice, side: int, from_side: int) -> tuple[slice, tuple[float, float]]:
+    """Return what a part of one side depends on: pixels of the source, and the box in them."""
     start = part.start * from_side / side
     stop = part.stop * from_side / side
+    # The kernel reaches two pixels of the coarser image to either side.
     margin = 2 * max(1, from_side / side) + 1
     first = max(0, math.floor(start - margin))
     last = min(from_side, math.ceil(stop + margin))
@@ -107,6 +109,8 @@ def _resize_part(
     box: Box,
     clamp: bool,
 ) -> Tensor:
+    """Resize a part of an image (1, C, H, W), as ``resize``."""
+    # As `resize` for a part: clamped between the passes, too, as 8-bit programs do.
     h, w = size
     rows, columns = box
     image = _resample_axis(-1, image, w, columns)
@@ -124,7 +128,10 @@ def _resample_axis(
     count: int,
     part: tuple[float, float],
 ) -> Tensor:
-    """Resample the part of an axis to ``count`` pixels."""
+    """Resample the part of an axis to ``count`` pixels.
+
+    `embedding_bag` sums weighted rows of a table, which are the lines of pixels across the axis.
+    """
     # torch's own positions are float32: 1e-4 of a pixel off in an image of a megapixel.
     pixels, weights = _taps(image.shape[dim], count, *part)
     lines = image.movedim(dim, 0)
@@ -153,6 +160,7 @@ def _taps(
     pixels = first + torch.arange(tap_count)
     offset = pixels + 0.5 - centre
     distance = (offset / width).abs()
+    # The kernel: its centre lobe within one pixel, and negative lobes within two.
     near = (1 - distance).clamp(min=0)
     far = (2 - distance).clamp(min=0)
     centre_lobe = near * near * (1 - 2 * near)

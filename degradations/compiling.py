@@ -28,7 +28,7 @@ class Shapes:
     """
 
     def __init__(self) -> None:
-        # By whether gradients are recorded.
+        # By whether gradients are recorded: training, and validation.
         self._taken: dict[bool, set[tuple[torch.Size, ...]]] = {
             True: set(),
             False: set(),

@@ -41,7 +41,8 @@ class Sometimes(Stage):
         self.p = p
         self.resizes = stage.resizes
         self.waits = stage.waits
-        self.selects = 0.0 < p < 1.0  # set by a recipe that changes `applied`
+        # Whether `applied` differs between images; a recipe that changes `applied` sets it.
+        self.selects = 0.0 < p < 1.0
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw `applied` (B,) bool, and the parameters of the stage under `stage`."""
@@ -67,7 +68,7 @@ class Sometimes(Stage):
         return [function if is_applied else _unchanged for function, is_applied in some]
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
-        """Apply the stage to all images, then select unless all are alike."""
+        """Apply the stage to all images, and keep the results of those that it applies to."""
         if self.p == 0.0 and not self.selects:
             return canvas
         result = self.stage.run_on_canvas(canvas, params["stage"])
@@ -96,15 +97,18 @@ class _Several(Stage):
         return any(stage.alone for stage in self._stages().values())
 
     def _stages(self) -> dict[str, Stage]:
+        """Return the stages by name, with their type."""
         return dict(items_of(self.stages))
 
     def _draw_each(self, draws: Draws, shape: torch.Size) -> Params:
+        """Draw the parameters of all stages, each from the stream of its name."""
         params: Params = {}
         for name, stage in self._stages().items():
             params[name] = stage.draw(draws.fold(name), shape)
         return params
 
     def _functions_of_each(self, params: Params, x: Tensor) -> list[list[ImageFunction]]:
+        """Return the functions of each stage, for each image."""
         stages = self._stages().items()
         return [stage.image_functions(params[name], x) for name, stage in stages]
 
@@ -172,6 +176,7 @@ class Shuffled(_Several):
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw `order` (B, K), the indices of the stages, first to last, and their parameters."""
+        # Sorting random numbers gives each order with equal probability.
         keys = [draws.uniform() for _ in self.stages]
         key_rows = np.stack(keys, axis=1)
         order = np.argsort(key_rows, axis=1)
@@ -186,20 +191,21 @@ class Shuffled(_Several):
         functions = self._functions_of_each(params, x)
         ordered: list[ImageFunction] = []
         for i, indices in enumerate(params["order"].tolist()):
-            own = [functions[index][i] for index in indices]
-            ordered.append(partial(in_order, functions=own))
+            steps = [functions[index][i] for index in indices]
+            ordered.append(partial(in_order, functions=steps))
         return ordered
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """Apply the stages in rounds, each stage to the images whose next one it is.
 
-        In every round the next stages of an order run as long as their indices rise. Only the
-        falling order needs the last round, for the first stage.
+        A round runs all K stages by rising index, so each image takes at least one of its stages in
+        it, and more while its own order rises. After K - 1 rounds only an image in falling order
+        has one left, the first stage.
         """
         stages = list(self._stages().items())
-        # After the last stage comes none, -1.
+        # An image that is done has -1 as its next stage, which is none.
         order = functional.pad(params["order"], (0, 1), value=-1)
-        place = torch.zeros_like(order[:, :1])
+        place = torch.zeros_like(order[:, :1])  # of each image's next stage in its order
         rounds = list(range(len(stages))) * (len(stages) - 1)
         for index in [*rounds, 0]:
             name, stage = stages[index]
@@ -211,6 +217,7 @@ class Shuffled(_Several):
 
 
 def _unchanged(image: Tensor) -> Tensor:
+    """Return the image as it is, in place of a stage that is not applied to it."""
     return image
 
 
@@ -307,7 +314,7 @@ class Mixture(Degradation):
                 group_params = _select_images(params[name], group)
                 group_hr = hr.index_select(0, images)
                 parts.append(recipe.replay(group_hr, group_params))
-        lr = torch.cat(parts)
+        lr = torch.cat(parts)  # by recipe; back to the order of the batch
         return torch.empty_like(lr).index_copy_(0, places, lr)
 
     def degrade(self, hr: Tensor, params: Params) -> Tensor:

@@ -177,7 +177,7 @@ class Draws:
         return upper_bits.astype(np.float64) * 2.0**-53
 
 
-@functools.cache  # takes longer than the draw
+@functools.cache  # computing the edges takes longer than the draw
 def _edges(p: tuple[float, ...], count: int) -> Floats:
     """Return the upper ends of the intervals of [0, 1] with these lengths."""
     edges = np.cumsum(check_probabilities(p, count))
@@ -186,6 +186,7 @@ def _edges(p: tuple[float, ...], count: int) -> Floats:
 
 
 def _draws_of(state: Words) -> Draws:
+    """Return draws from states, without the constructor, which would mix them as seeds."""
     draws = object.__new__(Draws)
     draws._state = state
     draws._calls = 0
@@ -241,8 +242,9 @@ class Packed:
                     shape = x.shape[1:]
                     places[path] = _Place(kind, end // dtype.itemsize, shape)
                     end += math.prod(shape) * dtype.itemsize
-        word_count = end // 8 + 1
+        word_count = end // 8 + 1  # one more than needed at times, but never none
         rows = np.zeros((batch, word_count), np.int64)
+        # The same memory in each type, so that columns count values of it.
         views = {kind: rows.view(dtype) for kind, dtype in _ARRAY_TYPES.items()}
         for path, place in places.items():
             width = math.prod(place.shape)
@@ -274,13 +276,14 @@ def _unpacked(layout: Params, views: dict[str, Tensor]) -> Params:
         if isinstance(x, dict):
             params[name] = _unpacked(x, views)
         elif isinstance(x, _Place):
-            params[name] = _at(x, views[x.kind])
+            params[name] = _view_of_place(x, views[x.kind])
         else:
             params[name] = x
     return params
 
 
-def _at(place: _Place, view: Tensor) -> Tensor:
+def _view_of_place(place: _Place, view: Tensor) -> Tensor:
+    """Return one parameter of all images, from the rows viewed in its type."""
     if not place.shape:
         return view.select(1, place.column)
     width = math.prod(place.shape)
@@ -318,6 +321,7 @@ def leaves(params: Params, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _is_array(path: str, leaf: Any, batch: int) -> bool:
+    """Return whether a parameter is an array of one entry per image, not a Python number."""
     if isinstance(leaf, bool | int | float):
         return False
     is_array = isinstance(leaf, np.ndarray) and leaf.dtype.kind in _ARRAY_TYPES

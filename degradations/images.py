@@ -55,7 +55,7 @@ def cropped(image: Tensor, size: int) -> Tensor:
 def as_image(image: Tensor) -> Image.Image:
     """Convert (1, C, H, W) or (C, H, W), C = 1 or 3, to Pillow, clamped and rounded to 8 bits."""
     channels = image.reshape(image.shape[-3:])
-    rgb = channels.expand(3, -1, -1)
+    rgb = channels.expand(3, -1, -1)  # one channel becomes grey
     return Image.fromarray(to_bytes(rgb))
 
 
@@ -66,7 +66,8 @@ def to_levels(image: Tensor) -> Bytes:
     """Clamp float32 of any shape to [0, 1], and return it rounded to 8 bits."""
     import cv2
 
-    positive = image.detach().cpu().clamp_min(0.0)  # OpenCV takes absolute values
+    # OpenCV multiplies, rounds and limits to 255 in one pass. It takes absolute values.
+    positive = image.detach().cpu().clamp_min(0.0)
     lines = positive.reshape(-1, image.shape[-1]).numpy()
     levels = cv2.convertScaleAbs(lines, alpha=255.0)
     return cast(Bytes, levels.reshape(image.shape))

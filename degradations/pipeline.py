@@ -67,6 +67,7 @@ class Pipeline(Degradation):
         """Whether no stage works on the CPU, or cuts images out of a canvas."""
         filled = True  # whether images fill their canvas
         for _, stage in self.named_stages():
+            # To cut images out, the host must know their sizes.
             needs_sizes = stage.alone and (stage.resizes or not filled)
             if stage.waits or needs_sizes:
                 return False
@@ -88,11 +89,12 @@ class Pipeline(Degradation):
             return self._on_canvas(hr, params)
 
     def _uses_canvas(self, hr: Tensor) -> bool:
+        """Return whether stages run on one canvas, not image by image."""
         if self.executor == "auto":
             return hr.device.type != "cpu"
         return self.executor == "canvas"
 
-    def _compiles(self, hr: Tensor) -> bool:
+    def _should_compile(self, hr: Tensor) -> bool:
         """Whether a batch like this is compiled, if there is a place for its shape."""
         if not self._uses_canvas(hr):
             return False
@@ -108,16 +110,16 @@ class Pipeline(Degradation):
         packed: Packed,
         rows: Tensor,
     ) -> Tensor:
+        """Degrade, by the compiled function if this shape is compiled."""
         is_compiled = self._shapes.known(hr)
-        compiles = self._compiles(hr) and self._shapes.take(hr)
-        if not compiles:
+        if not (self._should_compile(hr) and self._shapes.take(hr)):
             return self.degrade(hr, packed.unpacked(rows))
         with hashed_fields():
             if not is_compiled:
                 return self._compile_and_run(hr, packed, rows)
-            return self._run(packed)(hr, rows)
+            return self._compiled_run(packed)(hr, rows)
 
-    def _run(self, packed: Packed) -> Callable[..., Tensor]:
+    def _compiled_run(self, packed: Packed) -> Callable[..., Tensor]:
         """Return the compiled function of (hr, rows), on a GPU a CUDA graph."""
         if self._compiled is None or self._compiled[0] != packed.layout:
             allow_kinds()  # of all pipelines together
@@ -138,13 +140,14 @@ class Pipeline(Degradation):
         """Compile by the first batch of its shape; by default, go on without if that fails."""
         name = type(self).__name__
         start = time.perf_counter()
-        # Names the stage whose output is wrong, and copies the constants.
+        # Once without compiling: checks name the stage whose output is wrong, and constants get
+        # their copies on the device.
         self._on_canvas(hr, packed.unpacked(rows))
         log.info("compiling %s for batches of %s", name, tuple(hr.shape))
         try:
             with warnings.catch_warnings():  # spectra are multiplied by torch's own kernel
                 warnings.filterwarnings("ignore", ".*code generation for complex operators")
-                lr = self._run(packed)(hr, rows)
+                lr = self._compiled_run(packed)(hr, rows)
         except Exception as error:
             if self.compile_canvas:
                 raise
@@ -162,12 +165,14 @@ class Pipeline(Degradation):
         return items_of(self.stages)
 
     def _prepared(self, params: Params) -> Params:
+        """Return the prepared parameters of each stage."""
         prepared: Params = {}
         for name, stage in self.named_stages():
             prepared[name] = stage.prepare(params[name])
         return prepared
 
     def _by_images(self, hr: Tensor, params: Params) -> Tensor:
+        """Run each stage on one image after the other."""
         images = list(torch.split(hr, 1))
         prepared = self._prepared(params)
         # Stage by stage, which keeps the code and buffers of one stage in the cache: takes five
@@ -187,18 +192,19 @@ class Pipeline(Degradation):
         return quantize_8bit(batch) if self.quantize else batch
 
     def _on_canvas(self, hr: Tensor, params: Params) -> Tensor:
+        """Run each stage on all images at once."""
         canvas = Canvas.of(hr)
         prepared = self._prepared(params)
-        resized = False
+        sizes_differ = False  # or may: the host does not know
         for name, stage in self.named_stages():
             canvas = stage.run_on_canvas(canvas, prepared[name])
             # After a stage that unites sizes, images fill their canvas again.
-            resized = not stage.unites and (resized or stage.resizes)
+            sizes_differ = not stage.unites and (sizes_differ or stage.resizes)
             if not torch.compiler.is_compiling():
                 self.check_output(name, canvas.pixels)
         size = self.lr_size(hr.shape[-2:])
         pixels = canvas.pixels.clamp(0.0, 1.0)
-        if resized:
+        if sizes_differ:
             pixels = shrink_canvas(canvas.with_pixels(pixels), size)
         elif pixels.shape[-2:] != size:
             pixels = resize(pixels, size)

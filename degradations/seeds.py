@@ -58,5 +58,6 @@ def seed_of(*parts: int | str | bytes) -> int:
             tag = b"s" + part.encode(*CODING)
         else:
             tag = b"i%d" % operator.index(part)
+        # With their lengths, so that parts cannot run into one another.
         digest.update(len(tag).to_bytes(8, "little") + tag)
-    return int.from_bytes(digest.digest(), "little") >> 1
+    return int.from_bytes(digest.digest(), "little") >> 1  # fits a signed 64-bit integer

@@ -49,7 +49,7 @@ def free(descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
-def unlock(descriptor: int) -> None:
+def unlock_and_close(descriptor: int) -> None:
     """Free a lock, and close its file or folder."""
     free(descriptor)
     os.close(descriptor)

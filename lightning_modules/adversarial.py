@@ -30,7 +30,7 @@ from files.numbers import PositiveFloat, PositiveInt
 from lightning_modules.base import SuperResolver
 from lightning_modules.optimisation import adam, average_gradients, optimizer_of
 
-MAIN, SECOND = 0, 1
+MAIN, DISCRIMINATOR = 0, 1  # indices of the optimisers
 
 
 class Adversarial(SuperResolver):
@@ -51,7 +51,7 @@ class Adversarial(SuperResolver):
 
     part_files: ClassVar[Mapping[str, str]] = {"discriminator_weights": "load_discriminator"}
     training_only: tuple[str, ...] = ("discriminator.",)
-    group = ""  # of these arguments, such as "training."
+    group = ""  # prefix of these arguments in messages, such as "training."
 
     def __init__(
         self,
@@ -116,22 +116,25 @@ class Adversarial(SuperResolver):
         return loss.detach()
 
     def _update_generator(self) -> None:
+        """Step the main optimiser and its schedule by the accumulated gradients."""
         optimizer = self._optimizers[MAIN]
-        self._average(optimizer.optimizer)
+        self._average_gradients(optimizer.optimizer)
         optimizer.step()
         self.log("train/gradient", self._norm)
         optimizer.zero_grad()
-        schedule = self.lr_schedulers()
+        schedule = self.lr_schedulers()  # which Lightning does not step in manual optimisation
         if schedule is not None:
             self.lr_scheduler_step(cast(Any, schedule), None)
 
     def _update_discriminator(self) -> None:
-        optimizer = self._optimizers[SECOND].optimizer
+        """Compute gradients from the batches of this step, and step its optimiser."""
+        optimizer = self._optimizers[DISCRIMINATOR].optimizer
         with self._unsynchronised():
-            optimizer.zero_grad()  # FSDP does not see that the discriminator was frozen
+            # FSDP gives a frozen discriminator gradients, too, in the generator's backward pass.
+            optimizer.zero_grad()
             for judged in self._judged:
                 self.manual_backward(self.discriminator_loss(judged) / self.accumulate)
-            self._average(optimizer)
+            self._average_gradients(optimizer)
             # `LightningOptimizer.step` would count it in `global_step`.
             self.trainer.strategy.optimizer_step(optimizer, lambda: None)
             self.log("train/discriminator_gradient", self._norm)
@@ -139,6 +142,7 @@ class Adversarial(SuperResolver):
 
     @property
     def _optimizers(self) -> list[LightningOptimizer]:
+        """The optimisers, main one first; Lightning returns a single one without a list."""
         optimizers = self.optimizers()
         return cast(Any, optimizers if isinstance(optimizers, list) else [optimizers])
 
@@ -159,23 +163,26 @@ class Adversarial(SuperResolver):
         """Load the discriminator's weights from a run that trained it, or a released file."""
         if self.discriminator is not None:
             self.load_part_from(path, "discriminator")
-            self._own_parts = ("discriminator.",)
+            self._parts_with_own_files = ("discriminator.",)
 
     # ----------------------------------------------------------------------------------- processes
 
     @contextmanager
     def _unsynchronised(self) -> Iterator[None]:
+        """Keep DDP from averaging gradients within the context."""
         # DDP's own averaging expects one backward pass through all parameters.
         wrapper = self.trainer.strategy.model
-        apart = isinstance(wrapper, DistributedDataParallel)
-        with cast(Any, wrapper).no_sync() if apart else nullcontext():
+        is_ddp = isinstance(wrapper, DistributedDataParallel)
+        with cast(Any, wrapper).no_sync() if is_ddp else nullcontext():
             yield
 
-    def _average(self, optimizer: torch.optim.Optimizer) -> None:
+    def _average_gradients(self, optimizer: torch.optim.Optimizer) -> None:
+        """Average gradients over the batches of this step, then over the processes."""
         average_gradients(optimizer, self.accumulate, len(self._judged))
         if not isinstance(self.trainer.strategy, DDPStrategy):
             return  # one process, or FSDP, which has averaged them
         gradients = [p.grad for p in _trained(optimizer) if p.grad is not None]
+        # One tensor, so that processes exchange all gradients at once.
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         dist.all_reduce(flat)
         flat /= self.trainer.world_size
@@ -187,9 +194,9 @@ class Adversarial(SuperResolver):
     # ----------------------------------------------------------------------------------- optimisers
 
     def on_fit_start(self) -> None:
-        """Drop what a stopped fit accumulated."""
+        """Drop what an earlier fit accumulated, which may have been stopped within a step."""
         super().on_fit_start()
-        self._judged.clear()  # a fit may have been stopped within an accumulation
+        self._judged.clear()
         self.zero_grad()
 
     def configure_optimizers(self) -> Any:
@@ -198,7 +205,7 @@ class Adversarial(SuperResolver):
         Raises:
             ValueError: If nothing is trainable, or the schedule monitors a metric.
         """
-        with frozen(self.discriminator):
+        with frozen(self.discriminator):  # the main optimiser takes what is trainable
             configured = super().configure_optimizers()
         schedules = []
         if isinstance(configured, dict):
@@ -273,4 +280,5 @@ def frozen(module: nn.Module | None) -> Iterator[None]:
 
 
 def _trained(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """Return all parameters of an optimiser."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]

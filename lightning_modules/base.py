@@ -98,7 +98,10 @@ class ImageModel(Loaded, Optimised, ABC):
 
     @property
     def uses_last_weights(self) -> bool:
-        """Whether the last weights are the result, as PSNR would choose too early ones."""
+        """Whether the last weights are the result, not those of the best PSNR.
+
+        PSNR falls as a generative method learns detail, so the best ones would be too early.
+        """
         return True
 
     @property
@@ -120,7 +123,7 @@ class ImageModel(Loaded, Optimised, ABC):
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move; on a GPU, weights have the memory layout in which convolutions are fastest."""
-        if torch.empty(0).to(*args, **kwargs).is_cuda:
+        if torch.empty(0).to(*args, **kwargs).is_cuda:  # torch parses the arguments
             to_channels_last(self)  # activations follow; on a CPU the last bits would differ
         return super().to(*args, **kwargs)
 
@@ -199,6 +202,7 @@ class ImageModel(Loaded, Optimised, ABC):
                 freeze(module)
 
     def _trains(self, name: str, part: nn.Module) -> bool:
+        """Return whether the part of this name trains."""
         if self.trained_parts is None:
             return not isinstance(part, Frozen)
         return name in self.trained_parts
@@ -212,16 +216,18 @@ class ImageModel(Loaded, Optimised, ABC):
         refuse_other_results(self)
         self.warn_of_unread()
         self.train_restored()
-        self._random_states = [module.get_rng_state() for module in self._random]
+        self._random_states = [module.get_rng_state() for module in self._random_modules]
 
     def on_fit_end(self) -> None:
         """Restore the generators: otherwise the next model would begin like this one."""
-        for module, state in zip(self._random, self._random_states, strict=False):
+        # There are none if a subclass's `on_fit_start` did not call this class's.
+        for module, state in zip(self._random_modules, self._random_states, strict=False):
             module.set_rng_state(state)
         self._random_states = []
 
     @property
-    def _random(self) -> list[Any]:
+    def _random_modules(self) -> list[Any]:
+        """Modules of torch with a global generator: that of the CPU, and of this device."""
         if self.device.type == "cpu":
             return [torch]
         return [torch, torch.get_device_module(self.device)]
@@ -233,15 +239,15 @@ class ImageModel(Loaded, Optimised, ABC):
         every batch differs, and a resumed run draws the same numbers as an uninterrupted one.
         """
         self.mark_as_changed()
-        # Seeds that come again in the next epoch shall draw new noise there.
+        # Other data repeat their seeds in each epoch, which shall draw new noise there.
         trainer: Any = trainer_of(self)
         parts: list[str | bytes | int] = ["model", seeds_of(batch).numpy().tobytes()]
-        if trainer is not None and (trainer.overfit_batches or not _is_ours(trainer)):
+        if trainer is not None and (trainer.overfit_batches or not _changes_seeds(trainer)):
             parts.append(trainer.current_epoch)
         seed = seed_of(*parts)
         # torch.manual_seed records the call stack each time while CUDA is not initialised.
         torch.default_generator.manual_seed(seed)
-        for module in self._random[1:]:
+        for module in self._random_modules[1:]:
             module.manual_seed(seed)
         self._averages_logs = trainer is not None and _is_logged_by_many(trainer)
 
@@ -253,6 +259,7 @@ class ImageModel(Loaded, Optimised, ABC):
         is_number = isinstance(value, int | float | Tensor)
         if is_number and self._averages_logs and self.trainer.training:
             number = torch.as_tensor(value, dtype=torch.float32, device=self.device)
+            # A copy, since `reduce` works in place.
             value = self.trainer.strategy.reduce(number.detach().clone(), reduce_op="mean")
         super().log(name, value, *args, **kwargs)
 
@@ -268,6 +275,7 @@ class SuperResolver(InTiles, ImageModel):
     # Whether `restore` is one pass of a network, at any size and without noise, so that it can be
     # exported to ONNX.
     one_pass = False
+    # Possible, and not asked for; see `Method`.
     in_pieces: bool | None = False
 
     def __init__(self, scale: float, color_fix: ColorFix = "none", **kwargs: Any) -> None:
@@ -275,7 +283,10 @@ class SuperResolver(InTiles, ImageModel):
 
     @property
     def uses_last_weights(self) -> bool:
-        """Whether the last weights are the result: not of one pass, which predicts the mean."""
+        """Whether the last weights are the result, not those of the best PSNR.
+
+        One pass of a network predicts the mean, for which PSNR is the right measure.
+        """
         return not self.one_pass
 
     @abstractmethod
@@ -305,6 +316,7 @@ class SuperResolver(InTiles, ImageModel):
         """
         if "error" in batch:
             return None
+        # The image's alpha, if it has one: `enlarge_to_size` enlarges it, too.
         metas = batch.get("meta", [])
         if len(metas) == 1 and metas[0].get("alpha") is not None:
             alpha = as_tensor(metas[0]["alpha"])[None, None]
@@ -385,7 +397,7 @@ class NothingToTrain:
     trained_parts: tuple[str, ...] | None = ()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Never called."""
+        """Never called, since ``configure_optimizers`` refuses ``fit``."""
         raise NotImplementedError
 
 
@@ -395,8 +407,9 @@ def _is_logged_by_many(trainer: Any) -> bool:
     return trainer.world_size > 1 and every > 0 and (trainer.global_step + 1) % every == 0
 
 
-def _is_ours(trainer: Any) -> bool:
-    return hasattr(trainer.datamodule, "degradation_seed")  # whose seeds differ in each epoch
+def _changes_seeds(trainer: Any) -> bool:
+    """Return whether the data are our data module's, whose seeds differ in each epoch."""
+    return hasattr(trainer.datamodule, "degradation_seed")
 
 
 @torch.no_grad()
@@ -410,14 +423,14 @@ def first_batches(method: ImageModel, count: int) -> Iterator[Batch]:
         count: Maximum number of batches, on each rank.
     """
     data: Any = method.trainer.datamodule  # type: ignore[attr-defined]
-    if not _is_ours(method.trainer):
+    if not _changes_seeds(method.trainer):
         method.trainer.fit_loop.setup_data()
-        with torch.random.fork_rng(devices=[]):  # the order of a loader comes from it
+        with torch.random.fork_rng(devices=[]):  # a loader's shuffling draws from torch's generator
             loader: Any = method.trainer.train_dataloader
             for batch in islice(loader, count):
                 yield method.trainer.strategy.batch_to_device(batch, method.device)
         return
     for batch in islice(data.train_dataloader(), count):
-        batch.pop("skipped", None)
+        batch.pop("skipped", None)  # notes; in a trainer's loop the data module takes them out
         moved = data.transfer_batch_to_device(batch, method.device, 0)
         yield data.on_after_batch_transfer(moved, 0)

@@ -134,13 +134,14 @@ class FromBase(InLatents, Generator):
         Args:
             size: (H, W) in pixels.
             noise: Noise of B samples.
-            frames: Frames of a clip, which has one field.
+            frames: Frames of a clip, whose noise is one field (C, frames, h, w).
         """
         shape = sample_shape(self.denoiser.channels, frames, self.latent_size(size))
         return noise.normal((len(noise.seeds), *shape))
 
     def from_noise(self, size: Size, noise: Noise, frames: int | None = None) -> Tensor:
         """Return the pure noise that sampling starts from. Arguments and shape as in ``eps``."""
+        # Data of variance 1 plus the noise of the first step.
         first = self.schedule.level(self.sampled[0])
         return self.eps(size, noise, frames) * (first.alpha**2 + first.sigma**2) ** 0.5
 
@@ -194,6 +195,7 @@ class FromBase(InLatents, Generator):
         predict = predict or self.predict
 
         def clean(z: Tensor, timestep: int) -> Tensor:
+            """Return the clean sample that the network predicts, for the sampler."""
             raw = self.guided(partial(predict, timestep), z, timestep, conditions)
             return self.schedule.to_x0(raw, z, timestep)
 
@@ -257,7 +259,7 @@ class FromBase(InLatents, Generator):
         return settings
 
     def _name_weights(self) -> None:
-        # If nothing is trained, the weights are the base's.
+        """Label outputs by the base's weights if nothing is trained."""
         if not self.trains:
             self.weights_source = self.denoiser.source or None
 
@@ -280,6 +282,6 @@ class FromBase(InLatents, Generator):
         super().setup(stage)
         # If the base itself was trained, a test loads all weights from the run's checkpoint, and a
         # fit may start from those of another run.
-        begins = stage == "fit" and self.weights_source is None
-        if self.base_frozen or begins:
+        begins_with_base = stage == "fit" and self.weights_source is None
+        if self.base_frozen or begins_with_base:
             check_base(self.denoiser, self.space, self.schedule, self.sampled, self.base_frozen)

@@ -35,11 +35,12 @@ def is_random(part: nn.Module | None) -> bool:
     """
     if part is None or getattr(part, "source", None) != "":
         return False
-    return any(True for _ in part.parameters()) and not _trains_whole(part)
+    has_weights = any(True for _ in part.parameters())
+    return has_weights and not _trains_whole(part)
 
 
 def sources(model: nn.Module) -> dict[str, str]:
-    """Return those frozen parts whose weights are loaded."""
+    """Return the source of each frozen part whose weights are loaded, by the part's name."""
     return {name: source for name, source in frozen_parts(model).items() if source}
 
 
@@ -49,7 +50,7 @@ def same_weights(one: str, other: str) -> bool:
 
 
 def hash_of(source: str) -> str:
-    """Return the hashes of a source, or, of one without any, all of it."""
+    """Return the hashes in a source, or the whole source if it has none."""
     return " ".join(_HASH.findall(source)) or source
 
 
@@ -76,5 +77,7 @@ def check_sources(model: nn.Module, stored: Mapping[str, str]) -> None:
 
 
 def _trains_whole(module: nn.Module) -> bool:
+    """Return whether all parameters of a module train; False without any."""
+    # A network with LoRA trains some of its parameters, and still has a frozen base.
     trained = [parameter.requires_grad for parameter in module.parameters()]
     return bool(trained) and all(trained)

@@ -53,11 +53,11 @@ class InLatents(ImageModel):
         return next((part for part in self.children() if isinstance(part, Texts)), None)
 
     def enlarged_lr(self, lr: Tensor, size: tuple[int, int]) -> Tensor:
-        """Return the image of the second latent of a pair, (B, 3, H, W)."""
+        """Return LR enlarged to (B, 3, H, W), the image that a pair's second latent encodes."""
         return enlarged(lr, size)
 
     def setup(self, stage: str) -> None:
-        """Compile the autoencoder where a network is. Subclasses must call super()."""
+        """Compile the autoencoder if a network of the method is. Subclasses must call super()."""
         super().setup(stage)
         if any(getattr(part, "compiled", False) for part in self.children()):
             self.space.compile_halves()
@@ -81,7 +81,7 @@ def latent_pair(space: Space, batch: Batch, noise: Noise | None = None) -> tuple
     """
     if noise is None and {"hr", "lr"} <= batch.keys() and "latent" not in batch:
         images = torch.cat([batch["hr"], enlarged(batch["lr"], batch["size"])])
-        z, y = space.encode(images).chunk(2)  # half the launches
+        z, y = space.encode(images).chunk(2)  # one call of the encoder for both
         return z, y
     z = hr_latent(space, batch, noise)
     require_lr(batch)
@@ -105,14 +105,21 @@ def require_lr(batch: Batch) -> None:
 
 @torch.no_grad()
 def hr_latent(space: Space, batch: Batch, noise: Noise | None = None) -> Tensor:
-    """Return latents of HR, (B, C, h, w): those of the batch, or encoded from its images."""
+    """Return latents of HR, (B, C, h, w): those of the batch, or encoded from its images.
+
+    Args:
+        space: The space of the latents.
+        batch: ``hr``, or its latent from ``main.py encode``.
+        noise: As in ``latent_pair``.
+    """
     if "latent" in batch:
         return space.take(batch["latent"], batch["space"])
     return space.encode(batch["hr"], noise)
 
 
 def whole_lr(pixels: int, scale: float) -> int:
-    """Return the least number of LR pixels that is a whole multiple of so many output pixels."""
+    """Return the least number of LR pixels that become a multiple of ``pixels`` in the output."""
+    # In lowest terms pixels / scale = n / m, so n LR pixels become m times ``pixels``.
     return (pixels / Fraction(scale).limit_denominator(100)).numerator
 
 
@@ -165,12 +172,26 @@ def check_base(
     Raises:
         ValueError: If so; the message has what differs.
     """
+    _check_has_weights(denoiser, frozen)
+    _check_latents(denoiser, space)
+    _check_schedule(denoiser, schedule, frozen)
+    if frozen:
+        _check_timesteps(denoiser, schedule, timesteps)
+
+
+def _check_has_weights(denoiser: UNet2D, frozen: bool) -> None:
+    """Raise if the base has random weights, or is to stay as it is and may train."""
+    # `source` names weights that stay as they are, `initial_source` also those that train.
     if not (denoiser.source if frozen else denoiser.initial_source):
         raise ValueError(
             "a trained base is required: set its folder or hub name in model.init_args.denoiser"
             f"{' (and its flags.frozen to true)' if frozen else ''}, or "
             "model.init_args.denoiser_weights to its run"
         )
+
+
+def _check_latents(denoiser: UNet2D, space: Space) -> None:
+    """Raise if the base was trained in other latents than these; unknown ones pass."""
     differences = unlike(space.settings, denoiser.trained_latents)
     trained_space = denoiser.trained_space
     if trained_space and not same_weights(trained_space, space.source):
@@ -180,17 +201,27 @@ def check_base(
             "model.init_args.denoiser_weights were trained in other latents than those of "
             f"model.init_args.space ({'; '.join(differences)}): set the same"
         )
+
+
+def _check_schedule(denoiser: UNet2D, schedule: Schedule, frozen: bool) -> None:
+    """Raise, or warn if the base trains, if it was trained for another schedule."""
+    # `unlike` compares what both have, so an unknown schedule differs in nothing.
     differences = unlike(schedule.settings, denoiser.trained_schedule or {})
-    if differences:
-        message = (
-            f"model.init_args.schedule differs from that of the base, {denoiser.initial_source} "
-            f"({'; '.join(differences)})"
-        )
-        if frozen:
-            raise ValueError(f"{message}: set it as there")
-        log.warning("%s: it makes noise until it has been trained further", message)
+    if not differences:
+        return
+    message = (
+        f"model.init_args.schedule differs from that of the base, {denoiser.initial_source} "
+        f"({'; '.join(differences)})"
+    )
+    if frozen:
+        raise ValueError(f"{message}: set it as there")
+    log.warning("%s: it makes noise until it has been trained further", message)
+
+
+def _check_timesteps(denoiser: UNet2D, schedule: Schedule, timesteps: Sequence[int]) -> None:
+    """Raise if a frozen base was not trained at some of these timesteps."""
     first, end = denoiser.trained_timesteps or (0, schedule.steps)
-    if frozen and not first <= min(timesteps) <= max(timesteps) < end:
+    if not first <= min(timesteps) <= max(timesteps) < end:
         raise ValueError(
             f"the base was trained on timesteps {first} to {end - 1}, counted from 0, and "
             f"{max(timesteps)} to {min(timesteps)} are used: choose others, or train a base "

@@ -70,8 +70,10 @@ class Loaded(Method, LightningModule):
         self.loaded_with: dict[str, Any] = {}
         self.partly_loaded: dict[str, Any] = {}
         self._find_weights: Callable[[str, str], Path] | None = None  # (argument, name) -> file
-        self._own_parts: tuple[str, ...] = ()  # prefixes of parts with weights of their own
-        self._required: dict[str, str] = {}  # sources of frozen parts that the weights require
+        # Prefixes of parts that were loaded from files of their own; the model's file skips them.
+        self._parts_with_own_files: tuple[str, ...] = ()
+        # Sources of the frozen parts that the loaded weights were trained with.
+        self._required_sources: dict[str, str] = {}
 
     @property
     def needs_weights(self) -> bool:
@@ -81,8 +83,8 @@ class Loaded(Method, LightningModule):
     def load_parts(self, find: Callable[[str, str], Path]) -> None:
         """Load frozen parts that have their own files, before the weights of the whole model.
 
-        They are those of ``part_files``. Commands and ``enlarger.load`` call it; else ``setup`` and
-        ``load_weights`` do. Subclasses must call super() first.
+        They are those of ``part_files``. Commands and ``enlarger.load`` call it; for a method that
+        was made in Python, ``setup`` and ``load_weights`` do. Subclasses must call super() first.
 
         Args:
             find: Returns the file for an argument's name and value. The value is a path, the
@@ -91,7 +93,7 @@ class Loaded(Method, LightningModule):
         """
         self._find_weights = find
         for argument, loader in self.part_files.items():
-            file = getattr(self, argument.rpartition(".")[2])
+            file = getattr(self, argument.rpartition(".")[2])  # of "training.x", the attribute x
             if file is not None:
                 attrgetter(loader)(self)(find(argument, file))
 
@@ -123,14 +125,14 @@ class Loaded(Method, LightningModule):
         """Load what only training needs; ``setup`` for ``fit`` calls it."""
 
     def setup(self, stage: str) -> None:
-        """Load files that arguments name: in Python all of them, for ``fit`` those it needs.
+        """Load files that arguments name: what only ``fit`` needs, and in Python all others.
 
         Raises:
             FileNotFoundError: If one is missing.
             ValueError: As in ``load_weights``, or if a frozen part has random weights.
         """
         super().setup(stage)
-        if self._find_weights is None:
+        if self._find_weights is None:  # no command has loaded anything
             self.load_parts(file_of)
             if self.initial_weights is not None:
                 strict = self.weights_strict or stage != "fit"
@@ -169,11 +171,14 @@ class Loaded(Method, LightningModule):
                 f"{class_path(type(self))}: set model.class_path to that, or name another file"
             )
         self.warn_if_unlike(weights.name, weights.trained_with)
-        frozen = weights.frozen.items()
-        self._required = {k: v for k, v in frozen if not f"{k}.".startswith(self.unchecked)}
-        check_sources(self, self._required)
+        self._required_sources = {
+            part: source
+            for part, source in weights.frozen.items()
+            if not f"{part}.".startswith(self.unchecked)
+        }
+        check_sources(self, self._required_sources)
         tensors = weights.tensors
-        if weights.model:
+        if weights.model:  # trained here, not an official file
             # Parts that only training needs may be missing; they start untrained.
             required = {
                 name for name in self.checkpoint_keys() if not name.startswith(self.training_only)
@@ -181,11 +186,11 @@ class Loaded(Method, LightningModule):
             tensors = {
                 name: tensor
                 for name, tensor in tensors.items()
-                if not name.startswith(self._own_parts)
+                if not name.startswith(self._parts_with_own_files)
             }
         else:
             required = set(self.state_dict())
-            if required.isdisjoint(tensors):
+            if required.isdisjoint(tensors):  # the names are the authors'
                 tensors = self.import_official(tensors)
                 if self.released_parts and not strict:  # without the model's other parts
                     starts = tuple(f"{part}." for part in self.released_parts)
@@ -235,14 +240,17 @@ class Loaded(Method, LightningModule):
 
     @property
     def output_settings(self) -> dict[str, str | int | float]:
-        """Hashes of frozen parts that the weights leave open, such as a release's autoencoder."""
+        """Hashes of frozen parts that the weights do not determine, such as an autoencoder.
+
+        With them, results of the same weights and another autoencoder get another label.
+        """
         hashes: dict[str, str | int | float] = {}
-        if self.needs_weights:
+        if self.needs_weights:  # it has none yet, and so no outputs to label
             return hashes
         for name, source in sources(self).items():
             nested = "." in name
             only_trains = f"{name}.".startswith(self.training_only)
-            in_weights = name in self._required or str(self.weights_source) in source
+            in_weights = name in self._required_sources or str(self.weights_source) in source
             if not (nested or only_trains or in_weights):
                 hashes[name] = hash_of(source)
         return hashes
@@ -266,6 +274,7 @@ class Loaded(Method, LightningModule):
             if name.partition(".")[0] not in self.released_parts:
                 mapped[name] = tensor
         for part in self.released_parts:
+            # By default a copy: the file has the part's own names.
             official = getattr(getattr(self, part), "official", dict)
             mapped |= {f"{part}.{name}": tensor for name, tensor in official(tensors).items()}
         return mapped
@@ -278,8 +287,9 @@ class Loaded(Method, LightningModule):
     def _fitted(
         self, where: str, state: dict[str, Tensor], required: set[str]
     ) -> dict[str, Tensor]:
-        # All tensors of the model: those of a file, checked, and the current others.
+        """Return all tensors of the model: those of a file, checked, and the current others."""
         current = self.state_dict()
+        # What only training needs, such as a discriminator, may be in the file and not here.
         absent = tuple(
             prefix
             for prefix in self.training_only
@@ -289,7 +299,7 @@ class Loaded(Method, LightningModule):
         return fitted(self, state, where, required).state
 
     def _partly_fitted(self, where: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        # As `_fitted`, but tensors that do not fit are left out and listed.
+        """As ``_fitted``, but tensors that do not fit are left out and listed."""
         keys = self.checkpoint_keys()
         expected = {name for name in keys if not name.startswith(self.training_only)}
         fit = fitted(self, tensors, where, expected, strict=False)
@@ -314,17 +324,18 @@ class Loaded(Method, LightningModule):
         without weights of their own train with their network, and those in such a part do not.
         """
         frozen = tuple(f"{name}." for name in frozen_parts(self) if name)
-        stored: dict[str, bool] = {}  # of each parameter
-        stores: dict[str, bool] = {}  # of each module with parameters: whether any is stored
+        is_stored: dict[str, bool] = {}  # by parameter
+        module_stores: dict[str, bool] = {}  # by module with parameters: whether any is stored
         for name, parameter in self.named_parameters(remove_duplicate=False):
-            stored[name] = parameter.requires_grad or not name.startswith(frozen)
-            for module in _around(name):
-                stores[module] = stores.get(module, False) or stored[name]
+            is_stored[name] = parameter.requires_grad or not name.startswith(frozen)
+            for module in _enclosing_modules(name):
+                module_stores[module] = module_stores.get(module, False) or is_stored[name]
         keys = []
         for name in self.state_dict():
-            nearest = next((module for module in _around(name) if module in stores), None)
-            of_module = True if nearest is None else stores[nearest]
-            if stored.get(name, of_module):
+            around = _enclosing_modules(name)
+            nearest = next((module for module in around if module in module_stores), None)
+            of_module = True if nearest is None else module_stores[nearest]
+            if is_stored.get(name, of_module):  # a buffer is as its module
                 keys.append(name)
         return keys
 
@@ -365,16 +376,18 @@ class Loaded(Method, LightningModule):
 
 
 def file_of(name: str, value: str) -> Path:
-    """Return the file of an argument in Python, where no names are looked up.
+    """Return the file that an argument of a method made in Python names.
+
+    Its value is a path. Only commands look up names of ``configs/weights.yaml``.
 
     Args:
         name: The argument.
-        value: Its value; environment variables are expanded.
+        value: The path; environment variables are expanded.
     """
     return Path(expand_path(value, f"model.init_args.{name}"))
 
 
-def _around(name: str) -> list[str]:
-    """Return the names of the modules around a tensor, from the inside to the root ("")."""
+def _enclosing_modules(name: str) -> list[str]:
+    """Return the names of the modules that hold a tensor, from the innermost to the root ("")."""
     parts = name.split(".")[:-1]
     return [".".join(parts[:n]) for n in range(len(parts), -1, -1)]

@@ -170,10 +170,10 @@ class MSSSIM(Loss):
         Raises:
             ValueError: If the images are too small.
         """
-        smallest = 10 * 2 ** (len(EXPONENTS) - 1)
-        if min(sr.shape[-2:]) <= smallest:  # the result would be NaN
+        too_small = 10 * 2 ** (len(EXPONENTS) - 1)  # 10 pixels at the coarsest scale; 11 must fit
+        if min(sr.shape[-2:]) <= too_small:  # the result would be NaN
             raise ValueError(
-                f"MSSSIM needs more than {smallest} pixels a side, and has "
+                f"MSSSIM needs more than {too_small} pixels a side, and has "
                 f"{sr.shape[-2]}x{sr.shape[-1]}: set a larger data.init_args.crop_size"
             )
         # Variances are differences of means, which fewer bits would round to noise.
@@ -181,12 +181,15 @@ class MSSSIM(Loss):
             return 1 - self._similarity(sr.float(), hr.float()).mean()
 
     def _similarity(self, sr: Tensor, hr: Tensor) -> Tensor:
+        """Return MS-SSIM of each image, (B,)."""
         similarity = sr.new_ones(len(sr))
         for scale, exponent in enumerate(EXPONENTS, 1):
             ssim, contrast = structural_similarity_index_measure(
                 sr, hr, data_range=1.0, reduction="none", return_contrast_sensitivity=True
             )
+            # As in the paper, luminance counts at the coarsest scale alone.
             factor = ssim if scale == len(EXPONENTS) else contrast
+            # Not clamped to 0, where the gradient of the power is infinite.
             similarity = similarity * factor.clamp(min=1e-6) ** exponent
             sr = functional.avg_pool2d(sr, 2)
             hr = functional.avg_pool2d(hr, 2)
@@ -220,10 +223,10 @@ class LDL(Loss):
         residual = (hr - sr).abs().sum(1, keepdim=True)
         residual_of_average = (hr - cast(Tensor, average)).abs().sum(1, keepdim=True)
         padded = functional.pad(residual, (3, 3, 3, 3), mode="reflect")
-        local = padded.unfold(2, 7, 1).unfold(3, 7, 1).var((-2, -1))
+        local = padded.unfold(2, 7, 1).unfold(3, 7, 1).var((-2, -1))  # of 7x7 pixels
         # The root's gradient is infinite at 0, as of a black crop that the network keeps black.
         variance = residual.var((1, 2, 3), keepdim=True).clamp(min=1e-12)
-        artefacts = variance**0.2 * local
+        artefacts = variance**0.2 * local  # the paper's exponent
         artefacts = artefacts.masked_fill(residual < residual_of_average, 0)
         return functional.l1_loss(artefacts * sr, artefacts * hr)
 
@@ -243,6 +246,7 @@ class FFT(Loss):
 
     def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
         """Return the mean of the absolute differences."""
+        # The transform is linear, so one of the difference is enough. It lacks bfloat16.
         difference = torch.fft.fft2(sr.float() - hr.float())
         return torch.view_as_real(difference).abs().mean()
 
@@ -262,7 +266,7 @@ class FocalFrequency(Loss):
         """Return the mean over frequencies."""
         difference = torch.fft.fft2(sr.float() - hr.float(), norm="ortho")
         distance = torch.view_as_real(difference).square().sum(-1)
-        weights = distance.detach().sqrt()
+        weights = distance.detach().sqrt()  # constants: the loss does not train its own weights
         largest = weights.amax((-2, -1), keepdim=True).clamp(min=torch.finfo().tiny)
         return (weights / largest * distance).mean()
 
@@ -270,16 +274,16 @@ class FocalFrequency(Loss):
 # ------------------------------------------------------------------------------------ perceptual
 
 
-def places() -> dict[str, int]:
-    """Return the numbers of VGG19's convolutions in torchvision's network, by name."""
-    numbers = {}
+def convolution_indices() -> dict[str, int]:
+    """Return where VGG19's convolutions are in torchvision's list of layers, by name."""
+    indices = {}
     place = 0
     for stage, count in enumerate(CONVOLUTIONS, 1):
         for number in range(1, count + 1):
-            numbers[f"conv{stage}_{number}"] = place
+            indices[f"conv{stage}_{number}"] = place
             place += 2  # with its ReLU
         place += 1  # the pooling
-    return numbers
+    return indices
 
 
 class VGG19Features(nn.Module):
@@ -296,9 +300,9 @@ class VGG19Features(nn.Module):
         super().__init__()
         from torchvision.models.vgg import cfgs, make_layers  # takes a second
 
-        numbers = places()
-        self.outputs = {numbers[name]: name for name in layers}
-        self.features = make_layers(cfgs["E"])[: max(self.outputs) + 1]
+        indices = convolution_indices()
+        self.outputs = {indices[name]: name for name in layers}
+        self.features = make_layers(cfgs["E"])[: max(self.outputs) + 1]  # its E is VGG19
         for name, values in (("mean", MEAN), ("deviation", DEVIATION)):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
 
@@ -357,7 +361,7 @@ class VGG19Perceptual(Loss):
         """
         network = VGG19Features(list(self.layers))
         weights = read_weights(path)
-        names = network.state_dict().keys()
+        names = network.state_dict().keys()  # without the layers behind the deepest one
         tensors = {name: tensor for name, tensor in weights.tensors.items() if name in names}
         load_strictly(network, tensors, weights.name)
         self.network = network.requires_grad_(False).eval().to(memory_format=torch.channels_last)
@@ -456,9 +460,9 @@ class GAN:
         Args:
             fake: Logits (B, 1, h, w) of outputs.
         """
-        if self.kind == "hinge":
+        if self.kind == "hinge":  # unbounded: relu(1 - x) would stop the gradient at x = 1
             return -torch.stack([x.float().mean() for x in fake]).mean()
-        return self._of_real(fake)
+        return self._mean_of_real(fake)
 
     def discriminator(self, real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
         """Return the discriminator's side: the sum of its means on real and fake images.
@@ -467,18 +471,21 @@ class GAN:
             real: Logits (B, 1, h, w) of data.
             fake: Logits of outputs.
         """
-        return self._of_real(real) + self._of_fake(fake)
+        return self._mean_of_real(real) + self._mean_of_fake(fake)
 
-    def _of_real(self, logits: Sequence[Tensor]) -> Tensor:
-        return torch.stack([self._real(x.float()).mean() for x in logits]).mean()
+    def _mean_of_real(self, logits: Sequence[Tensor]) -> Tensor:
+        """Return the loss of logits of real images, averaged over each size, then over sizes."""
+        return torch.stack([self._loss_of_real(x.float()).mean() for x in logits]).mean()
 
-    def _of_fake(self, logits: Sequence[Tensor]) -> Tensor:
-        # Both functions mirror each other, that of lsgan about 1/2.
+    def _mean_of_fake(self, logits: Sequence[Tensor]) -> Tensor:
+        """Return the same of logits of outputs."""
+        # The loss of a fake image is that of a real one for mirrored logits: about 0, lsgan's 1/2.
         if self.kind == "lsgan":
-            return self._of_real([1 - x for x in logits])
-        return self._of_real([-x for x in logits])
+            return self._mean_of_real([1 - x for x in logits])
+        return self._mean_of_real([-x for x in logits])
 
-    def _real(self, x: Tensor) -> Tensor:
+    def _loss_of_real(self, x: Tensor) -> Tensor:
+        """Return the loss of each logit x of a real image, as in the table of the class."""
         if self.kind == "lsgan":
             return (x - 1).square()
         if self.kind == "hinge":

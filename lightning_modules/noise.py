@@ -13,7 +13,7 @@ from files.batch import Batch, Span, Tile, length_of
 
 Size = tuple[int, int]  # height and width, in pixels or latents
 
-AUGMENTED = 0.1  # greatest standard deviation of `augmented`, for values in [-1, 1]
+LARGEST_AUGMENTATION = 0.1  # standard deviation, for values in [-1, 1]
 SQUARE = 64  # side of the squares that a placed field is drawn in
 
 
@@ -49,11 +49,12 @@ class Noise:
             tiles: Places of its fields, if they differ from those of the method's output.
         """
         seeds = [seed_of(seed, "stream", name) for seed in self.seeds]
-        stream = self._like(torch.tensor(seeds, dtype=torch.int64), tiles)
+        stream = self._of_same_kind(torch.tensor(seeds, dtype=torch.int64), tiles)
         self._streams.append(stream)
         return stream
 
-    def _like(self, seeds: Tensor, tiles: Sequence[Tile] | None) -> Noise:
+    def _of_same_kind(self, seeds: Tensor, tiles: Sequence[Tile] | None) -> Noise:
+        """Return noise of this class and device from other seeds, for ``stream``."""
         return Noise(seeds, self.device)
 
     def normal(self, shape: Sequence[int]) -> Tensor:
@@ -89,7 +90,7 @@ class Noise:
         return [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def _fill(self, field: Tensor, seed: int, image: int) -> None:
-        # In place, by only the seed; `image` is the number in the batch.
+        """Fill a field in place from the seed; ``image``, its number in the batch, is unused."""
         field.normal_(generator=torch.Generator().manual_seed(seed))
 
 
@@ -112,24 +113,27 @@ class PlacedNoise(Noise):
         super().__init__(seeds, device)
         self.places = list(places)
 
-    def _like(self, seeds: Tensor, tiles: Sequence[Tile] | None) -> Noise:
+    def _of_same_kind(self, seeds: Tensor, tiles: Sequence[Tile] | None) -> Noise:
         return PlacedNoise(seeds, tiles or self.places, self.device)
 
     def _fill(self, field: Tensor, seed: int, image: int) -> None:
-        if field.ndim < 2:  # without positions
+        """Fill the field of a tile from the squares that it overlaps; ``image`` tells the tile."""
+        if field.ndim < 2:  # without rows and columns a field has no place in the image
             super()._fill(field, seed, image)
             return
         height, width = field.shape[-2:]
         rows, columns = self.places[image]
-        for row, from_rows, to_rows in _overlaps(_begin(rows, height), height):
-            for column, from_columns, to_columns in _overlaps(_begin(columns, width), width):
+        for row, from_rows, to_rows in _overlaps(_field_start(rows, height), height):
+            for column, from_columns, to_columns in _overlaps(_field_start(columns, width), width):
                 square = torch.empty((*field.shape[:-2], SQUARE, SQUARE), dtype=field.dtype)
                 super()._fill(square, seed_of(seed, row, column), image)
                 field[..., to_rows, to_columns] = square[..., from_rows, from_columns]
 
 
 def _overlaps(start: int, length: int) -> Iterator[tuple[int, slice, slice]]:
-    """Yield the squares that a side of a field overlaps: number, part of it, place in the field.
+    """Yield for each square that a field overlaps: its number, its part, the place in the field.
+
+    Along one side, rows or columns.
 
     Args:
         start: Where the field starts in the whole image's field.
@@ -143,7 +147,7 @@ def _overlaps(start: int, length: int) -> Iterator[tuple[int, slice, slice]]:
         yield number, slice(low - first, high - first), slice(low - start, high - start)
 
 
-def _begin(span: Span, n: int) -> int:
+def _field_start(span: Span, n: int) -> int:
     """Return where a field of ``n`` values along a tile's side starts in the whole image's field.
 
     For a fractional scale, a tile's own ratio of LR to output is not the image's: at a side of
@@ -155,7 +159,7 @@ def _begin(span: Span, n: int) -> int:
         side = length_of(place)
         if n % side == 0:  # a pixel has one value or several
             return int(place.start * (n // side))
-    cells = []  # where a value covers several pixels: the tile's start, and their number
+    cells = []  # the tile's start, and the number of pixels a value covers, if that is whole
     for place in (span.lr, span.out):
         side = length_of(place)
         pixels = round(side / n)
@@ -170,12 +174,12 @@ def _begin(span: Span, n: int) -> int:
         if place.start * n % side == 0:  # such as the grid of a coarse scale: 40 for 1024 pixels
             return place.start * n // side
     if not cells:
-        return _divided(span.out.start * n, length_of(span.out))
+        return _rounded_quotient(span.out.start * n, length_of(span.out))
     start, pixels = cells[0]
-    return _divided(start, pixels)
+    return _rounded_quotient(start, pixels)
 
 
-def _divided(a: int, b: int) -> int:
+def _rounded_quotient(a: int, b: int) -> int:
     """Return a / b rounded half up: the same in both tiles, wherever their borders lie."""
     return (2 * a + b) // (2 * b)
 
@@ -224,6 +228,7 @@ def augmented(lr: Tensor, probability: float) -> tuple[Tensor, Tensor]:
     Returns:
         The inputs, not clamped, and (B,) standard deviations, for values in [-1, 1].
     """
-    drawn = torch.rand(2, len(lr), device=lr.device)
-    levels = AUGMENTED * drawn[0] * (drawn[1] < probability)
+    share, chance = torch.rand(2, len(lr), device=lr.device)
+    levels = LARGEST_AUGMENTATION * share * (chance < probability)
+    # LR in [0, 1] has half the range that the levels are for.
     return lr + levels.view(-1, 1, 1, 1) / 2 * torch.randn_like(lr), levels

@@ -20,7 +20,8 @@ from files.numbers import NonNegativeFloat, NonNegativeInt, PositiveInt
 from files.own_modules import class_path
 
 log = logging.getLogger(__name__)
-POSITION = ("last_epoch", "_step_count", "_last_lr")  # of a schedule's state
+# What a schedule's state has beside its settings: how far it has got.
+POSITION = ("last_epoch", "_step_count", "_last_lr")
 
 
 def adam(parameters: Iterable[Any]) -> Optimizer:
@@ -39,7 +40,7 @@ def adamw(parameters: Iterable[Any], lr: float = 5e-5) -> Optimizer:
 
 
 def optimizer_of(make: Callable[[Any], Any], parameters: Iterable[Any]) -> Any:
-    """Return an optimiser.
+    """Make an optimiser that can be clipped under AMP, and resumed on another device.
 
     Args:
         make: Factory from the configuration.
@@ -49,12 +50,14 @@ def optimizer_of(make: Callable[[Any], Any], parameters: Iterable[Any]) -> Any:
     # A fused optimiser unscales AMP gradients itself, and Lightning then refuses to clip them.
     # With this, the scaler does it, at no measurable cost.
     optimizer._step_supports_amp_scaling = False
-    optimizer.register_load_state_dict_post_hook(_in_layout_of_weights)
+    optimizer.register_load_state_dict_post_hook(_match_memory_layout)
     return optimizer
 
 
-def _in_layout_of_weights(optimizer: Any) -> None:
-    # A fused optimiser reads both in memory order, and a checkpoint of a CPU may have another.
+def _match_memory_layout(optimizer: Any) -> None:
+    """Copy loaded state tensors into the memory layout of their weights."""
+    # A fused optimiser reads a weight and its state in memory order. A checkpoint from a CPU may
+    # have another order than the channels-last weights of a GPU.
     for weight, state in optimizer.state.items():
         for name, value in state.items():
             if not isinstance(value, Tensor) or value.shape != weight.shape:
@@ -64,21 +67,22 @@ def _in_layout_of_weights(optimizer: Any) -> None:
 
 
 def schedule_of(make: Callable[[Any], Any], optimizer: Any) -> dict[str, Any]:
-    """Return Lightning's configuration of a schedule that is stepped once a step.
+    """Return Lightning's configuration of a schedule, which is stepped once a step.
 
-    Lightning steps one that monitors a value once an epoch.
+    Only a schedule that monitors a value is stepped once an epoch.
 
     Args:
         make: Factory from the configuration.
         optimizer: The optimiser.
 
     Raises:
-        ValueError: If it monitors a value of training.
+        ValueError: If it monitors a value of training, not of validation.
     """
     schedule = make(optimizer)
     if not isinstance(schedule, ReduceLROnPlateau):
         return {"scheduler": schedule, "interval": "step"}
-    if not schedule.monitor.startswith("val/"):  # each rank has its own, and so would rates
+    # Each rank has its own values of training, so learning rates would differ between ranks.
+    if not schedule.monitor.startswith("val/"):
         raise ValueError(
             f"model.init_args.lr_scheduler monitors {schedule.monitor}: set its monitor to a value "
             "of validation, such as val/psnr"
@@ -87,12 +91,12 @@ def schedule_of(make: Callable[[Any], Any], optimizer: Any) -> dict[str, Any]:
 
 
 def average_gradients(optimizer: Any, planned: int, summed: int) -> None:
-    """Make gradients those of the mean loss where an epoch ended within an accumulation.
+    """Rescale gradients to those of the mean loss if an epoch ended within an accumulation.
 
     Args:
         optimizer: Its parameters have the gradient of a sum of losses divided by ``planned``.
         planned: Batches of a whole accumulation.
-        summed: Batches of this one.
+        summed: Batches of this one, fewer at the end of an epoch.
     """
     if summed == planned:
         return
@@ -117,7 +121,7 @@ class Optimised(LightningModule):
         super().__init__()
         self._make_optimizer = optimizer
         self._make_schedule = lr_scheduler
-        self._configured = False  # by these two
+        self._reads_arguments = False  # whether `configure_optimizers` below was called
 
     def optimized(self) -> Sequence[Tensor] | Sequence[dict[str, Any]]:
         """Return all trainable parameters, or groups of them with their own settings."""
@@ -129,7 +133,7 @@ class Optimised(LightningModule):
         Raises:
             ValueError: If nothing is trainable, or the schedule monitors a value of training.
         """
-        self._configured = True
+        self._reads_arguments = True
         trainable = self.optimized()
         if not trainable:
             raise ValueError(
@@ -144,9 +148,9 @@ class Optimised(LightningModule):
 
     def warn_of_unread(self) -> None:
         """Warn of an optimiser or a schedule that a subclass's ``configure_optimizers`` ignores."""
-        if self._configured:
+        if self._reads_arguments:
             return
-        # A default of a method is a function of its module.
+        # Defaults are functions of the method's module; any other factory was set by the user.
         module = getattr(self._make_optimizer, "__module__", "")
         is_default = module.startswith("lightning_modules.")
         unread = {"optimizer": not is_default, "lr_scheduler": self._make_schedule is not None}
@@ -160,7 +164,10 @@ class Optimised(LightningModule):
                 )
 
     def train_restored(self) -> None:
-        """Train what ``BaseFinetuning`` unfroze before: a resume restores its groups alone."""
+        """Unfreeze on a resume what ``BaseFinetuning`` had unfrozen.
+
+        The callback restores the optimiser's groups, but not ``requires_grad``.
+        """
         trainer: Any = self.trainer
         if not any(isinstance(callback, BaseFinetuning) for callback in trainer.callbacks):
             return
@@ -172,10 +179,11 @@ class Optimised(LightningModule):
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
     ) -> None:
-        """Step by the mean loss, also with the fewer batches that an epoch's end leaves."""
+        """Step by the mean loss, also if an epoch's end leaves fewer batches to accumulate."""
         planned = self.trainer.accumulate_grad_batches
 
         def closure() -> Any:
+            # Computes the gradients, which a shorter accumulation needs rescaled.
             loss = optimizer_closure()
             average_gradients(optimizer, planned, batch_idx % planned + 1)
             return loss
@@ -191,6 +199,7 @@ class Optimised(LightningModule):
         self._synchronise_buffers(True)
 
     def _synchronise_buffers(self, synchronise: bool) -> None:
+        """Set whether DDP broadcasts buffers before each forward pass."""
         # In `fit`, validation goes through the DDP wrapper, which broadcasts the buffers before
         # every forward pass: the other ranks would wait forever for one with fewer images.
         wrapper = self.trainer.strategy.model
@@ -199,7 +208,7 @@ class Optimised(LightningModule):
 
 
 class SequentialLR(torch.optim.lr_scheduler.SequentialLR):
-    """torch's ``SequentialLR``, with schedules as they stand in YAML.
+    """torch's ``SequentialLR`` for YAML: it makes the schedules, which need the optimiser.
 
     Args:
         optimizer: The optimiser.
@@ -213,7 +222,7 @@ class SequentialLR(torch.optim.lr_scheduler.SequentialLR):
         schedulers: list[LRSchedulerCallable],
         milestones: list[PositiveInt],
     ) -> None:
-        made: Any = [make(optimizer) for make in schedulers]
+        made: Any = [make(optimizer) for make in schedulers]  # torch takes schedules, not factories
         super().__init__(optimizer, made, milestones)
 
 
@@ -228,19 +237,20 @@ class WarmUp(LRScheduler):
     Args:
         optimizer: The optimiser.
         warm_up: Steps until the full rate is reached; 0 for no warm-up.
-        released: Warm up as in the released code of ResShift and InvSR.
+        released: Warm up one step late, as the released code of ResShift and InvSR does.
     """
 
     def __init__(
         self, optimizer: Optimizer, warm_up: NonNegativeInt = 5000, released: bool = False
     ) -> None:
         self.warm_up = warm_up
-        self.released = released
+        self.released = released  # one step late, the first at the full rate: see the class
         super().__init__(optimizer)
 
     def get_lr(self) -> list[Any]:
         """Return the rate of each group of parameters at this step."""
-        return [base * self._factor(base, self.last_epoch) for base in self.base_lrs]
+        step = self.last_epoch  # torch's name, although schedules are stepped once a step
+        return [rate * self._factor_at(step, rate) for rate in self.base_lrs]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load the position, but not the settings, which torch would load too.
@@ -250,11 +260,11 @@ class WarmUp(LRScheduler):
         """
         super().load_state_dict({name: state_dict[name] for name in POSITION})
 
-    def _factor(self, base: Any, step: int) -> Any:
-        # Of the rate at a step, counted from 0.
+    def _factor_at(self, step: int, rate: Any) -> Any:
+        """Return the factor of the full ``rate`` at a step, counted from 0."""
         if step >= self.warm_up:
             return 1.0
-        if self.released:
+        if self.released:  # it sets the rate after a step: the first one uses the full rate
             return step / self.warm_up if step else 1.0
         return (step + 1) / self.warm_up
 
@@ -267,7 +277,8 @@ class WarmUpCosine(WarmUp):
         steps: Step at which ``final`` is reached and kept; usually ``trainer.max_steps``.
         warm_up: Steps until the full rate is reached; 0 for no warm-up.
         final: The learning rate at the end.
-        released: Warm up as in the released code of ResShift and InvSR; see ``WarmUp``.
+        released: Warm up one step late, as the released code of ResShift and InvSR does; see
+            ``WarmUp``.
 
     Raises:
         ValueError: If the warm-up is not below ``steps``.
@@ -290,9 +301,10 @@ class WarmUpCosine(WarmUp):
         self.final = final
         super().__init__(optimizer, warm_up, released)
 
-    def _factor(self, base: Any, step: int) -> Any:
+    def _factor_at(self, step: int, rate: Any) -> Any:
+        """Return the factor of the full ``rate`` at a step, counted from 0."""
         if step < self.warm_up:
-            return super()._factor(base, step)
-        done = min((step - self.warm_up) / (self.steps - self.warm_up), 1.0)
-        final = self.final / base
-        return final + (1 - final) * (1 + math.cos(math.pi * done)) / 2
+            return super()._factor_at(step, rate)
+        progress = min((step - self.warm_up) / (self.steps - self.warm_up), 1.0)
+        final_factor = self.final / rate  # `final` is a rate, not a factor of one
+        return final_factor + (1 - final_factor) * (1 + math.cos(math.pi * progress)) / 2

@@ -39,6 +39,8 @@ def refuse_other_results(method: LightningModule) -> None:
 def networks(module: nn.Module) -> Iterator[nn.Module]:
     """Yield the outermost modules within a module that are called, whose parameters are sharded.
 
+    They have a ``forward``, or name the methods by which they are called instead in ``called``.
+
     Args:
         module: A method, or a container within it.
     """
@@ -50,12 +52,13 @@ def networks(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def _refuse_sharding(method: LightningModule) -> None:
+    """Raise if FSDP would not shard a trainable parameter, or not average its gradient."""
     sharded = {id(p) for network in networks(method) for p in network.parameters()}
     seen = set[int]()
     for name, parameter in method.named_parameters(remove_duplicate=False):
         if not parameter.requires_grad:
             continue
-        reason = ""
+        reason = ""  # that FSDP would not shard the parameter, or not average its gradients
         if id(parameter) not in sharded:
             reason = "is in no module with a forward"
         elif not parameter.ndim:
@@ -71,8 +74,10 @@ def _refuse_sharding(method: LightningModule) -> None:
 
 
 def _has_own_statistics(module: nn.Module, synchronises: bool) -> bool:
+    """Return whether each process would normalise by statistics of its own crops."""
     if not isinstance(module, _NormBase) or not module.training:
         return False
     if isinstance(module, nn.SyncBatchNorm) and synchronises:
         return False
+    # Instance norms use each image alone, unless they also collect running statistics.
     return isinstance(module, _BatchNorm) or module.running_mean is not None

@@ -15,7 +15,7 @@ import torch
 import xxhash
 from torch import Tensor, nn
 
-from files.locks import lock, unlock
+from files.locks import lock, unlock_and_close
 from files.owned import refuse_foreign, refuse_moved
 from files.paths import PREDICTIONS, open_regular, size_and_time
 
@@ -215,7 +215,7 @@ class Predictions:
             if os.write(descriptor, data) != len(data):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
         finally:
-            unlock(descriptor)
+            unlock_and_close(descriptor)
 
 
 def options_of(config: Mapping[str, Any], of_files: bool = False) -> Options:

@@ -226,6 +226,8 @@ class Writer(Callback):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse weights of Lightning's ``ckpt_path``, which it loads after ``setup``.
 
+        With a ``config`` the command line runs, which has loaded the weights before.
+
         Raises:
             ValueError: If the weights are others than in ``setup``.
         """
@@ -295,7 +297,7 @@ class Writer(Callback):
         """
         if stage != "predict" or self._pool is None:
             return
-        if self.skipped:  # of all inputs, Lightning does not start
+        if self.skipped:  # if all inputs are, Lightning has not called it; twice does no harm
             self.on_predict_start(trainer, pl_module)
         while self._pending:
             self._await_oldest()

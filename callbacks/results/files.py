@@ -15,7 +15,7 @@ from typing import Any
 from callbacks.provenance import provenance
 from callbacks.results.digests import are_unlike
 from callbacks.results.rows import Place, Row, of_datasets, of_images
-from files.locks import lock, unlock
+from files.locks import lock, unlock_and_close
 from files.method import Method
 from files.owned import hold_place, move_aside, refuse_link, refuse_moved, write_whole
 from files.words import first_of
@@ -180,7 +180,7 @@ def _one_writer(run: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        unlock(descriptor)
+        unlock_and_close(descriptor)
 
 
 def _write_results(path: Path, rows: Sequence[Row]) -> None:

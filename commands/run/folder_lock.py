@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from commands.run.files import read_json
-from files.locks import locked, unlock
+from files.locks import locked, unlock_and_close
 from files.owned import free_place, hold_place, remove_empty, remove_file
 
 HOLDER = ".enlarger.lock"  # the file in the folder that names the process which holds its lock
@@ -87,7 +87,7 @@ class FolderLock:
         """Close the descriptor, which frees the lock."""
         if self._descriptor is not None:
             _HELD.discard(self._descriptor)
-            unlock(self._descriptor)
+            unlock_and_close(self._descriptor)
             self._descriptor = None
             free_place(self.folder)
 

@@ -160,7 +160,7 @@ def load_trained(
         ConfigurationError: If there are no trained weights.
     """
     initial = model.initial_weights
-    if initial is not None and has_frozen_parts(model):
+    if initial is not None and has_frozen_parts(model):  # which checkpoints leave out
         model.load_weights(find_weights(initial, model.scale), model.weights_strict)
     if choice.reason and choice.checkpoint is not None and not choice.checkpoint.is_file():
         choice = Choice(*(best_or_newest(run.checkpoints) or ()))  # `fit` deleted it meanwhile

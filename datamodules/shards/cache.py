@@ -86,7 +86,8 @@ class ShardCache:
             except OSError as error:
                 if error.errno not in FULL:
                     raise
-                self._used[shard.name] = time.monotonic()  # as if it had been removed
+                # As if it had been removed, so it is read remotely for a while.
+                self._used[shard.name] = time.monotonic()
                 return False
             finally:
                 remove_file(path.with_name(f"{path.name}.temp{os.getpid()}"))  # webdataset's

@@ -103,10 +103,10 @@ class Shrink(Resize):
         self.by = check_range(by, "by", low=1.0)
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
-        """Draw as `Resize.draw`."""
+        """Draw as `Resize.draw`, with the factor 1 / divisor."""
         params = super().draw(draws, shape)
         factor = 1.0 / draws.uniform(*self.by)
-        return {**params, **_resized(factor, shape)}
+        return {**params, **_factor_and_size(factor, shape)}
 
 
 class SampleGaussian(KernelStage):
@@ -197,7 +197,7 @@ class ChannelNoise(Stage):
         levels = level[:, None, None]
         independent = np.eye(3) * levels
         equal = np.zeros((3, 3))
-        equal[:, 0] = 1.0
+        equal[:, 0] = 1.0  # all channels are the first one of the field
         matrices = np.stack(entries, axis=1).reshape(-1, 3, 3)
         diagonals = np.stack(diagonal, axis=1)
         correlated = _correlation(matrices, diagonals) * most
@@ -233,6 +233,7 @@ class _ShuffledInOrder(Shuffled):
         shrink_place = np.argmax(order == shrink, axis=1)
         to_lr_place = np.argmax(order == to_lr, axis=1)
         images = np.arange(len(order))
+        # The stages take their own two places again, the earlier one first.
         order[images, np.minimum(shrink_place, to_lr_place)] = shrink
         order[images, np.maximum(shrink_place, to_lr_place)] = to_lr
         return params
@@ -327,17 +328,18 @@ class BSRGAN(Pipeline):
         sample["sigma"] = _rescaled(halved, sample["sigma"], _LOWEST_SAMPLE_SIGMA, 2.4, 1.2)
         resize = shuffled["shrink"]["resize"]
         divisor = _rescaled(halved, 1.0 / resize["factor"], 1.0, 8.0, 4.0)
-        halving = np.where(halved, 0.5, 1.0)
-        resize.update(_resized(halving / divisor, shape))
+        halving = np.where(halved, 0.5, 1.0)  # sizes are relative to the HR before it was halved
+        resize.update(_factor_and_size(halving / divisor, shape))
         return params
 
 
 def _halving(modes: Modes, antialias: bool) -> Resize:
+    """Return a stage that halves both sides."""
     always_down = (0.0, 1.0, 0.0)
     return Resize(down=(0.5, 0.5), p=always_down, modes=modes, antialias=antialias)
 
 
-def _resized(factor: Floats, shape: torch.Size) -> Params:
+def _factor_and_size(factor: Floats, shape: torch.Size) -> Params:
     """Return the factors (B,) and the sizes (B, 2) to which they resize the HR, at least 1."""
     hr_size = np.array(shape[-2:])
     scaled = hr_size * factor[:, None]
@@ -360,7 +362,7 @@ def _rescaled(
 
 def _correlation(entries: Floats, diagonal: Floats) -> Floats:
     """Return (B, 3, 3) square roots of |U' diag(d) U|, U orthonormal bases of `entries`."""
-    bases, _, _ = np.linalg.svd(entries)
+    bases, _, _ = np.linalg.svd(entries)  # of random matrices, random rotations
     scaled = diagonal[:, :, None] * bases
     covariance = np.abs(bases.transpose(0, 2, 1) @ scaled)
     # The elementwise absolute value may leave a negative eigenvalue.

@@ -96,12 +96,12 @@ class ImageNetTest(SecondOrder):
             scale,
             usm=False,
             first=first,
-            second=SECOND,
+            second=SECOND,  # never applied
             second_p=0.0,
             jpeg_quality=jpeg_quality,
             final_jpeg_quality=final_jpeg_quality,
             final_sinc=final_sinc,
             final_kernel_size=final_kernel_size,
-            faithful=False,
+            faithful=False,  # no draws shared in a batch: the script degraded image by image
             **kwargs,
         )

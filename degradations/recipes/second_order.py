@@ -52,8 +52,8 @@ class ToLR(Resize):
         modes: Modes = ("area", "bilinear", "bicubic"),
         antialias: bool = False,
     ) -> None:
-        never_random = (0.0, 0.0, 1.0)
-        super().__init__(p=never_random, modes=modes, antialias=antialias, divisor=divisor)
+        factor_is_one = (0.0, 0.0, 1.0)
+        super().__init__(p=factor_is_one, modes=modes, antialias=antialias, divisor=divisor)
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw as `Resize.draw`, with the sides of the LR."""
@@ -322,7 +322,7 @@ class SecondOrder(Pipeline):
             )
         if second_p > 0.0:
             blur, resize, noise = second.stages(modes, divisor)
-            blur.selects |= second_p < 1.0
+            blur.selects |= second_p < 1.0  # `draw` unsets `applied` without this order
             stages["blur2"] = blur
             stages["resize2"] = Sometimes(resize, second_p)
             stages["noise2"] = Sometimes(noise, second_p)
@@ -438,7 +438,7 @@ class RealESRGANLight(SecondOrder):
         super().__init__(
             scale,
             first=first,
-            second=SECOND,
+            second=SECOND,  # never applied
             second_p=0.0,
             jpeg_quality=None,
             final_jpeg_quality=final_jpeg_quality,

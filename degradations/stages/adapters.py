@@ -112,6 +112,7 @@ class Albumentations(Stage):
         seeds = params["seeds"].tolist()
         images = []
         for image, seed in zip(x, seeds, strict=True):
+            # albumentations draws from one generator of NumPy's and one of Python's.
             key = np.array([seed, 0], np.uint64)
             generator = np.random.Generator(np.random.Philox(key=key))
             self.transform.set_random_state(generator, random.Random(seed))
@@ -133,6 +134,7 @@ class Albumentations(Stage):
 
 
 def _check_image_only(transform: Any) -> None:
+    """Raise if a transform, or one of its group, may move pixels."""
     if ".dropout." in type(transform).__module__:
         return  # these have keypoints because they drop them with their pixels
     if hasattr(transform, "transforms"):
@@ -147,7 +149,8 @@ def _check_image_only(transform: Any) -> None:
 
 
 def _check_batched(augmentation: Any) -> None:
-    certain = copy.deepcopy(augmentation)
+    """Raise if a batch gives other results than its images one by one."""
+    certain = copy.deepcopy(augmentation)  # applied to every image, to compare all of them
     certain.p = 1.0
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(16, 3, 64, 64, generator=generator)
@@ -170,6 +173,7 @@ def _apply_one_by_one(
     x: Tensor,
     seeds: Iterable[int],
 ) -> Tensor:
+    """Apply the augmentation to each image with the generators seeded by its seed."""
     images = []
     for image, seed in zip(torch.split(x, 1), seeds, strict=True):
         with _seeded(seed, x.device):  # applying it may draw, too
@@ -183,6 +187,7 @@ def _apply_batched(
     x: Tensor,
     seeds: Iterable[int],
 ) -> Tensor:
+    """Draw by each image's seed, and apply the augmentation once to all images."""
     image_params = []
     for seed in seeds:
         with _seeded(seed, torch.device("cpu")):
@@ -190,7 +195,7 @@ def _apply_batched(
     params = {}
     for name in image_params[0]:
         params[name] = torch.cat([one[name] for one in image_params])
-    params["forward_input_shape"] = torch.tensor(x.shape)
+    params["forward_input_shape"] = torch.tensor(x.shape)  # kornia's; that of one image until here
     return augmentation(x, params=params)
 
 

@@ -70,6 +70,7 @@ def prepare_kernels(psf: Tensor) -> Params:
     mass = kernels.abs().flatten(1) @ is_outside
     radius = (mass > _TAIL).sum(1) - 1
 
+    # If it is separable, the middle column and row give the whole kernel.
     row = kernels[:, n : n + 1]
     column = kernels[:, :, n : n + 1]
     centre = kernels[:, n : n + 1, n : n + 1]
@@ -100,7 +101,7 @@ def convolve(x: Tensor, kernel: Tensor, radius: int, separable: bool) -> Tensor:
     kernel = kernel[rings, rings]
     if separable:
         y = _by_rows_and_columns(image, kernel)
-    elif radius <= 5 or max(image.shape) <= _ONE_TILE:
+    elif radius <= 5 or max(image.shape) <= _ONE_TILE:  # where OpenCV is faster
         y = _by_opencv(image, kernel)
     else:
         y = _by_fourier(image, kernel)
@@ -127,8 +128,10 @@ def convolve_canvas(canvas: Canvas, psf: Tensor) -> Canvas:
 
 
 def _by_rows_and_columns(image: Tensor, kernel: Tensor) -> Tensor:
+    """Convolve (C, H, W) with a separable kernel by OpenCV."""
     import cv2
 
+    # A separable kernel is its middle column times its middle row, divided by its centre.
     taps = kernel.numpy()
     n = len(taps) // 2
     row = taps[n]
@@ -147,6 +150,7 @@ def _by_rows_and_columns(image: Tensor, kernel: Tensor) -> Tensor:
 
 
 def _by_opencv(image: Tensor, kernel: Tensor) -> Tensor:
+    """Convolve (C, H, W) with any kernel by OpenCV, fast for small kernels or images."""
     # Tap by tap up to 11 x 11; larger kernels by a transform, fast while one tile is enough.
     import cv2
 
@@ -164,6 +168,7 @@ def _by_opencv(image: Tensor, kernel: Tensor) -> Tensor:
 
 
 def _by_fourier(image: Tensor, kernel: Tensor) -> Tensor:
+    """Convolve (C, H, W) with any kernel by FFT, fast for large kernels on large images."""
     _, H, W = image.shape
     n = len(kernel) // 2
     grid = (_fast_fft_size(H + 2 * n), _fast_fft_size(W + 2 * n))
@@ -185,7 +190,7 @@ def _by_fourier(image: Tensor, kernel: Tensor) -> Tensor:
 def _fast_fft_size(n: int) -> int:
     """Return the next even length that is a product of 2, 3 and 5."""
     size = n + n % 2
-    while 30**16 % size:
+    while 30**16 % size:  # which products of 2, 3 and 5 divide, up to their 16th powers
         size += 2
     return size
 
@@ -392,6 +397,7 @@ def _unfolded(quarter: Tensor) -> Tensor:
 
 
 def _axis(extent: int, like: Tensor) -> Tensor:
+    """Return the offsets from the centre of a kernel, -extent to extent."""
     return torch.arange(-extent, extent + 1, device=like.device, dtype=like.dtype)
 
 
@@ -540,7 +546,7 @@ class Sinc(KernelStage):
     ) -> None:
         super().__init__()
         self.kernel_size = check_sizes(kernel_size)
-        # Slightly above pi, so that 3.1416 is valid.
+        # Slightly above pi, so that 3.1416 in a YAML file is valid.
         self.cutoff = check_range(cutoff, "cutoff", low=1e-2, high=3.142)
 
     def draw(self, draws: Draws, shape: torch.Size) -> Params:
@@ -652,6 +658,7 @@ def check_sizes(sizes: IntegerRange) -> IntegerRange:
 
 
 def _check_beta(values: Range, name: str) -> Range:
+    """Check and return a range of beta around 1."""
     low, high = check_range(values, name, low=1e-2, high=100.0)
     if not low <= 1.0 <= high:
         raise ValueError(f"{name} is {[low, high]}; expected a range that contains 1")

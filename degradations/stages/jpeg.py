@@ -186,7 +186,7 @@ class _Chroma:
         pixels = torch.stack((first, last), 3)
         last_pixel = self.canvas.sizes.view(-1, 2, 1, 1) - 1
         pixels = torch.minimum(pixels, last_pixel)
-        four = _four(self.canvas.with_pixels(planes), pixels, self.extent)
+        four = _gather_2x2(self.canvas.with_pixels(planes), pixels, self.extent)
         # The alternating bias rounds halves up and down equally often.
         is_even = index[:w] % 2 == 0
         bias = torch.where(is_even, self.row_step - 1, 2)
@@ -213,7 +213,7 @@ class _Chroma:
             second = nearest + side * ((self.step - 1) * has_neighbours)
             second = torch.minimum(second.clamp_min(0), last)
         places = torch.stack((nearest, second), 3)
-        four = _four(self.canvas.with_pixels(samples), places, (H, W))
+        four = _gather_2x2(self.canvas.with_pixels(samples), places, (H, W))
         weighted = four * _sixteenths(four.device)
         total = weighted.sum((3, 5))
         # Alternating again; 4:2:2 rounds quarters, with the opposite bias.
@@ -222,7 +222,7 @@ class _Chroma:
         return torch.floor((total + bias) / 16.0)
 
 
-def _four(canvas: Canvas, places: Tensor, extent: Size) -> Tensor:
+def _gather_2x2(canvas: Canvas, places: Tensor, extent: Size) -> Tensor:
     """Gather (B, C, h, 2, w, 2) from two rows and two columns each, (B, 2, n, 2)."""
     h, w = extent
     four = canvas.gather(places.flatten(2), (2 * h, 2 * w))
@@ -285,6 +285,7 @@ def _converted(planes: Tensor, matrix: Tensor) -> Tensor:
 
 def _quantisation_steps(quality: Tensor) -> Tensor:
     """Return the (B, 2, 8, 8) int64 quantisation of luma and chroma, transposed."""
+    # libjpeg's scaling of the tables for quality 50.
     percent = torch.where(quality < 50, 5000 // quality, 200 - 2 * quality)
     percent = percent.view(-1, 1, 1, 1)
     # In integers: an inexact float32 division could round to another step.
@@ -294,16 +295,19 @@ def _quantisation_steps(quality: Tensor) -> Tensor:
 
 @constant
 def _to_y_cb_cr() -> Tensor:
+    """Return the matrix from RGB to YCbCr, (3, 4)."""
     return torch.tensor(_TO_Y_CB_CR) / 65536
 
 
 @constant
 def _to_rgb() -> Tensor:
+    """Return the matrix from CbCr to what RGB adds to the luma, (3, 3)."""
     return torch.tensor(_TO_RGB) / 65536
 
 
 @constant
 def _sixteenths() -> Tensor:
+    """Return the weights of the nearest and second samples, rows by columns."""
     return torch.tensor([[[9.0, 3.0]], [[3.0, 1.0]]])
 
 
@@ -319,7 +323,7 @@ def _dct() -> Tensor:
 
 @constant
 def _base_steps() -> Tensor:
-    """Return the quantisation at quality 50, (2, 8, 8) int64, transposed."""
+    """Return the quantisation at quality 50, (2, 8, 8) int64, transposed for `_jpeg_round_trip`."""
     steps = torch.tensor([_LUMA, _CHROMA])
     return steps.transpose(-1, -2).contiguous()
 
@@ -400,6 +404,9 @@ class JPEG(DeviceStage):
         return functions
 
     def _coded(self, image: Tensor, quality: int, subsampling: Subsampling) -> Tensor:
+        """Save an image (1, 3, H, W) as JPEG and load it, by a real codec on the CPU."""
+        # The codec has no transposed tables. Coding the transposed image by the standard ones, and
+        # transposing the result, is the same.
         if self.transposed_tables:
             image = image.mT
         bgr = to_bytes(image[0], bgr=True)
@@ -410,8 +417,10 @@ class JPEG(DeviceStage):
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """Code all images at once in torch, with subsamplings that this stage can draw."""
         probabilities = dict(zip(SUBSAMPLINGS, self.subsampling, strict=True))
+        # Chroma is smaller only if that holds for all images that can be drawn.
         halved_rows = probabilities["4:4:4"] == probabilities["4:2:2"] == 0.0
         halved_columns = probabilities["4:4:4"] == 0.0
+        # As in `_coded`: transposed images instead of transposed tables.
         coded = canvas.transposed() if self.transposed_tables else canvas
         pixels = jpeg(
             coded,

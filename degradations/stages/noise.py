@@ -25,7 +25,7 @@ from files.numbers import UnitInterval
 
 _NORMAL_BITS = 15  # of the indices of normal quantiles
 _LUMA = (0.2989, 0.587, 0.114)  # of torchvision, which the released code of Real-ESRGAN calls
-_BITS = 11  # of the indices of Poisson quantiles
+_POISSON_BITS = 11  # of the indices of Poisson quantiles
 _POWERS = 9  # 1, 2, 4, ..., 256 levels
 _hash_everywhere = False
 
@@ -73,7 +73,8 @@ def seeded_integers_like(
         x: (B, C, H, W); values, dtype and memory format do not matter.
         seeds: (B,) int64 on x's device, e.g. from `Draws.seeds`.
         bits: 1 to 15.
-        grey: (B,) bool, for hashed fields: whether an image's channels are equal.
+        grey: (B,) bool, images that get one field for all channels. Only for hashed fields; for
+            generators on a CPU, pass an ``x`` of one channel.
     """
     if x.device.type != "cpu" or _hash_everywhere:
         return hashed_integers(x.shape, seeds, bits, grey)
@@ -116,6 +117,7 @@ def quick_randn_like(
 
 @constant
 def _normal_quantiles() -> Tensor:
+    """Return (2**15,) float32, quantiles of the normal distribution, with variance 1."""
     count = 1 << _NORMAL_BITS
     index = torch.arange(count, dtype=torch.float64)
     probabilities = (index + 0.5) / count
@@ -139,7 +141,7 @@ def hashed_integers(
     row = torch.arange(H, device=seeds.device).view(-1, 1)
     column = torch.arange(W, device=seeds.device)
     position = (row << 32) + column
-    # An odd factor of the seeds, so that consecutive ones are not neighbouring positions.
+    # Seeds and positions have different odd factors: no field is a shifted copy of another seed's.
     starts = seeds * signed(MULTIPLIERS[1]) + signed(GAMMA)
     starts = starts.view(-1, 1, 1, 1)
     words = mixed(starts + position * signed(GAMMA))
@@ -211,7 +213,8 @@ class GaussianNoise(DeviceStage):
         return functions
 
     def _noisy(self, image: Tensor, sigma: float, grey: bool, seed: Tensor) -> Tensor:
-        like = image[:, :1] if grey else image
+        """Add the field of a seed to an image on the CPU."""
+        like = image[:, :1] if grey else image  # one channel, which is added to all
         field = quick_randn_like(like, seed)
         return _add_noise(image, field.mul_(sigma), self.clip)
 
@@ -281,13 +284,14 @@ class PoissonNoise(DeviceStage):
         return functions
 
     def _noisy(self, image: Tensor, strength: float, grey: bool, seed: Tensor) -> Tensor:
+        """Add the noise of a seed to an image on the CPU."""
         source = _luma(image) if grey else image
         rounded = to_levels(source)
         power = _power_above(rounded)
         levels = torch.from_numpy(rounded)
         # One integer per pixel: the level in the upper bits, random bits in the lower.
-        indices = seeded_integers_like(levels, seed, _BITS)
-        indices.add_(levels, alpha=1 << _BITS)
+        indices = seeded_integers_like(levels, seed, _POISSON_BITS)
+        indices.add_(levels, alpha=1 << _POISSON_BITS)
         counts = _poisson_table(power).index_select(0, indices.view(-1))
         # strength (counts / N - levels / 255)
         noise = levels * (-strength / 255.0)
@@ -312,8 +316,8 @@ class PoissonNoise(DeviceStage):
         power = (count > powers_of_two).sum(1)
         power = power.view(-1, 1, 1, 1)
 
-        random_bits = seeded_integers_like(x, params["field_seeds"], _BITS, params["grey"])
-        indices = ((power * 256 + levels) << _BITS) + random_bits
+        random_bits = seeded_integers_like(x, params["field_seeds"], _POISSON_BITS, params["grey"])
+        indices = ((power * 256 + levels) << _POISSON_BITS) + random_bits
         counts = _poisson_tables(x.device)[indices]
         noisy = counts / (1 << power)
         strength = per_image(params["strength"], x)
@@ -341,8 +345,8 @@ def _luma(x: Tensor) -> Tensor:
 def _power_above(levels: Bytes) -> int:
     """Return the least e with 2**e at least the number of different levels."""
     flat = levels.reshape(-1)
-    # More than 128 in a part already give e = 8: counting all takes many times as long, and sorting
-    # them (`unique`) hundreds of times.
+    # More than 128 levels in a part already give e = 8: counting all pixels takes many times as
+    # long, and sorting them (`unique`) hundreds of times.
     step = max(1, len(flat) // 4096)
     count = _count_different(flat[::step])
     if step > 1 and count <= 128:
@@ -351,13 +355,14 @@ def _power_above(levels: Bytes) -> int:
 
 
 def _count_different(levels: Bytes) -> int:
+    """Return how many different levels there are."""
     histogram = np.bincount(levels, minlength=256)
     return int(np.count_nonzero(histogram))
 
 
 @functools.lru_cache(maxsize=_POWERS)  # 1 MB each
 def _poisson_table(power: int) -> Tensor:
-    """Return (256 << _BITS,) int16, the counts at equally likely quantiles of each value."""
+    """Return (256 << _POISSON_BITS,) int16, counts at equally likely quantiles of each value."""
     N = 1 << power
     mean = np.arange(256)[:, None] / 255 * N
     highest = N + 10 * math.sqrt(N) + 12
@@ -366,7 +371,7 @@ def _poisson_table(power: int) -> Tensor:
     p_zero = np.exp(-mean)
     factors = np.concatenate((p_zero, mean / count), axis=1)
     cumulative = factors.cumprod(axis=1).cumsum(axis=1)
-    quantiles = (np.arange(1 << _BITS) + 0.5) / (1 << _BITS)
+    quantiles = (np.arange(1 << _POISSON_BITS) + 0.5) / (1 << _POISSON_BITS)
     counts = [np.searchsorted(row, quantiles) for row in cumulative]
     table = np.concatenate(counts).astype(np.int16)
     return torch.from_numpy(table)
@@ -374,6 +379,6 @@ def _poisson_table(power: int) -> Tensor:
 
 @constant
 def _poisson_tables() -> Tensor:
-    """Return (9 * 256 << _BITS,) int16, the tables of all powers, 9 MB."""
+    """Return (9 * 256 << _POISSON_BITS,) int16, the tables of all powers, 9 MB."""
     tables = [_poisson_table(power) for power in range(_POWERS)]
     return torch.cat(tables)

@@ -23,9 +23,9 @@ from degradations.base import (
     Range,
     Size,
     Stage,
-    alike,
     by_images,
     check_range,
+    repeated_size,
     rounded_up,
 )
 from degradations.draws import Draws, Params, check_probabilities
@@ -77,7 +77,7 @@ def resample(
     if (h, w) == (H, W):
         return x
     if x.device.type != "cpu":
-        sizes = alike((h, w), B, x.device)
+        sizes = repeated_size((h, w), B, x.device)
         canvas = resample_canvas(Canvas.of(x), sizes, mode, antialias, (h, w))
         return canvas.pixels
     planes = x.reshape(-1, H, W)
@@ -86,7 +86,8 @@ def resample(
     if is_small and is_plain and x.dtype == torch.float32:
         resized = _by_opencv(planes, (h, w), mode)
         return resized.view(B, C, h, w)
-    if h < H:  # rows first, so that less is transposed
+    # Resampling columns transposes the image: do it while there are fewest rows.
+    if h < H:
         planes = _resampled_rows(planes, h, mode, antialias)
     if w != W:
         planes = _resampled_columns(planes, w, mode, antialias)
@@ -128,7 +129,7 @@ def shrink_canvas(canvas: Canvas, size: Size) -> Tensor:
     Returns:
         (B, C, h, w) in [0, 1].
     """
-    sizes = alike(size, len(canvas.pixels), canvas.pixels.device)
+    sizes = repeated_size(size, len(canvas.pixels), canvas.pixels.device)
     row_matrices, column_matrices = _matrices(canvas, sizes, size, "bicubic", True)
     narrow = _by_columns(canvas.pixels, column_matrices).clamp(0.0, 1.0)
     return _by_rows(row_matrices, narrow).clamp(0.0, 1.0)
@@ -137,14 +138,17 @@ def shrink_canvas(canvas: Canvas, size: Size) -> Tensor:
 # Kernels are functions of the distance in pixels (new pixels if antialiased), 0 beyond their
 # radius, for NumPy arrays and torch tensors.
 def _box(d: Any) -> Any:
+    """Return the kernel of ``nearest``."""
     return 1.0 * (d > -0.5) * (d <= 0.5)
 
 
 def _triangle(d: Any) -> Any:
+    """Return the kernel of ``bilinear``."""
     return (1 - abs(d)).clip(0, None)
 
 
 def _cubic(a: float, d: Any) -> Any:
+    """Return the kernel of ``bicubic`` with parameter a."""
     near = _triangle(d)
     far = (2 - abs(d)).clip(0, None)
     centre = near * near * (4 * a + 3 - 2 * near)
@@ -167,6 +171,7 @@ _RADII: dict[Mode, int] = {
 
 
 def _by_opencv(planes: Tensor, size: Size, mode: Mode) -> Tensor:
+    """Resize planes (P, H, W) by OpenCV."""
     import cv2
 
     h, w = size
@@ -178,31 +183,43 @@ def _by_opencv(planes: Tensor, size: Size, mode: Mode) -> Tensor:
     return y
 
 
-def _taps(n: int, m: int, mode: Mode, antialias: bool) -> Taps:
-    """Return the T source pixels of each of m target pixels, of n: indices and weights, (m, T)."""
+def _taps(inputs: int, outputs: int, mode: Mode, antialias: bool) -> Taps:
+    """Return the T source pixels of each target pixel along a side: indices and weights.
+
+    Args:
+        inputs: Source pixels of the side.
+        outputs: Target pixels of the side.
+        mode: One of `MODES`.
+        antialias: As in `resample`.
+
+    Returns:
+        (outputs, T) each.
+    """
     if mode == "nearest":
-        return _nearest_taps(n, m)
+        return _nearest_taps(inputs, outputs)
     if mode == "area":
-        return _area_taps(n, m)
+        return _area_taps(inputs, outputs)
     if antialias:
-        return _antialiased_taps(n, m, mode)
-    return _plain_taps(n, m, mode)
+        return _antialiased_taps(inputs, outputs, mode)
+    return _plain_taps(inputs, outputs, mode)
 
 
-def _nearest_taps(n: int, m: int) -> Taps:
-    i = np.arange(m)[:, None]
-    index = (2 * i + 1) * n // (2 * m)
-    return index, np.ones((m, 1))
+def _nearest_taps(inputs: int, outputs: int) -> Taps:
+    """As `_taps`: one pixel, below the centre of the new one."""
+    i = np.arange(outputs)[:, None]
+    index = (2 * i + 1) * inputs // (2 * outputs)  # the pixel's centre, in integers
+    return index, np.ones((outputs, 1))
 
 
-def _area_taps(n: int, m: int) -> Taps:
-    i = np.arange(m)[:, None]
-    start = i * n // m
-    stop = -((i + 1) * -n // m)  # rounded up
+def _area_taps(inputs: int, outputs: int) -> Taps:
+    """As `_taps`: the pixels that the new one touches, with equal weights."""
+    i = np.arange(outputs)[:, None]
+    start = i * inputs // outputs
+    stop = -((i + 1) * -inputs // outputs)  # rounded up
     count = stop - start
     index = start + np.arange(count.max())
     weight = (index < stop) / count
-    return np.minimum(index, n - 1), weight
+    return np.minimum(index, inputs - 1), weight
 
 
 def _antialiased_taps(inputs: int, outputs: int, mode: Mode) -> Taps:
@@ -223,25 +240,34 @@ def _antialiased_taps(inputs: int, outputs: int, mode: Mode) -> Taps:
     return index.astype(np.int64), weight
 
 
-def _plain_taps(n: int, m: int, mode: Mode) -> Taps:
+def _plain_taps(inputs: int, outputs: int, mode: Mode) -> Taps:
+    """As `_taps`, for a kernel that is not widened."""
     kernel = _PLAIN[mode]
     radius = _RADII[mode]
-    i = np.arange(m)[:, None]
-    numerator = (2 * i + 1) * n - m
-    below, rest = np.divmod(numerator, 2 * m)
+    i = np.arange(outputs)[:, None]
+    # The centre in source pixels, (i + 1/2) inputs / outputs - 1/2, as a fraction of integers.
+    numerator = (2 * i + 1) * inputs - outputs
+    below, rest = np.divmod(numerator, 2 * outputs)
     step = np.arange(1 - radius, 1 + radius)
-    weight = kernel(step - rest / (2 * m))
-    index = np.clip(below + step, 0, n - 1)
+    weight = kernel(step - rest / (2 * outputs))
+    index = np.clip(below + step, 0, inputs - 1)
     return index.astype(np.int64), weight
 
 
 @functools.lru_cache(maxsize=1024)  # 10 kB each for crops, some hundred for whole images
-def _bags(n: int, m: int, mode: Mode, antialias: bool, planes: int) -> Bags:
-    """Return `_taps` of `planes` stacked images in the form of `embedding_bag`."""
-    index, weight = _taps(n, m, mode, antialias)
-    first_pixels = n * np.arange(planes)[:, None, None]
-    indices = (index + first_pixels).reshape(-1)
-    starts = np.arange(planes * m + 1) * index.shape[1]
+def _bags(inputs: int, outputs: int, mode: Mode, antialias: bool, planes: int) -> Bags:
+    """Return `_taps` of `planes` stacked images in the form of `embedding_bag`.
+
+    That function sums weighted rows of a table: the rows of pixels of all planes. A bag holds the
+    source rows of one target row.
+
+    Returns:
+        Numbers of the source rows, bag after bag; where each bag starts; and their weights.
+    """
+    index, weight = _taps(inputs, outputs, mode, antialias)
+    first_rows = inputs * np.arange(planes)[:, None, None]
+    indices = (index + first_rows).reshape(-1)
+    starts = np.arange(planes * outputs + 1) * index.shape[1]
     weight = weight.astype(np.float32)
     weights = np.tile(weight.reshape(-1), planes)
     return torch.from_numpy(indices), torch.from_numpy(starts), torch.from_numpy(weights)
@@ -249,13 +275,14 @@ def _bags(n: int, m: int, mode: Mode, antialias: bool, planes: int) -> Bags:
 
 def _sum_bags(
     rows: Tensor,
-    n: int,
-    m: int,
+    inputs: int,
+    outputs: int,
     mode: Mode,
     antialias: bool,
 ) -> Tensor:
-    planes = len(rows) // n
-    indices, starts, weights = _bags(n, m, mode, antialias, planes)
+    """Resample the rows of stacked planes, (P inputs, W) to (P outputs, W)."""
+    planes = len(rows) // inputs
+    indices, starts, weights = _bags(inputs, outputs, mode, antialias, planes)
     if rows.dtype != torch.float32:
         weights = weights.to(rows.dtype)
     # As `functional.embedding_bag` (mode 0 sums) without its checks, which take as long.
@@ -265,31 +292,33 @@ def _sum_bags(
 
 def _resampled_rows(
     planes: Tensor,
-    m: int,
+    outputs: int,
     mode: Mode,
     antialias: bool,
 ) -> Tensor:
-    """Resample (P, H, W) to (P, m, W)."""
+    """Resample (P, H, W) to (P, outputs, W)."""
     P, H, W = planes.shape
     rows = planes.reshape(P * H, W)
-    resampled = _sum_bags(rows, H, m, mode, antialias)
-    return resampled.view(P, m, W)
+    resampled = _sum_bags(rows, H, outputs, mode, antialias)
+    return resampled.view(P, outputs, W)
 
 
 def _resampled_columns(
     planes: Tensor,
-    m: int,
+    outputs: int,
     mode: Mode,
     antialias: bool,
 ) -> Tensor:
-    """Resample (P, H, W) to (P, H, m)."""
+    """Resample (P, H, W) to (P, H, outputs)."""
+    # Bags are of rows, so the planes are transposed before and after.
     P, H, W = planes.shape
     columns = _transposed(planes.reshape(P * H, W))
-    resampled = _sum_bags(columns, W, m, mode, antialias)
-    return _transposed(resampled).view(P, H, m)
+    resampled = _sum_bags(columns, W, outputs, mode, antialias)
+    return _transposed(resampled).view(P, H, outputs)
 
 
 def _transposed(matrix: Tensor) -> Tensor:
+    """Transpose (H, W) to a contiguous (W, H) on the CPU."""
     import cv2  # twice as fast
 
     result = matrix.new_empty(matrix.shape[::-1])
@@ -317,6 +346,7 @@ def _by_rows(matrices: Tensor, pixels: Tensor) -> Tensor:
 
 
 def _resampled_by(matrices: Matrices, canvas: Canvas, sizes: Tensor) -> Canvas:
+    """Resample the images of a canvas by their matrices."""
     row_matrices, column_matrices = matrices
     narrow = _by_columns(canvas.pixels, column_matrices)
     return Canvas(_by_rows(row_matrices, narrow), sizes, canvas.hr_size)
@@ -400,13 +430,13 @@ def _matrices(
         if name in possible and antialias is not False:
             antialiased[name] = kernel
 
-    # Masks of images, and weights; later ones override earlier ones.
+    # Masks of images, and weights of pixels for them; later ones override earlier ones.
     weights: list[tuple[Any, Tensor]] = []
     if plain:
         weights.append((True, _plain_matrix(grid, mode, plain)))
     if antialiased:
-        widens = _is_mode(mode, "bilinear") | _is_mode(mode, "bicubic")
-        weights.append((antialias & widens, _antialiased_matrix(grid, mode, antialiased)))
+        can_widen = _is_mode(mode, "bilinear") | _is_mode(mode, "bicubic")
+        weights.append((antialias & can_widen, _antialiased_matrix(grid, mode, antialiased)))
     if "area" in possible:
         weights.append((_is_mode(mode, "area"), _area_matrix(grid)))
     (_, matrix), *others = weights
@@ -420,15 +450,20 @@ def _matrices(
 
 
 def _for_both_axes(values: Tensor) -> Tensor:
+    """Repeat (B,) values for rows and for columns, (2B, 1, 1)."""
     return values.repeat(2).view(-1, 1, 1)
 
 
 def _is_mode(mode: Any, name: Mode) -> Any:
+    """Return whether an index, or each of a tensor of indices, is that of a mode."""
     return mode == MODES.index(name)
 
 
 def _weights(d: Tensor, mode: Any, kernels: Kernels) -> Tensor:
-    """Return the kernel of each image's mode at the distances; of others that of any mode."""
+    """Return the kernel of each image's mode at the distances.
+
+    An image of a mode without a kernel here gets any: the caller overrides its weights.
+    """
     (_, kernel), *others = kernels.items()
     weights: Tensor = kernel(d)
     for name, kernel in others:
@@ -445,6 +480,7 @@ def _plain_matrix(grid: _Grid, mode: Any, kernels: Kernels) -> Tensor:
     weights = _weights(steps - grid.rest, mode, kernels)
     taps = zip(pixels.chunk(4, 2), weights.chunk(4, 2), strict=True)
     matrix = torch.zeros((), device=grid.source.device)
+    # Added one by one, since at an edge several taps are the same pixel.
     for pixel, weight in taps:
         is_pixel = grid.source == pixel
         matrix = torch.where(is_pixel, matrix + weight, matrix)
@@ -555,8 +591,10 @@ class Resize(Stage):
         sizes = params["size"].tolist()
         modes = params["mode"].tolist()
         antialias = params["antialias"].tolist()
-        for size, mode, widens in zip(sizes, modes, antialias, strict=True):
-            function = functools.partial(resample, size=size, mode=MODES[mode], antialias=widens)
+        for size, index, is_antialiased in zip(sizes, modes, antialias, strict=True):
+            function = functools.partial(
+                resample, size=size, mode=MODES[index], antialias=is_antialiased
+            )
             functions.append(function)
         return functions
 
@@ -591,6 +629,7 @@ class Resize(Stage):
         return self._largest_side(H), self._largest_side(W)
 
     def _largest_side(self, n: int) -> int:
+        """Return the side of a canvas that fits every drawn size, for an HR side of ``n``."""
         enlarges = self.p[0] > 0
         largest_factor = self.up[1] if enlarges else 1.0
         resized = int(self._side(n, largest_factor))
@@ -598,5 +637,6 @@ class Resize(Stage):
         return rounded_up(max(resized, lr), _ALIGNMENT)
 
     def _side(self, n: Any, factor: Any) -> Any:
+        """Return the side that a factor gives for an HR side of ``n``: floor, at least 1."""
         side = np.floor(n / self.divisor * factor)
         return np.maximum(side, 1)

@@ -76,6 +76,7 @@ class USM(DeviceStage):
         return canvas.with_pixels(sharpened)
 
     def _sharpened(self, x: Tensor) -> Tensor:
+        """Sharpen an image (1, C, H, W) on the CPU, as `on_canvas`."""
         import cv2  # fewer passes through memory than torch's operators
 
         image = x[0].contiguous()
@@ -137,6 +138,7 @@ def transposed(image: Tensor) -> Tensor:
 
 
 def _along_columns(padded: Tensor, taps: Tensor) -> Tensor:
+    """Convolve (C, rows, W) with the taps along columns; no padding."""
     # Pixels of a row are contiguous, like channels in channels_last: the same memory is a batch of
     # sequences with W channels, for which the depthwise convolution is fastest.
     sequences = padded.unsqueeze(1).permute(0, 3, 1, 2)  # (C, W, 1, rows)

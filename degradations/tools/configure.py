@@ -43,7 +43,7 @@ def degradation_of(
         content = plain_yaml(read_text(path))
         if not isinstance(content, dict):
             raise ValueError(f"{path} holds no configuration")
-        part: Any = str(path)
+        part: Any = str(path)  # what --degradation gets: a file, or the section of an experiment
         if "degradation" in content:
             part = content["degradation"]
             if isinstance(part, str) and part.endswith(CONFIGURATIONS):
@@ -62,6 +62,7 @@ def degradation_of(
 
 
 def _scale_of(part: Any, folder: Path) -> float | None:
+    """Return the scale in a section or its file; None without one."""
     if isinstance(part, str) and part.endswith(CONFIGURATIONS):
         part = plain_yaml(read_text(folder / part))
     arguments = part.get("init_args") if isinstance(part, dict) else None

@@ -82,15 +82,18 @@ def run(degradation: Degradation, hr: Tensor, params: Params) -> tuple[list[Step
         params: Result of `params_of`.
     """
     steps: list[Step] = []
-    restore = []
+    restore = []  # functions that undo what is changed in the stages below
 
     def on_forward(
         name: str, stage: Stage, arguments: tuple[Any, ...], keywords: Params, output: Tensor
     ) -> None:
+        """Record a stage that is called by `forward`."""
+        # A stage is called as stage(x, params), with either of them by name.
         _, params = (*arguments, *keywords.values())
         steps.append(Step(name, stage, params, output))
 
     def recorded(name: str, stage: Stage, params: Params, x: Tensor) -> list[ImageFunction]:
+        """Return the stage's function, which records its output."""
         [function] = type(stage).image_functions(stage, params, x)
 
         def record(image: Tensor) -> Tensor:
@@ -103,6 +106,7 @@ def run(degradation: Degradation, hr: Tensor, params: Params) -> tuple[list[Step
     hooked: tuple[str, ...] = ()
     for path, module in degradation.named_modules():
         is_within = path.startswith(hooked)
+        # A stage of a recipe's own that is made of others is shown as one step.
         if isinstance(module, Stage) and not isinstance(module, COMPOSED) and not is_within:
             hooked = (*hooked, f"{path}.")
             streams = [part for part in path.split(".") if part not in CONTAINERS]
@@ -112,7 +116,7 @@ def run(degradation: Degradation, hr: Tensor, params: Params) -> tuple[list[Step
                     functools.partial(on_forward, name), with_kwargs=True
                 )
                 restore.append(hook.remove)
-            else:
+            else:  # these do not call `forward`: replace them in this instance
                 vars(module)["image_functions"] = functools.partial(recorded, name, module)
                 restore.append(functools.partial(vars(module).pop, "image_functions"))
     try:
@@ -168,11 +172,11 @@ def preview(
         steps, lr = run(degradation, hr, params)
         grid.append(Tile(as_image(lr), f"seed {seed}"))
         if number < rows:
-            tiles = [Tile(as_image(hr), "HR", [_size(hr)])]
+            tiles = [Tile(as_image(hr), "HR", [_size_text(hr)])]
             for place, step in enumerate(steps, 1):
-                words = [name_of(step.stage), *parameters_of(step.params), _size(step.image)]
+                words = [name_of(step.stage), *parameters_of(step.params), _size_text(step.image)]
                 tiles.append(Tile(as_image(step.image), f"{place}. {step.name}", words))
-            tiles.append(Tile(as_image(lr), "LR", [_size(lr)]))
+            tiles.append(Tile(as_image(lr), "LR", [_size_text(lr)]))
             sections.append(Section(f"Stage by stage, seed {seed}", tiles))
     # Whole multiples of the LR size, near 192 px.
     longest = max(degradation.lr_size(hr.shape[-2:]))
@@ -181,7 +185,8 @@ def preview(
     return [*sections, Section(heading, grid, min(side, 2 * SIDE))]
 
 
-def _size(image: Tensor) -> str:
+def _size_text(image: Tensor) -> str:
+    """Return the size of an image as text."""
     H, W = image.shape[-2:]
     return f"{H} x {W} px"
 
@@ -201,6 +206,7 @@ def sheet(sections: Sequence[Section], width: int = 8 * (192 + GAP) + GAP) -> Im
 
 
 def _rows(section: Section, width: int) -> Iterator[Image.Image]:
+    """Yield the heading and the rows of tiles of a section."""
     heading = Image.new("RGB", (width, 48), "white")
     heading_font = ImageFont.load_default(22)
     ImageDraw.Draw(heading).text((GAP, 14), section.heading, _INK, heading_font)
@@ -211,6 +217,7 @@ def _rows(section: Section, width: int) -> Iterator[Image.Image]:
 
 
 def _row(tiles: Sequence[Tile], side: int, width: int) -> Image.Image:
+    """Draw tiles side by side, with their text below."""
     letters = side // _LETTER
     images = [_scaled(tile.image, side) for tile in tiles]
     texts = [_wrapped(tile.words, letters) for tile in tiles]
@@ -232,11 +239,13 @@ def _row(tiles: Sequence[Tile], side: int, width: int) -> Image.Image:
 
 
 def _wrapped(words: Sequence[str], letters: int) -> str:
+    """Wrap each text to lines of so many letters."""
     lines = [textwrap.fill(word, letters) for word in words]
     return "\n".join(lines)
 
 
 def _scaled(image: Image.Image, side: int) -> Image.Image:
+    """Scale an image so that its longer side is ``side``."""
     factor = side / max(image.size)
     width = max(1, round(image.width * factor))
     height = max(1, round(image.height * factor))

@@ -58,12 +58,12 @@ class BitwiseSpace(Space):
         else:
             self.grids = [list(grid) for grid in grids]
             trained = [Scales(grids, patch)]
-        self._scales = {scales.latents[-1]: scales for scales in trained}
+        self._scales_by_size = {scales.latents[-1]: scales for scales in trained}
         self.requires_grad_(False).eval()
 
     @property
     def settings(self) -> dict[str, Any]:
-        """As ``Space.settings``, with the scales."""
+        """What latents depend on, as ``Space.settings``, with the scales."""
         return {**super().settings, "grids": self.grids, "patch": self.patch}
 
     @property
@@ -74,8 +74,8 @@ class BitwiseSpace(Space):
     @property
     def square(self) -> Scales:
         """The scales of a square, or the only ones."""
-        squares = [scales for (h, w), scales in self._scales.items() if h == w]
-        return squares[0] if squares else next(iter(self._scales.values()))
+        squares = [scales for (h, w), scales in self._scales_by_size.items() if h == w]
+        return squares[0] if squares else next(iter(self._scales_by_size.values()))
 
     def scales(self, size: Size) -> Scales:
         """Return the scales of a latent.
@@ -86,23 +86,25 @@ class BitwiseSpace(Space):
         Raises:
             ValueError: If there are none for this size.
         """
-        if tuple(size) not in self._scales:
-            pixels = [f"{h * self.factor}x{w * self.factor}" for h, w in self._scales]
+        if tuple(size) not in self._scales_by_size:
+            pixels = [f"{h * self.factor}x{w * self.factor}" for h, w in self._scales_by_size]
             raise ValueError(
                 f"an image of {size[0] * self.factor}x{size[1] * self.factor} pixels has no "
                 f"scales: choose one of {', '.join(pixels)}, or set grids of the space"
             )
-        return self._scales[size[0], size[1]]
+        return self._scales_by_size[size[0], size[1]]
 
     def coded(self, f: Tensor) -> list[Scale]:
-        """Return the codes of a latent, scale by scale; scales are proportional for any size.
+        """Return the codes of a latent of any size, scale by scale.
+
+        A size without scales of its own gets those of a square, in proportion.
 
         Args:
             f: (B, d, h, w), not quantised.
         """
         size = (f.shape[-2], f.shape[-1])
-        if size in self._scales:
-            sizes = self._scales[size].latents
+        if size in self._scales_by_size:
+            sizes = self._scales_by_size[size].latents
         else:
             sizes = proportional(self.square.latents, size)
         return list(scales_of(f, sizes))
@@ -128,4 +130,4 @@ class BitwiseSpace(Space):
         return self.vae.encode(image)
 
     def _decode(self, z: Tensor) -> Tensor:
-        return self.images(self.coded(z)[-1].total)
+        return self.images(self.coded(z)[-1].total)  # quantised first: `encode` does not

@@ -46,8 +46,8 @@ class Condition:
 
 def joined(first: Condition, second: Condition) -> Condition:
     """Concatenate two conditions, which have the same parts, to one batch."""
-    others = second.used
-    parts = {name: torch.cat([part, others[name]]) for name, part in first.used.items()}
+    second_parts = second.used
+    parts = {name: torch.cat([part, second_parts[name]]) for name, part in first.used.items()}
     return Condition(**parts)
 
 
@@ -77,6 +77,7 @@ def guided(
     """
     if scale == 1:
         return predict(z, t, condition)
+    # Both predictions in one call, which is faster than two.
     doubled = predict(torch.cat([z, z]), torch.cat([t, t]), joined(unconditional, condition))
     without_text, with_text = doubled.chunk(2)
     return without_text + scale * (with_text - without_text)
@@ -113,6 +114,7 @@ class FixedPrompt(nn.Module):
         if "prompt" not in tensors:
             raise ValueError(f"{path} has no tensor prompt: make it with python main.py prompt")
         prompt = tensors["prompt"]  # (tokens, channels)
+        # A placeholder where there is none, so that the buffer exists; it is never used.
         negative = tensors.get("negative", torch.zeros_like(prompt))
         self.register_buffer("prompt", prompt, persistent=False)
         self.register_buffer("negative", negative, persistent=False)
@@ -257,9 +259,9 @@ class SDXLTextEncoder(TextEncoder):
         first = self.model(ids, output_hidden_states=True)
         second = self.model_2(ids_2, output_hidden_states=True)
         text = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
-        mask = copy_to(torch.tensor([bool(caption) for caption in texts]), text.device)
-        pooled = second.text_embeds * mask.view(-1, 1)
-        return Condition(text=text * mask.view(-1, 1, 1), pooled=pooled)
+        has_text = copy_to(torch.tensor([bool(caption) for caption in texts]), text.device)
+        pooled = second.text_embeds * has_text.view(-1, 1)
+        return Condition(text=text * has_text.view(-1, 1, 1), pooled=pooled)
 
 
 class Texts(nn.Module, ABC):
@@ -267,7 +269,7 @@ class Texts(nn.Module, ABC):
 
     Attributes:
         width: Channels of a feature.
-        reads: Whether it uses captions.
+        reads: Whether features depend on the captions; False if one text is for all images.
         source: Source of its weights, with a hash.
     """
 
@@ -308,7 +310,7 @@ class T5(Frozen, Texts):
 
     @torch.no_grad()
     def forward(self, texts: Sequence[str]) -> Text:
-        """As ``Texts.forward``."""
+        """Return the encoder's last features, padded to the longest caption of the batch."""
         tokens = self.tokenizer(
             list(texts),
             padding=True,
@@ -362,18 +364,18 @@ def text_of(batch: Batch, encoder: Texts | None, prompt: str | None) -> Text | N
             cached features.
     """
     keys = batch["key"]
-    fixed = encoder is not None and not encoder.reads
+    is_fixed = encoder is not None and not encoder.reads  # one text for all images
     if "text_features" in batch:
-        if prompt is not None or fixed:
+        if prompt is not None or is_fixed:
             raise ValueError(
                 f"{keys[0]} has features of its own caption, and model.init_args."
-                f"{'encoder' if fixed else 'prompt'} is for all images: unset it, or use shards "
+                f"{'encoder' if is_fixed else 'prompt'} is for all images: unset it, or use shards "
                 "without text_features.npy"
             )
         return Text(batch["text_features"], batch["text_lengths"])
     if encoder is None:
         return None
-    if prompt is not None or fixed:
+    if prompt is not None or is_fixed:
         return encoder([prompt or ""] * len(keys))
     texts = batch.get("text", [""])
     if not all(text.strip() for text in texts):

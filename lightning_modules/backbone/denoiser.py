@@ -72,7 +72,7 @@ class Denoiser(nn.Module, ABC):
         """
 
     def null_text(self, count: int, tokens: int = 1) -> Tensor | None:
-        """Return the null text (count, tokens, D); None if the network has none."""
+        """Return the text (count, tokens, D) that stands for no text; None if there is none."""
         return None
 
 
@@ -128,7 +128,7 @@ class UNet2D(Denoiser):
         if self.flags.frozen:
             self.requires_grad_(False)
         run_as(self.unet, self.flags)
-        self.train(self.training)
+        self.train(self.training)  # evaluation mode if frozen
 
     def load(self, path: str | Path) -> None:
         """Load our checkpoint, or a file of only the U-Net.
@@ -142,7 +142,7 @@ class UNet2D(Denoiser):
         """
         weights = read_weights(path)
         tensors = part_of(weights.tensors, "denoiser")
-        if tensors:
+        if tensors:  # our checkpoint
             load_strictly(self, tensors, weights.name)
         else:
             tensors = weights.tensors
@@ -174,7 +174,7 @@ class UNet2D(Denoiser):
         if residuals is not None:
             inputs |= residual_arguments(self.unet, residuals, inputs["sample"])
         raw: Tensor = self.unet(**inputs, return_dict=False)[0]
-        # The next replay of a graph overwrites its output.
+        # Copied from a CUDA graph, whose next replay overwrites its output.
         return raw.to(z_t.dtype, copy=self.flags.compile == "graphs")
 
     def features(
@@ -197,7 +197,10 @@ class UNet2D(Denoiser):
         return run_down_path(self.unet, {**inputs, "return_dict": False}, middle)
 
     def null_text(self, count: int, tokens: int = 1) -> Tensor | None:
-        """As ``Denoiser.null_text``; equal tokens, which attention treats as one."""
+        """Return the null token, repeated to (count, tokens, D); None if the network has none.
+
+        Attention treats equal tokens as one, so their number does not matter.
+        """
         return None if self.null is None else self.null.expand(count, tokens, -1)
 
     def train(self, mode: bool = True) -> UNet2D:
@@ -206,6 +209,7 @@ class UNet2D(Denoiser):
         return self
 
     def _add_null(self, null: Null) -> None:
+        """Add the token of "no text" as ``null``; a learned one is in checkpoints."""
         if null == "none":
             self.register_buffer("null", None)
             return
@@ -218,6 +222,7 @@ class UNet2D(Denoiser):
             self.register_buffer("null", token, persistent=False)
 
     def _inputs(self, z_t: Tensor, t: Tensor, condition: Condition) -> dict[str, Any]:
+        """Return the arguments of the U-Net's ``forward``, in the type of its weights."""
         surplus = condition.used.keys() - self.takes
         if surplus:
             raise ValueError(f"{type(self).__name__} takes no {', '.join(sorted(surplus))}")
@@ -233,6 +238,7 @@ class UNet2D(Denoiser):
         return inputs | self._extras(condition)
 
     def _extras(self, condition: Condition) -> dict[str, Any]:
+        """Return the U-Net's arguments for SDXL's pooled text and sizes."""
         if condition.sizes is None and condition.pooled is None:
             return {}
         added = {"text_embeds": condition.pooled, "time_ids": condition.sizes}
@@ -259,11 +265,12 @@ class UNet3D(UNet2D):
 
 
 def _schedule_of(network: str) -> Mapping[str, Any] | None:
+    """Return the settings of the scheduler beside a network; None if there is none to compare."""
     place = expand_path(network, "network")
     try:
         config = library_class("DDIMScheduler").load_config(place, subfolder="scheduler")
         if config.get("rescale_betas_zero_snr"):
-            return {"rescale_betas_zero_snr": True}  # which no Schedule has
+            return {"rescale_betas_zero_snr": True}  # its other settings would be misleading
         return Schedule.from_config(config).settings
     except (OSError, ValueError):  # there is none, or one that no Schedule can have
         log.warning("%s has no scheduler that model.init_args.schedule can be compared with", place)

@@ -27,7 +27,7 @@ from lightning_modules.networks.running import checkpointed, to_channels_last
 
 Precision = Literal["float32", "bfloat16", "float16"]
 PIXELS = 1024 * 1024  # of frames per call of an autoencoder
-# Of the configurations: what changes outputs, and not the shape of a tensor.
+# Settings of diffusers' configurations that change outputs, but not the shape of any tensor.
 UNSHAPED = (
     "attention_head_dim",
     "num_attention_heads",
@@ -64,6 +64,7 @@ def untrained(kind: str, config: dict[str, Any]) -> Any:
         ValueError: If the class does not have an argument.
     """
     network = library_class(kind)
+    # Keys with an underscore are diffusers' notes, such as its version.
     arguments = {key: value for key, value in config.items() if not key.startswith("_")}
     unknown = arguments.keys() - signature(network.__init__).parameters.keys()
     if unknown:
@@ -73,7 +74,7 @@ def untrained(kind: str, config: dict[str, Any]) -> Any:
 
 
 def unshaped(network: Any) -> dict[str, Any]:
-    """Return the settings of a network that tensors do not show, of plain types."""
+    """Return the settings of a network that its tensors do not show, as plain types."""
     return {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in network.config.items()
@@ -106,7 +107,7 @@ def pretrained(key: str, kind: str, path: str, subfolder: str | None) -> Any:
             low_cpu_mem_usage=False,  # True requires accelerate
             ignore_mismatched_sizes=True,  # reported below, with missing tensors
         )
-    except OSError as error:
+    except OSError as error:  # of diffusers, whose message has many lines
         reason = str(error).splitlines()[0]
         if HF_HUB_OFFLINE:
             reason = "HF_HUB_OFFLINE is set"
@@ -234,5 +235,6 @@ def repeated(t: Tensor, z: Tensor) -> Tensor:
 
 
 def _by_parts(function: Callable[[Tensor], Tensor], frames: Tensor, pixels: int) -> Tensor:
+    """Apply a function to frames of so many pixels, a few at a time, to bound its memory."""
     at_once = max(PIXELS // pixels, 1)
     return torch.cat([function(part) for part in torch.split(frames, at_once)])

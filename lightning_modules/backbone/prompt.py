@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     texts = {"prompt": options.prompt}
-    if not options.t5:
+    if not options.t5:  # NSARM and Infinity have "no text" of their own
         texts["negative"] = options.negative
     out = Path(expand_path(options.out, "--out"))
     if out.exists():
@@ -83,6 +83,7 @@ def write(out: Path, encode: Callable[[Sequence[str]], Tensor], texts: dict[str,
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="main.py prompt",
         description="Write the embeddings of one prompt and of its negative to a file, for "

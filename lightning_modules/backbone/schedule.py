@@ -33,7 +33,10 @@ class Level(NamedTuple):
 
     @property
     def log_snr(self) -> float:
-        """Logarithm of alpha / sigma, lambda in DPM-Solver; infinite without noise."""
+        """Logarithm of alpha / sigma, not of its square: lambda in DPM-Solver.
+
+        Infinite without noise.
+        """
         if self.sigma == 0:
             return math.inf
         return math.log(self.alpha / self.sigma) if self.alpha > 0 else -math.inf
@@ -78,9 +81,10 @@ class Schedule:
         if betas != "squaredcos_cap_v2":
             self.settings |= {"beta_start": beta_start, "beta_end": beta_end}
         self.settings |= {"betas": betas, "prediction": prediction}
+        self.settings["rescale_betas_zero_snr"] = False  # diffusers' name; not offered here
         with torch.device("cpu"):  # numbers, also while a model is built on the meta device
             alpha_bar = torch.cumprod(1 - _betas(steps, beta_start, beta_end, betas), 0)
-        # Of the variance preserving form.
+        # Of the variance preserving form; the exploding one is derived from it.
         self._alphas = alpha_bar.sqrt()
         self._sigmas = (1 - alpha_bar).sqrt()
         self._tables = Table(self._alphas), Table(self._sigmas)
@@ -115,7 +119,7 @@ class Schedule:
         """Return signal and noise at timestep t; at -1, after the last step, without noise."""
         if t == -1:
             return CLEAN
-        alpha, sigma = self._preserving(t)
+        alpha, sigma = self._preserving_level(t)
         if self.variance == "preserving":
             return Level(alpha, sigma)
         return Level(1.0, sigma / alpha if alpha > 0 else math.inf)
@@ -126,6 +130,7 @@ class Schedule:
         The number of timesteps if there is none.
         """
         log_snr = self._alphas.log() - self._sigmas.log()
+        # It falls with t, so the number of timesteps with less noise is the first with more.
         return int((log_snr >= level.log_snr - _EQUAL).sum())
 
     def add_noise(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
@@ -136,7 +141,7 @@ class Schedule:
             eps: (B, ...), standard normal.
             t: (B,) int64.
         """
-        alpha, sigma = self._of(t, x0)
+        alpha, sigma = self._levels(t, x0)
         x = alpha * x0 + sigma * eps
         return x if self.variance == "preserving" else x / alpha
 
@@ -147,7 +152,10 @@ class Schedule:
             x: (B, ...), at the timesteps t.
             t: (B,) int64, or one number for all.
         """
-        return x if self.variance == "preserving" else x * self._of(t, x)[0]
+        if self.variance == "preserving":
+            return x
+        alpha, _ = self._levels(t, x)  # 1 / sqrt(sigma^2 + 1), with the exploding sigma
+        return x * alpha
 
     def target(self, x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """Return the training target, in the shape of x0; arguments as in ``add_noise``."""
@@ -155,8 +163,8 @@ class Schedule:
             return eps
         if self.prediction == "sample":
             return x0
-        alpha, sigma = self._of(t, x0)
-        return alpha * eps - sigma * x0
+        alpha, sigma = self._levels(t, x0)
+        return alpha * eps - sigma * x0  # the velocity
 
     def to_x0(self, raw: Tensor, x: Tensor, t: Tensor | int) -> Tensor:
         """Convert the network's output to the clean sample.
@@ -168,21 +176,25 @@ class Schedule:
         """
         if self.prediction == "sample":
             return raw
-        alpha, sigma = self._of(t, x)
-        x = self.scale_input(x, t)
+        alpha, sigma = self._levels(t, x)
+        x = self.scale_input(x, t)  # x in the preserving form, which alpha and sigma are of
         if self.prediction == "epsilon":
             return (x - sigma * raw) / alpha
         return alpha * x - sigma * raw
 
-    def _of(self, t: Tensor | int, x: Tensor) -> tuple[Any, Any]:
-        # Of the preserving form: (B, 1, ...) for t of (B,), numbers for a number, float64 until
-        # multiplied by x.
+    def _levels(self, t: Tensor | int, x: Tensor) -> tuple[Any, Any]:
+        """Return alpha and sigma of the preserving form, to multiply ``x`` by.
+
+        Two tensors (B, 1, ...) like ``x`` for t of (B,); for a number two numbers, which keep
+        float64's precision.
+        """
         if isinstance(t, int):
-            return self._preserving(t)
+            return self._preserving_level(t)
         alphas, sigmas = self._tables
         return entries(alphas, t, x), entries(sigmas, t, x)
 
-    def _preserving(self, t: int) -> tuple[float, float]:
+    def _preserving_level(self, t: int) -> tuple[float, float]:
+        """Return alpha and sigma of the variance preserving form at one timestep."""
         return self._alphas[t].item(), self._sigmas[t].item()
 
 
@@ -244,10 +256,12 @@ def explicit(steps: int, timesteps: Sequence[int], first: int = 0) -> list[int]:
 
 
 def _betas(steps: int, start: float, end: float, kind: Betas) -> Tensor:
+    """Return the betas, (steps,) float64, as diffusers spaces them."""
     if kind == "linear":
         return torch.linspace(start, end, steps, dtype=torch.float64)
     if kind == "scaled_linear":
         return torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64).square()
+    # The cosine schedule; its offset of 0.008 keeps the first betas from being too small.
     angle = (torch.arange(steps + 1, dtype=torch.float64) / steps + 0.008) / 1.008 * (math.pi / 2)
     alpha_bar = angle.cos().square()
     return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp_max(_LARGEST_BETA)

@@ -93,7 +93,7 @@ class ResidualShift:
         # On the CPU also while a model is built on the meta device: its values are read.
         place = torch.arange(steps, dtype=torch.float64, device="cpu") / (steps - 1)
         roots = first * (last / first) ** place.pow(power)
-        roots[-1] = last  # exactly
+        roots[-1] = last  # without rounding
         self._set_etas(roots.square())
         self.timesteps = list(range(steps))  # the network's timestep of each entry
 
@@ -115,7 +115,7 @@ class ResidualShift:
             raise ValueError(
                 f"timesteps begin at {rising[-1]}; expected {self.steps - 1}, where sampling starts"
             )
-        fewer = copy.copy(self)
+        fewer = copy.copy(self)  # shallow: only the tables are replaced
         fewer._set_etas(self.etas[rising])
         fewer.timesteps = [self.timesteps[t] for t in rising]
         return fewer
@@ -127,7 +127,7 @@ class ResidualShift:
             steps: Number of timesteps.
 
         Raises:
-            ValueError: If it is below 2, or there are fewer.
+            ValueError: If it is below 2, or above the process's.
         """
         if not 2 <= steps <= self.steps:
             raise ValueError(f"the process takes 2 to {self.steps} steps, not {steps}")
@@ -135,6 +135,7 @@ class ResidualShift:
         return [last - last * n // (steps - 1) for n in range(steps)]
 
     def _set_etas(self, etas: Tensor) -> None:
+        """Set eta of each timestep, and the tables that follow from it."""
         self.etas = etas  # (T,) float64
         self._tables = Table(etas), Table(self.kappa * etas.sqrt())
 
@@ -148,7 +149,11 @@ class ResidualShift:
         return self.etas[t].item() if t >= 0 else 0.0
 
     def level(self, t: int) -> Level:
-        """Return the signal and noise levels of x_t - y, whose signal is x0 - y; t as ``eta``."""
+        """Return the level of x_t - y, a diffusion process whose clean sample is x0 - y.
+
+        Args:
+            t: The timestep; -1 is after the last step, without noise.
+        """
         if t < 0:
             return CLEAN
         return Level(1 - self.eta(t), self.kappa * math.sqrt(self.eta(t)))
@@ -166,7 +171,9 @@ class ResidualShift:
         return x0 + eta * (anchor - x0) + deviation * eps
 
     def prior(self, anchor: Tensor, eps: Tensor) -> Tensor:
-        """Return the start of sampling: y + kappa sqrt(eta_T) eps, without the rest of x0 - y.
+        """Return the start of sampling: y + kappa sqrt(eta_T) eps.
+
+        As eta_T is nearly 1, what is left of x0 - y, which is unknown, is neglected.
 
         Args:
             anchor: (B, ...).
@@ -184,7 +191,7 @@ class ResidualShift:
         _, deviation = self.at(t, x)
         if self.input_scale == "latent":
             return x / (deviation**2 + 1) ** 0.5
-        return x / (3 * deviation + 1)
+        return x / (3 * deviation + 1)  # three deviations around [-1, 1]
 
     def target(self, x0: Tensor, anchor: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """Return the training target, in the shape of x0; arguments as in ``add_noise``."""
@@ -195,7 +202,7 @@ class ResidualShift:
         if self.prediction == "epsilon":
             return eps
         _, deviation = self.at(t, x0)
-        return deviation * eps
+        return deviation * eps  # "scaled_epsilon"
 
     def loss(self, raw: Tensor, x0: Tensor, anchor: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """Return the mean squared error of the network's output, a scalar.
@@ -228,6 +235,7 @@ class ResidualShift:
             return raw
         if self.prediction == "residual":
             return anchor - raw
+        # Solves x = (1 - eta) x0 + eta y + noise for x0.
         eta, deviation = self.at(t, x)
         noise = raw if self.prediction == "scaled_epsilon" else deviation * raw
         return (x - noise - eta * anchor) / (1 - eta)

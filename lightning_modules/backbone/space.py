@@ -38,7 +38,7 @@ from lightning_modules.networks.running import Float32, without_fp16
 from lightning_modules.noise import Noise
 
 T = TypeVar("T")
-_RELEASED = {"norm_num_groups": 32, "act_fn": "silu"}  # of Stable Diffusion's autoencoders
+_RELEASED_SETTINGS = {"norm_num_groups": 32, "act_fn": "silu"}  # of Stable Diffusion's autoencoders
 
 
 class Space(Float32, ABC):
@@ -63,7 +63,7 @@ class Space(Float32, ABC):
     mean: Tensor
     deviation: Tensor
     _trains: bool = False
-    _matched: str = ""  # identity of latents that were found to match
+    _matched_identity: str = ""  # of stored latents that were found to be of this space
 
     def __init__(
         self, mean: Sequence[float] = (0.0,), deviation: Sequence[PositiveFloat] = (1.0,)
@@ -113,7 +113,7 @@ class Space(Float32, ABC):
         return (z - self.mean) / self.deviation
 
     def take(self, latent: Tensor, made_by: str) -> Tensor:
-        """Standardise latents of ``main.py encode`` for the denoiser.
+        """Standardise latents that ``main.py encode`` stored, after checking that they fit.
 
         Args:
             latent: (B, channels, h, w), the encoder's output.
@@ -125,7 +125,8 @@ class Space(Float32, ABC):
         Raises:
             ValueError: If they are of another space.
         """
-        if made_by != self._matched:  # once, as the hash of all weights is slow
+        # Checked once, not for each batch, as the hash of all weights is slow.
+        if made_by != self._matched_identity:
             identity = self.identity
             if made_by != identity:
                 raise ValueError(
@@ -133,7 +134,7 @@ class Space(Float32, ABC):
                     f"model.init_args.space is {identity}: encode with that, or set the same "
                     "weights"
                 )
-            self._matched = made_by
+            self._matched_identity = made_by
         return self.standardised(latent)
 
     def decode(self, z: Tensor) -> Tensor:
@@ -160,7 +161,8 @@ class Space(Float32, ABC):
                 autoencoder.
         """
         load_part(self, read_weights(path), "space")
-        # The hash is of the autoencoder's own names, as where it is read from a folder.
+        # Hashed by the autoencoder's own names, without `vae.`, so that a file and a folder of the
+        # same weights have the same hash.
         tensors = getattr(self, "vae", self).state_dict()
         self.source = f"{Path(path).name} {fingerprint(tensors)}"
 
@@ -185,7 +187,7 @@ class Space(Float32, ABC):
                 part.compile()
 
     def initialise(self, images: Tensor) -> None:
-        """Start from training images, if the autoencoder has such a start.
+        """Set initial weights from training images; most autoencoders need none, and do nothing.
 
         Args:
             images: (B, 3, H, W) in [0, 1].
@@ -200,7 +202,7 @@ class Space(Float32, ABC):
         return z.new_zeros(())
 
     def in_range(self, network: Callable[[Tensor], T], x: Tensor) -> T:
-        """Apply a part of the autoencoder: in float32 under fp16 autocast, if fp16 overflows.
+        """Apply a part of the autoencoder, in float32 under fp16 autocast if fp16 would overflow.
 
         Args:
             network: Its encoder or decoder.
@@ -273,31 +275,37 @@ class KLSpace(Space):
             autoencoder = pretrained(key, "AutoencoderKL", vae, subfolder)
             source = named(vae, autoencoder)
         config = autoencoder.config
+        # diffusers multiplies latents by its factor; a Space divides them by `deviation`.
         super().__init__((config.shift_factor or 0.0,), (1 / config.scaling_factor,))
         self.vae = autoencoder
         self.source = source
         self.trained_with = unshaped(autoencoder)
         self.channels = config.latent_channels
         self.factor = 2 ** (len(config.block_out_channels) - 1)
-        self.fp16_overflows = config.force_upcast  # true in SDXL, and where nothing was said
+        # True for SDXL, and when the config omits it.
+        self.fp16_overflows = config.force_upcast
         self.requires_grad_(False).eval()
 
     @property
     def identity(self) -> str:
-        """As ``Space.identity``, with settings that no release has."""
+        """Kind of space, hash of its weights, and settings, unless they are Stable Diffusion's.
+
+        The hash shows tensors only, and other settings make other latents of the same tensors.
+        """
         words = [super().identity]
         for name, setting in self.trained_with.items():
-            if _RELEASED.get(name) != setting:
+            if _RELEASED_SETTINGS.get(name) != setting:
                 words.append(f"{name} {setting}")
         return " ".join(words)
 
     def distribution(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """As ``Space.distribution``."""
+        """Return mean and deviation of the posterior, standardised; see ``Space.distribution``."""
         posterior = self.in_range(self.vae.encode, image * 2 - 1).latent_dist
+        # The deviation is only scaled: subtracting the mean does not change it.
         return self.standardised(posterior.mean), posterior.std / self.deviation
 
     def official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """As ``Space.official``, for diffusers' names."""
+        """Map the tensors of an autoencoder in diffusers' names to this space's."""
         return {f"vae.{name}": tensor for name, tensor in tensors.items()}
 
     def _encode(self, image: Tensor, noise: Noise | None) -> Tensor:
@@ -335,23 +343,23 @@ class ResShiftVQ(Space):
         self.requires_grad_(False).eval()
 
     def official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """As ``Space.official``, for a file such as ``autoencoder_vq_f4.pth``."""
+        """Map the tensors of a file such as ``autoencoder_vq_f4.pth`` to this space's names."""
         return {f"vae.{name}": tensor for name, tensor in vq_from_official(tensors).items()}
 
     def commitment(self, z: Tensor) -> Tensor:
-        """As ``Space.commitment``."""
+        """Return the codebook's loss, a scalar; see ``Space.commitment``."""
         _, loss, _ = self.vae.quantize(z)
         return cast(Tensor, loss)
 
     def _encode(self, image: Tensor, noise: Noise | None) -> Tensor:
-        return self.vae.encode(image * 2 - 1).latents
+        return self.vae.encode(image * 2 - 1).latents  # not quantised
 
     def _decode(self, z: Tensor) -> Tensor:
-        return (self.vae.decode(z).sample + 1) / 2
+        return (self.vae.decode(z).sample + 1) / 2  # diffusers quantises in `decode`
 
 
 class Taef2Space(Space):
-    """Latents of TAEF2, a small autoencoder; see ``networks.taef2``.
+    """Latents of TAEF2, a small autoencoder; see ``networks.autoencoders``.
 
     Args:
         encoder: File of the encoder, ``taef2_encoder.pth``; without it the weights are random.
@@ -433,4 +441,5 @@ def named(path: str, module: nn.Module) -> str:
 
 
 def _per_channel(values: Sequence[float]) -> Tensor:
+    """Return (1, C, 1, 1), one value per channel or one for all, to broadcast over latents."""
     return torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1)

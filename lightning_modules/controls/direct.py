@@ -46,6 +46,7 @@ class Direct(NothingToTrain, FromBase):
     """
 
     def __init__(self, scale: float, *, patch: NetworkPatch | None = None, **kwargs: Any) -> None:
+        # Set here, so that the command line does not offer options of training.
         super().__init__(scale, optimizer=adam, lr_scheduler=None, weights=None, **kwargs)
         self.patch = patch
         if patch is not None:
@@ -88,7 +89,7 @@ class AttnSF(NetworkPatch):
     def applied(self, denoiser: UNet2D, step: Step) -> Iterator[None]:
         """Apply the patch within the context; nothing changes at the training size."""
         layers = {} if step.growth == 1 else self_attention(denoiser.unet)
-        hook = _scaling(step.growth)
+        hook = _query_scaling(step.growth)
         handles = [layer.to_q.register_forward_hook(hook) for layer in layers.values()]
         try:
             yield
@@ -119,9 +120,11 @@ def self_attention(unet: Any) -> dict[str, Any]:
     }
 
 
-def _scaling(growth: float) -> Callable[..., Tensor]:
+def _query_scaling(growth: float) -> Callable[..., Tensor]:
+    """Return a forward hook that multiplies the queries of a layer by lambda."""
+
     def scaled(layer: Any, inputs: Any, query: Tensor) -> Tensor:
-        tokens = query.shape[1]
+        tokens = query.shape[1]  # N, and T is N / growth at every depth of the U-Net
         return query * temperature(tokens, tokens / growth)
 
     return scaled

@@ -58,6 +58,7 @@ def add_layers(unet: Any, rank: int) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
     names = targets(unet)
+    # alpha / r is the factor of the updates: 1.
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=names), unet)
     for parameter in unet.parameters():
         if parameter.requires_grad:  # in the base's bfloat16, rounding would lose most steps
@@ -117,6 +118,7 @@ class FineTune(FromBase):
         t = torch.randint(self.schedule.steps, (len(z),), device=z.device)
         eps = torch.randn_like(z)
         z_t = self.schedule.add_noise(z, eps, t)
+        # Without a size condition the base's size is not used, and need not divide the images'.
         base = size if self.size_condition is None else self.trained_size(size)
         condition = drop_captions(*self._conditions(batch, size, base), self.caption_dropout)
         raw = self.denoiser(self.schedule.scale_input(z_t, t), t, condition)
@@ -156,5 +158,5 @@ class LoRA(FineTune):
 
     def load_parts(self, find: Callable[[str, str], Path]) -> None:
         """Load the base, and add the updates."""
-        super().load_parts(find)  # by the base's own names
+        super().load_parts(find)  # first, as the updates change the names of the base's tensors
         add_layers(self.denoiser.unet, self.rank)

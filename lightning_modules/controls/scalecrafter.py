@@ -184,7 +184,7 @@ class ScaleCrafter(NetworkPatch):
     @contextmanager
     def applied(self, denoiser: UNet2D, step: Step) -> Iterator[None]:
         """As ``NetworkPatch.applied``."""
-        with self._dilated(denoiser, step, ()):
+        with self._changed(denoiser, step):
             yield
 
     def guided(
@@ -197,40 +197,54 @@ class ScaleCrafter(NetworkPatch):
         conditions: tuple[Condition, Condition],
         guidance: float,
     ) -> Tensor:
-        """Return the guided output; noise-damped in the first ``damped_steps``."""
+        """Return the guided output; noise-damped in the first ``damped_steps``.
+
+        The dilated network places objects better, but removes noise worse. It then gives only the
+        difference that the caption makes, and a less dilated one the prediction without it.
+        """
         if step.number >= self.damped_steps:
             return super().guided(denoiser, step, predict, z, t, conditions, guidance)
         text, nothing = conditions
-        with self._dilated(denoiser, step, self.damped_without):
-            weak = predict(z, t, nothing)
-        with self._dilated(denoiser, step, ()):
+        with self._changed(denoiser, step, undilated=self.damped_without):
+            less_dilated = predict(z, t, nothing)
+        with self._changed(denoiser, step):
             raw = predict(torch.cat([z, z]), torch.cat([t, t]), joined(nothing, text))
         without_text, with_text = raw.chunk(2)
-        return weak + guidance * (with_text - without_text)
+        return less_dilated + guidance * (with_text - without_text)
 
-    def factor(self, factor: float, step: int) -> float:
-        """Return the factor of a layer at a step; 1 for no dilation.
+    def factor_at(self, step: int, full: float) -> float:
+        """Return the factor of a layer's receptive field at a step; 1 for no dilation.
 
         Args:
-            factor: The layer's own factor.
             step: Step, from 0.
+            full: The layer's f, that of the first step.
         """
-        if step >= self.tau or factor == 1:
+        if step >= self.tau or full == 1:
             return 1.0
         if not self.progressive:
-            return factor
-        return max(math.ceil(factor * (self.tau - step) / self.tau), 2)
+            return full
+        # Not below 2 before tau, since 1 would be no dilation.
+        return max(math.ceil(full * (self.tau - step) / self.tau), 2)
 
     @contextmanager
-    def _dilated(self, denoiser: UNet2D, step: Step, without: Sequence[str]) -> Iterator[None]:
+    def _changed(
+        self, denoiser: UNet2D, step: Step, undilated: Sequence[str] = ()
+    ) -> Iterator[None]:
+        """Dilate the network's layers, and apply FreeU, within the context.
+
+        Args:
+            denoiser: The base.
+            step: Current step.
+            undilated: Names of layers, and of blocks of them, that stay as they are.
+        """
         layers = convolutions(denoiser.unet)
         with ExitStack() as stack:
             if self.freeu is not None:
                 stack.enter_context(_freeu(denoiser.unet, self.freeu))
-            for name, factor in _factors(layers, self.factors).items():
-                current = self.factor(factor, step.number)
-                if current != 1 and not any(_within(name, other) for other in without):
-                    stack.enter_context(redilated(layers[name], current))
+            for name, full in _factor_of_each(layers, self.factors).items():
+                factor = self.factor_at(step.number, full)
+                if factor != 1 and not any(_within(name, block) for block in undilated):
+                    stack.enter_context(redilated(layers[name], factor))
             yield
 
     @property
@@ -275,17 +289,21 @@ def redilated(layer: nn.Conv2d, factor: float) -> Iterator[None]:
     sizes: list[torch.Size] = []
     handles = []
 
-    def before(_: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def stretch_input(_: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         sizes.append(inputs[0].shape[-2:])
         return (_resized(inputs[0], [round(side * stretch) for side in sizes[-1]]),)
 
-    def after(_: Any, __: Any, output: Tensor) -> Tensor:
+    def restore_output(_: Any, __: Any, output: Tensor) -> Tensor:
+        # The output's side without dilation, of a 3x3 convolution padded by 1.
         sides = zip(sizes.pop(), layer.stride, strict=True)
         return _resized(output, [(side - 1) // stride + 1 for side, stride in sides])
 
     try:
         if stretch != 1:
-            handles = [layer.register_forward_pre_hook(before), layer.register_forward_hook(after)]
+            handles = [
+                layer.register_forward_pre_hook(stretch_input),
+                layer.register_forward_hook(restore_output),
+            ]
         layer.dilation = layer.padding = (dilation, dilation)
         yield
     finally:
@@ -295,23 +313,25 @@ def redilated(layer: nn.Conv2d, factor: float) -> Iterator[None]:
 
 
 def _resized(x: Tensor, size: list[int]) -> Tensor:
+    """Resize (B, C, h, w) bilinearly."""
     return functional.interpolate(x, size, mode="bilinear", align_corners=False)
 
 
 @contextmanager
-def _freeu(unet: Any, factors: FreeU) -> Iterator[None]:
+def _freeu(unet: Any, freeu: FreeU) -> Iterator[None]:
+    """Apply FreeU to a U-Net within the context."""
     with ExitStack() as stack:
-        for layer, width, b, s in _by_width(unet, factors):
-            handle = layer.register_forward_pre_hook(partial(_scaled, width, b, s))
+        for layer, width, b, s in _freeu_blocks(unet, freeu):
+            handle = layer.register_forward_pre_hook(partial(_freeu_input, width, b, s))
             stack.callback(handle.remove)
         yield
 
 
-def _by_width(unet: Any, factors: FreeU) -> Iterator[tuple[nn.Module, int, float, float]]:
-    """Yield the residual blocks of the up path to change, with their backbone channels."""
+def _freeu_blocks(unet: Any, freeu: FreeU) -> Iterator[tuple[nn.Module, int, float, float]]:
+    """Yield the residual blocks of the up path to change: block, backbone channels, b and s."""
     widest = max(unet.config.block_out_channels)
-    chosen = {widest: (factors.b1, factors.s1), widest // 2: (factors.b2, factors.s2)}
-    width = unet.config.block_out_channels[-1]
+    chosen = {widest: (freeu.b1, freeu.s1), widest // 2: (freeu.b2, freeu.s2)}
+    width = unet.config.block_out_channels[-1]  # of the middle block's output
     for up in unet.up_blocks:
         for layer in up.resnets:
             if width in chosen:
@@ -319,7 +339,10 @@ def _by_width(unet: Any, factors: FreeU) -> Iterator[tuple[nn.Module, int, float
             width = layer.out_channels
 
 
-def _scaled(width: int, b: float, s: float, _: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+def _freeu_input(
+    width: int, b: float, s: float, _: Any, inputs: tuple[Any, ...]
+) -> tuple[Any, ...]:
+    """Scale a block's input: the backbone's features, ``width`` channels, then the skip's."""
     from diffusers.utils.torch_utils import fourier_filter
 
     backbone = inputs[0][:, :width]
@@ -329,7 +352,10 @@ def _scaled(width: int, b: float, s: float, _: Any, inputs: tuple[Any, ...]) -> 
     return x, *inputs[1:]
 
 
-def _factors(layers: Mapping[str, nn.Conv2d], factors: Mapping[str, float]) -> dict[str, float]:
+def _factor_of_each(
+    layers: Mapping[str, nn.Conv2d], factors: Mapping[str, float]
+) -> dict[str, float]:
+    """Return the factor of each layer that is named; that of the innermost name holds."""
     factor_of = {}
     for layer in layers:
         names = [name for name in factors if _within(layer, name)]
@@ -339,4 +365,5 @@ def _factors(layers: Mapping[str, nn.Conv2d], factors: Mapping[str, float]) -> d
 
 
 def _within(layer: str, name: str) -> bool:
+    """Return whether a layer is the module of this name, or inside it."""
     return layer == name or layer.startswith(f"{name}.")

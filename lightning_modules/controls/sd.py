@@ -67,7 +67,7 @@ class SDSR(Direct):
         self.upscaler_weights = upscaler_weights
         self.upscaler_scale = upscaler_scale
         self.upscaler = upscaler(self.scale if upscaler_scale is None else upscaler_scale)
-        self.half_outputs = self.upscaler.half_outputs
+        self.half_outputs = self.upscaler.half_outputs  # the base alone could be in half precision
 
     @torch.no_grad()
     def generate(self, batch: Batch, noise: Noise) -> Tensor:
@@ -80,10 +80,11 @@ class SDSR(Direct):
         base_size = self.trained_size(size)
         z = self.direct(batch, base_size, base_size, noise.stream(0))
         lr = self.space.decode(z).clamp(0, 1).float()
-        small = cast("Batch", {**batch, "lr": lr, "size": self._upscaled(base_size, size)})
+        small = cast("Batch", {**batch, "lr": lr, "size": self._upscaled_size(base_size, size)})
         return resize(self.upscaler.enlarge(small)["sr"], size)
 
-    def _upscaled(self, base: Size, size: Size) -> Size:
+    def _upscaled_size(self, base: Size, size: Size) -> Size:
+        """Return the size of the upscaler's output, before it is resized to ``size``."""
         if self.upscaler_scale is None:
             return size
         height, width = (round(side * self.upscaler_scale) for side in base)
@@ -153,11 +154,12 @@ class SDUpscale(NothingToTrain, SuperResolver):
         super().__init__(scale, color_fix=color_fix)
         self.steps = steps
         self.guidance = guidance
-        self.pipeline = _loaded(path)
+        self.pipeline = _load_pipeline(path)
         self.unet, self.vae = self.pipeline.unet, self.pipeline.vae
         self.text_encoder = self.pipeline.text_encoder
         self.tile_multiple = self.pipeline.vae_scale_factor
         self.weights_source = named(path, self)
+        # The pipeline holds the same modules, so this freezes it, and `.to` moves it.
         self.requires_grad_(False).eval()
 
     @torch.no_grad()
@@ -184,12 +186,15 @@ class SDUpscale(NothingToTrain, SuperResolver):
         return {"steps": self.steps, "guidance": self.guidance, **super().output_settings}
 
 
-def _loaded(path: str) -> Any:
+def _load_pipeline(path: str) -> Any:
+    """Load diffusers' pipeline from a folder or the hub."""
     place = expand_path(path, "SDUpscale.path")
     check_folder(Path(place))
     is_local = not hub_answers()
     pipeline = library_class("StableDiffusionUpscalePipeline").from_pretrained(
-        place, low_cpu_mem_usage=False, local_files_only=is_local
+        place,
+        low_cpu_mem_usage=False,  # True requires accelerate
+        local_files_only=is_local,
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

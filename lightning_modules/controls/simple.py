@@ -87,6 +87,7 @@ class RoundTrip(NothingToTrain, InLatents, SuperResolver):
             image = batch["hr"]
         else:
             image = resize(batch["lr"], (H, W), boxes=boxes_of(batch))
+        # Encoders take sides that are multiples of their factor.
         below, right = (-n % self.space.factor for n in (H, W))
         padded = functional.pad(image, (0, right, 0, below), mode="replicate")
         return self.space.decode(self.space.encode(padded))[..., :H, :W]

@@ -82,7 +82,7 @@ class Autoencoder(Reconstruction):
         **kwargs: Any,
     ) -> None:
         super().__init__(scale, losses, **kwargs)
-        space.unfreeze()
+        space.unfreeze()  # spaces are made frozen, for methods in latents
         self.space = space
         self.tile_multiple = space.factor
         self.latent_noise = latent_noise
@@ -116,13 +116,16 @@ class Autoencoder(Reconstruction):
         return loss, (hr, decoded.detach())
 
     def _noised(self, z: Tensor) -> Tensor:
+        """Add noise to latents, one level for each image, up to ``latent_noise``."""
         if not self.latent_noise:
             return z
         levels = self.latent_noise * torch.rand(len(z), 1, 1, 1, device=z.device)
-        return z + levels * torch.randn_like(z)
+        return z + levels * torch.randn_like(z)  # one level for each image
 
     def _divergence(self, mean: Tensor, deviation: Tensor) -> Tensor:
-        # Of a whole latent as the encoder gives it, a mean over the batch.
+        """Return the divergence of the posterior from a standard normal distribution."""
+        # In the encoder's own units, not standardised. Summed over a latent, averaged over the
+        # batch.
         deviation = deviation * self.space.deviation
         mean = mean * self.space.deviation + self.space.mean
         terms = mean.square() + deviation.square() - 1 - 2 * deviation.clamp(min=1e-10).log()
@@ -137,21 +140,22 @@ class Autoencoder(Reconstruction):
         return mirrored.crop(self.space.decode(self.space.encode(mirrored.lr)), batch["size"])
 
     def setup(self, stage: str) -> None:
-        """Also start a new training from its first images."""
+        """Also begin a new training with an autoencoder that is fitted to its first images."""
         super().setup(stage)
-        if stage != "fit" or self._initialised:
+        if stage != "fit" or self._initialised:  # Lightning may call it again
             return
         self._initialised = True
         # Before DDP copies the weights of rank 0, and EMA and the optimiser read them.
         if self.trainer.ckpt_path is None and self.weights_source is None:
             batches = [batch["hr"] for batch in first_batches(self, INITIAL_BATCHES)]
-            self.space.initialise(alike(batches))
+            self.space.initialise(joined_crops(batches))
 
 
-def alike(batches: Sequence[Tensor]) -> Tensor:
-    """Join batches of images, cut to the least height and width, as ``crops.scales`` varies them.
+def joined_crops(batches: Sequence[Tensor]) -> Tensor:
+    """Crop batches of images to the least height and width among them, and join them to one.
 
-    Each image keeps its weight in statistics of patches.
+    With ``crops.scales`` sizes differ between batches. Images of one size have the same number of
+    patches, and so the same weight in the principal components that a space begins with.
 
     Args:
         batches: Each (B, 3, H, W).

@@ -30,7 +30,7 @@ from lightning_modules.backbone.space import Space
 from lightning_modules.latents import InLatents
 from lightning_modules.networks.latent_lpips import VGG16, LatentDistance, from_imagenet
 
-_SMALLEST = 0.1  # added to divisors, as in the released LPIPS
+_DIVISOR_OFFSET = 0.1  # against division by 0, as in the released LPIPS
 
 
 def adam(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
@@ -87,6 +87,7 @@ class LatentPerceptual(InLatents):
             batch: Batch with ``ref``, ``p0``, ``p1`` (B, 3, H, W) in [0, 1].
         """
         with torch.no_grad():
+            # One call for all three images.
             z = self.space.encode(torch.cat([batch["ref"], batch["p0"], batch["p1"]]))
         stages = [features.chunk(3) for features in self.network.features(z)]
         x, x_0, x_1 = zip(*stages, strict=True)
@@ -126,8 +127,8 @@ class Ranking(nn.Module):
 
     def forward(self, d_0: Tensor, d_1: Tensor) -> Tensor:
         """Return the (B,) logits of (B,) distances."""
-        ratio = d_0 / (d_1 + _SMALLEST)
-        inverse = d_1 / (d_0 + _SMALLEST)
+        ratio = d_0 / (d_1 + _DIVISOR_OFFSET)
+        inverse = d_1 / (d_0 + _DIVISOR_OFFSET)
         return self.layers(torch.stack([d_0, d_1, d_0 - d_1, ratio, inverse], 1)).squeeze(1)
 
 
@@ -139,5 +140,5 @@ def agreement(d_0: Tensor, d_1: Tensor, judge: Tensor) -> Tensor:
         d_1: (B,) of the second.
         judge: (B,) shares of people who found the second nearer.
     """
-    second = ((d_0 - d_1).sign() + 1) / 2  # 0, 1, or 0.5
-    return second * judge + (1 - second) * (1 - judge)
+    prefers_second = ((d_0 - d_1).sign() + 1) / 2  # 0, 1, or 0.5
+    return prefers_second * judge + (1 - prefers_second) * (1 - judge)

@@ -65,7 +65,7 @@ class Reconstruction(Adversarial):
             FileNotFoundError: If its weights are missing.
         """
         super().load_training_parts()
-        if hasattr(self.perceptual, "load"):
+        if hasattr(self.perceptual, "load"):  # a distance of the user's own need not have weights
             cast(Any, self.perceptual).load()
 
     def perceptual_loss(self, decoded: Tensor, hr: Tensor, name: str = "") -> Tensor:

@@ -115,6 +115,7 @@ class Tokenizer(Reconstruction):
         hr = batch["hr"]
         loss, decoded = self._coding_loss(hr)
         for factor in self.smaller:
+            # The discriminator judges images of one size only.
             smaller_loss, _ = self._coding_loss(functional.avg_pool2d(hr, factor), f"_{factor}")
             loss = loss + smaller_loss
         loss = loss / (1 + len(self.smaller)) + self.adversarial_loss(decoded)
@@ -122,11 +123,12 @@ class Tokenizer(Reconstruction):
         return loss, (hr, decoded.detach())
 
     def _coding_loss(self, hr: Tensor, name: str = "") -> tuple[Tensor, Tensor]:
-        # Also returns the decoded images. `name` is a suffix of logged names.
+        """Return the loss without the adversarial one, and the decoded images."""
         f = self.vae.encode(hr)
         dropped = self._dropped()
 
         def change(number: int, residual: Tensor) -> Tensor:
+            # Without the code of a dropped scale, later scales code what it would have.
             return torch.zeros_like(residual) if dropped[number] else quantized(residual)
 
         scales = list(scales_of(f, self._grids_of(f), change, through=True))
@@ -145,16 +147,17 @@ class Tokenizer(Reconstruction):
 
     def _dropped(self) -> Tensor:
         """Return which scales of a batch are not decoded, (K,): at random, and the last ones."""
-        count = len(self.grids)
+        count = len(self.grids)  # of the first scales that are decoded
         dropped = torch.rand(count) < self.drop_scales
         if self.partial_share and torch.rand(()) < self.partial_share:
             count = int(torch.randint(self.partial_least, count, ()))
-        dropped[count - 1] = False
+        dropped[count - 1] = False  # the last one that is decoded stays
         dropped[count:] = True
         return dropped
 
     @torch.no_grad()
     def _log_bits(self, f: Tensor, scales: Sequence[Scale], name: str) -> None:
+        """Log the length of latents, and how many bits of each scale vary."""
         # Codes have length 1, so a latent much longer than the number of scales is out of reach.
         self.log(f"train/latent_norm{name}", f.float().norm(dim=1).mean())
         for number, scale in enumerate(scales, 1):
@@ -172,6 +175,7 @@ class Tokenizer(Reconstruction):
         return list(scales_of(f, self._grids_of(f)))
 
     def _grids_of(self, f: Tensor) -> list[Size]:
+        """Return the grids of all scales for a latent, proportional to ``grids``."""
         return proportional(self.grids, (f.shape[-2], f.shape[-1]))
 
     @torch.no_grad()

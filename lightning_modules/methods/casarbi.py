@@ -48,9 +48,9 @@ from lightning_modules.sampling.solvers import ShiftSampler, ShiftSolver
 log = logging.getLogger(__name__)
 T = TypeVar("T", Tensor, float)
 Order = Literal["remainder_last", "remainder_first", "uniform"]
-MEASURED = 16  # batches per rank to measure sigma_r
+MEASURED_BATCHES = 16  # per rank, for sigma_r
 ADAMW = partial(adamw, lr=1e-4)
-_TOLERANCE = 1e-9
+_TOLERANCE = 1e-9  # of rounding, so that a ratio of 8 holds three factors of 2
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,8 @@ class Stages:
             return []
         sizes = []
         height_factor = width_factor = 1.0
-        for vertical, horizontal in _factors((H / h, W / w), (H, W), self.fixed, self.order)[:-1]:
+        factors = _stage_factors((H / h, W / w), (H, W), self.fixed, self.order)
+        for vertical, horizontal in factors[:-1]:  # the last one leads to the target exactly
             height_factor *= vertical
             width_factor *= horizontal
             height = min(max(math.floor(h * height_factor + 0.5), h), H)
@@ -102,20 +103,23 @@ class Stages:
         return [*sizes, target]
 
 
-def _factors(
+def _stage_factors(
     ratios: tuple[float, float], target: Size, fixed: float, order: Order
 ) -> list[tuple[float, float]]:
-    full = 0  # stages with the fixed factor along both sides
-    while fixed ** (full + 1) <= min(ratios) * (1 + _TOLERANCE):
-        full += 1
-    rest = ratios[0] / fixed**full, ratios[1] / fixed**full
-    stages = [(fixed, fixed)] * full
+    """Return the factors (vertical, horizontal) of each stage; their products are ``ratios``."""
+    full_stages = 0  # with the fixed factor along both sides
+    while fixed ** (full_stages + 1) <= min(ratios) * (1 + _TOLERANCE):
+        full_stages += 1
+    rest = ratios[0] / fixed**full_stages, ratios[1] / fixed**full_stages
+    stages = [(fixed, fixed)] * full_stages
     remainders: list[tuple[float, float]] = []
     while max(rest) > fixed * (1 + _TOLERANCE):  # one side grows by more than the other
         step = min(rest[0], fixed), min(rest[1], fixed)
         remainders.append(step)
         rest = rest[0] / step[0], rest[1] / step[1]
-    if any(n - n / by > 0.5 + _TOLERANCE for n, by in zip(target, rest, strict=True)):
+    # Half a pixel is not a stage: the target's rounding explains it.
+    sides = zip(target, rest, strict=True)
+    if any(side - side / ratio > 0.5 + _TOLERANCE for side, ratio in sides):
         remainders.append(rest)
     if order == "uniform":
         count = len(stages) + len(remainders)
@@ -144,8 +148,9 @@ def stage_spans(span: Span, sides: Sequence[int]) -> list[Span]:
     place = span.lr
     side = span.lr_side
     for out_side in sides[:-1]:
-        # Tiles of one size keep one size.
+        # The length follows from the tile's alone, rounded up: tiles of one size keep one size.
         length = min(-(-length_of(span.lr) * out_side // span.lr_side), out_side)
+        # The start is rounded half up.
         start = (2 * span.lr.start * out_side + span.lr_side) // (2 * span.lr_side)
         start = min(start, out_side - length)
         out = slice(start, start + length)
@@ -238,7 +243,8 @@ class CasArbi(SuperResolver):
         self.base = base(self.scale)
         self.base_weights = base_weights
         cast(Any, self.base).source = ""  # its weights are its own, and in no checkpoint
-        self.tile_multiple = int(getattr(self.base, "divisor", 1))  # tiles keep its phase
+        # Tiles begin at multiples of it, so that the base sees pixels in their phase in the image.
+        self.tile_multiple = int(getattr(self.base, "divisor", 1))
         self.network = network
         self.process = process or ResidualShift()
         if (self.process.prediction, self.process.input_scale) != ("sample", "latent"):
@@ -279,8 +285,8 @@ class CasArbi(SuperResolver):
         eps = self._noise_unit(self.sigma_r) * torch.randn_like(hr)
         x = self.process.add_noise(x_0, self._anchor(b), eps, t)
         size = (lr.shape[-2], lr.shape[-1])
-        raw = network(self._scaled(x, t), t, b, features, size, level)
-        loss = functional.mse_loss(raw, x_0 / self._unit(self.sigma_r))
+        raw = network(self._network_input(x, t), t, b, features, size, level)
+        loss = functional.mse_loss(raw, x_0 / self._prediction_unit(self.sigma_r))
         self.log("train/loss", loss)
         return loss
 
@@ -297,7 +303,7 @@ class CasArbi(SuperResolver):
         return y
 
     def stages(self, tile: Tile) -> list[Tile]:
-        """Return the places of each stage's input and output in those of the whole image."""
+        """Return where a tile lies in the whole image, before and after each stage."""
         rows, columns = tile
         size, target = (rows.lr_side, columns.lr_side), (rows.out_side, columns.out_side)
         sizes = self.division.sizes(size, target)
@@ -310,7 +316,7 @@ class CasArbi(SuperResolver):
 
         Args:
             y: (B, 3, h, w) in [0, 1].
-            tiles: B places of input and output in those of whole images, of one size.
+            tiles: Where the B inputs and outputs lie in their whole images; all of one size.
             noise: Noise of this stage.
 
         Returns:
@@ -327,20 +333,21 @@ class CasArbi(SuperResolver):
         # All in units of sigma_r, as the network's output. In Lightning's sanity check before
         # training, it is not measured yet.
         sigma = self.sigma_r.item() or 1.0
-        unit = self._unit(sigma)
+        unit = self._prediction_unit(sigma)
         noise_unit = self._noise_unit(sigma)
         # Of plain numbers: the table is on the CPU, and sigma_r may be elsewhere.
         deviations = (self._deviations(process.etas, unit, noise_unit) / unit).tolist()
 
         def clean(x: Tensor, step: int) -> Tensor:
+            """Return the clean sample that the network predicts, for the sampler."""
             t = torch.full((len(x),), process.timesteps[step], device=x.device)
             raw = network(x / deviations[step], t, b, features, lr_size, level, boxes)
-            return self._guided(raw, b, y, unit, tiles)
+            return self._back_projected(raw, b, y, unit, tiles)
 
         anchor = self._anchor(b)
         x = process.prior(anchor, noise_unit * noise.normal(b.shape)) / unit
         x = self.sampler.denoise(x, anchor / unit, clean, noise, unit / noise_unit)
-        return (self._image(x, b, unit).clamp(-1, 1) + 1) / 2
+        return (self._image_of(x, b, unit).clamp(-1, 1) + 1) / 2
 
     def base_output(
         self, y: Tensor, size: Size, boxes: Sequence[Box] | None = None
@@ -358,13 +365,14 @@ class CasArbi(SuperResolver):
             b = base.render(features, y, size, boxes).clamp(0, 1) * 2 - 1
         return b, features
 
-    def _guided(
+    def _back_projected(
         self, x_0: Tensor, b: Tensor, y: Tensor, unit: float, tiles: Sequence[Tile]
     ) -> Tensor:
-        # Back-projection: downscaling the output should give the stage's input.
+        """Return the prediction, moved by ``guidance`` towards one that downscales to ``y``."""
+        # Downscaling the output should give the stage's input: add a share of what it lacks.
         if not self.sampling.guidance:
             return x_0
-        hr = self._image(x_0, b, unit)
+        hr = self._image_of(x_0, b, unit)
         back = [tile.back.box for tile in tiles]
         error = (y * 2 - 1) - resize(hr, y.shape[-2:], clamp=False, boxes=back)
         boxes = [tile.box for tile in tiles]
@@ -374,25 +382,32 @@ class CasArbi(SuperResolver):
     # --------------------------------------------------------------------------------------- domain
 
     def _anchor(self, b: Tensor) -> Tensor:
+        """Return what the diffused variable has shifted to at the last timestep."""
         return b if self.domain == "image" else torch.zeros_like(b)
 
-    def _image(self, x: Tensor, b: Tensor, unit: float) -> Tensor:
+    def _image_of(self, x: Tensor, b: Tensor, unit: float) -> Tensor:
+        """Return the image in [-1, 1] from the diffused variable in units of the prediction."""
         return x if self.domain == "image" else b + unit * x
 
-    def _unit(self, sigma: T) -> T | float:
-        # Unit of the network's prediction.
+    def _prediction_unit(self, sigma: T) -> T | float:
+        """Return the unit of the network's prediction, in which it has a deviation of about 1."""
         return 1.0 if self.domain == "image" else sigma
 
     def _noise_unit(self, sigma: T) -> T | float:
+        """Return the unit of kappa: sigma_r if the process is relative to it."""
         # Unit of kappa. The shift eta has none, so it is the same for any sigma_r.
         return sigma if self.process.relative else 1.0
 
-    def _scaled(self, x: Tensor, t: Tensor) -> Tensor:
-        # Scale to a deviation of about 1.
+    def _network_input(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return the diffused variable, scaled to a deviation of about 1."""
         eta, _ = self.process.at(t, x)
-        return x / self._deviations(eta, self._unit(self.sigma_r), self._noise_unit(self.sigma_r))
+        unit = self._prediction_unit(self.sigma_r)
+        return x / self._deviations(eta, unit, self._noise_unit(self.sigma_r))
 
     def _deviations(self, eta: Tensor, unit: Tensor | float, noise: Tensor | float) -> Tensor:
+        """Return the deviation of the diffused variable after the shift ``eta``."""
+        # Of the diffused variable after the shift eta. A residual shrinks; an image does not, since
+        # the shift is to another image.
         signal = (1 - eta) * unit if self.domain == "residual" else 1.0
         return (signal**2 + (noise * self.process.kappa) ** 2 * eta).sqrt()
 
@@ -400,19 +415,24 @@ class CasArbi(SuperResolver):
         """Measure sigma_r on the first training pairs, unless it is known."""
         super().on_train_start()
         if self.sigma_r == 0 and self.trainer.ckpt_path is None:
-            self.sigma_r.copy_(self._measured())
+            self.sigma_r.copy_(self._measure_sigma_r())
             log.info("sigma_r, the deviation of HR - base, is %.4f", self.sigma_r.item())
 
     @torch.no_grad()
-    def _measured(self) -> Tensor:
-        # Over all ranks, without batches that are not finite, which Guard leaves out of training.
+    def _measure_sigma_r(self) -> Tensor:
+        """Return the deviation of HR - b over the first training batches of all ranks."""
+        # Over all ranks, without batches that are not finite: Guard skips their steps, too.
         errors = torch.stack(
-            [self._error(batch["hr"], batch["lr"]) for batch in first_batches(self, MEASURED)]
+            [
+                self._mean_square_residual(batch["hr"], batch["lr"])
+                for batch in first_batches(self, MEASURED_BATCHES)
+            ]
         )
         mean = errors.where(errors.isfinite(), torch.nan).nanmean()
         return cast(Tensor, self.all_gather(mean)).mean().sqrt()
 
-    def _error(self, hr: Tensor, lr: Tensor) -> Tensor:
+    def _mean_square_residual(self, hr: Tensor, lr: Tensor) -> Tensor:
+        """Return the mean of (HR - b)^2, for values in [-1, 1]."""
         b, _ = self.base_output(lr, (hr.shape[-2], hr.shape[-1]))
         return (hr * 2 - 1 - b).square().mean()
 
@@ -431,7 +451,7 @@ class CasArbi(SuperResolver):
         source = getattr(self.base, "weights_source", None)
         if source is not None:
             self._name_base(source)
-        elif find is not file_of:  # in Python it may be a trained one
+        elif find is not file_of:  # in Python the base may be a network that is trained already
             raise ValueError(
                 "CasArbi needs a trained base: set model.init_args.base_weights to a file, or to "
                 "the run that trained it"
@@ -448,6 +468,7 @@ class CasArbi(SuperResolver):
         self._name_base(weights.name)
 
     def _name_base(self, name: str) -> None:
+        """Record the source of the base's weights, and label outputs without a network by it."""
         source = f"{name} {fingerprint(self.base.state_dict())}"
         cast(Any, self.base).source = source  # recorded in checkpoints
         if self.network is None:

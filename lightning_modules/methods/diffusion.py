@@ -106,7 +106,7 @@ class Diffusion(InLatents, Generator):
     # -------------------------------------------------------------------------------- training
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Algorithm 1 of Ho et al., for any prediction type."""
+        """Algorithm 1 of Ho et al., for any prediction type: the loss at random timesteps."""
         z = self.latent(batch)
         t = torch.randint(*self.timesteps, (len(z),), device=z.device)
         eps = torch.randn_like(z)
@@ -144,7 +144,7 @@ class Diffusion(InLatents, Generator):
 
     @torch.no_grad()
     def generate(self, batch: Batch, noise: Noise) -> Tensor:
-        """From noise to the clean sample; by default DDIM, equation 12.
+        """Denoise from pure noise to images; by default DDIM, equation 12.
 
         Raises:
             ValueError: If it was trained on only some timesteps, or the size is no multiple.
@@ -152,26 +152,30 @@ class Diffusion(InLatents, Generator):
         conditions = encode_captions(batch, self.denoiser, self.encoder)
 
         def clean(z: Tensor, timestep: int) -> Tensor:
+            """Return the clean sample that the network predicts, for the sampler."""
             t = torch.full((len(z),), timestep, device=z.device)
-            raw = guided(self._raw, z, t, *conditions, self.sampler.guidance)
+            raw = guided(self._network_output, z, t, *conditions, self.sampler.guidance)
             return self.schedule.to_x0(raw, z, timestep)
 
         first = self.schedule.level(self.sampled[0])
         # Data of variance 1 plus the noise of the first step.
         deviation = (first.alpha**2 + first.sigma**2) ** 0.5
-        z = noise.normal(self._shape(batch)) * deviation
+        z = noise.normal(self._latent_shape(batch)) * deviation
         z = self.sampler.denoise(z, self.sampled, clean, self.schedule, noise)
         size = (batch["size"][0], batch["size"][1])
         return resized(self.space.decode(z), size, "nearest-exact")
 
-    def _raw(self, z: Tensor, t: Tensor, condition: Condition) -> Tensor:
+    def _network_output(self, z: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """Return the denoiser's output for a sample at timesteps t."""
         return self.denoiser(self.schedule.scale_input(z, t), t, condition)
 
     @property
     def _all_timesteps(self) -> bool:
+        """Whether the denoiser is trained on all timesteps, so that it can start from noise."""
         return self.timesteps == (0, self.schedule.steps)
 
-    def _shape(self, batch: Batch) -> tuple[int, ...]:
+    def _latent_shape(self, batch: Batch) -> tuple[int, ...]:
+        """Return the shape of the latents to generate for a batch, (B, C, h, w) or of clips."""
         H, W = batch["size"]
         unit = int(self.scale) * self.space.factor
         if H % unit or W % unit:
@@ -198,7 +202,7 @@ class Diffusion(InLatents, Generator):
         """
         super().setup(stage)
         base = self.denoiser
-        begins = stage == "fit" and self.weights_source is None
+        begins = stage == "fit" and self.weights_source is None  # training from the base's weights
         if isinstance(base, UNet2D) and base.initial_source and (base.flags.frozen or begins):
             check_base(base, self.space, self.schedule, self.sampled, base.flags.frozen)
 
@@ -224,5 +228,6 @@ def min_snr_weights(schedule: Schedule, gamma: float | None) -> Tensor:
         return torch.ones(schedule.steps)
     levels = [schedule.level(t) for t in range(schedule.steps)]
     snr = torch.tensor([(a / s) ** 2 for a, s in levels], dtype=torch.float64)
-    of_clean = {"sample": torch.ones(()), "epsilon": snr, "v_prediction": snr + 1}
-    return (snr.clamp(max=gamma) / of_clean[schedule.prediction]).float()
+    # Squared error of each target, relative to that of the clean sample.
+    factors = {"sample": torch.ones(()), "epsilon": snr, "v_prediction": snr + 1}
+    return (snr.clamp(max=gamma) / factors[schedule.prediction]).float()

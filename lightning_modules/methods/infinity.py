@@ -77,12 +77,15 @@ class TeacherForcing(NamedTuple):
 
 
 def teacher_forcing(f: Tensor, scales: Scales, change: Change | None = None) -> TeacherForcing:
-    """Teacher forcing, section 3.3 of Infinity.
+    """Return inputs and targets of all scales, from the right bits of all previous ones.
+
+    Teacher forcing, section 3.3 of Infinity.
 
     Args:
         f: (B, d, h, w).
         scales: Scales of this latent.
-        change: Replaces the right bits; as in ``scales_of``.
+        change: Replaces the right bits, from which inputs and later targets follow; as in
+            ``scales_of``.
 
     Raises:
         ValueError: If the latent has another size than the last scale.
@@ -94,7 +97,7 @@ def teacher_forcing(f: Tensor, scales: Scales, change: Change | None = None) -> 
         if number + 1 < len(scales):
             below = shrunk(scale.total, scales.latents[number + 1], "trilinear")
             inputs.append(to_tokens(below, scales.patch))
-    empty = bits[0][:, :0]  # of a single scale
+    empty = bits[0][:, :0]  # a single scale has no inputs
     return TeacherForcing(torch.cat(inputs, 1) if inputs else empty, torch.cat(bits, 1))
 
 
@@ -141,6 +144,7 @@ def bit_losses(logits: Tensor, bits: Tensor) -> Tensor:
     Returns:
         (B, n) in nats.
     """
+    # Softmax over two logits is the sigmoid of their difference.
     odds = logits[..., 1] - logits[..., 0]
     return functional.binary_cross_entropy_with_logits(odds, bits, reduction="none").mean(-1)
 
@@ -179,10 +183,10 @@ def drawn(logits: Tensor, uniform: Tensor, how: Bitwise) -> Tensor:
     odds = logits[..., 1] - logits[..., 0]
     if how.tau == 0:
         return (odds > 0).float()
-    one = torch.sigmoid(odds / how.tau)
+    chance = torch.sigmoid(odds / how.tau)  # of a 1
     rare = 1 - how.top_p
-    one = torch.where(one <= rare, 0.0, torch.where(one >= 1 - rare, 1.0, one))
-    return (uniform < one).float()
+    chance = torch.where(chance <= rare, 0.0, torch.where(chance >= 1 - rare, 1.0, chance))
+    return (uniform < chance).float()
 
 
 def drawn_code(logits: Tensor, noise: Noise, grid: Size, patch: int, how: Bitwise) -> Tensor:
@@ -201,7 +205,9 @@ def drawn_code(logits: Tensor, noise: Noise, grid: Size, patch: int, how: Bitwis
     h, w = grid
     channels = logits.shape[2] // patch**2
     normal = noise.normal((len(noise.seeds), channels, h * patch, w * patch))
-    uniform = torch.special.ndtr(normal).clamp(max=1 - 2**-24)  # not 1
+    # Normal noise knows positions in the image; its distribution function makes it uniform. Never
+    # 1, by which a certain bit would be 0.
+    uniform = torch.special.ndtr(normal).clamp(max=1 - 2**-24)
     bits = drawn(logits, to_tokens(uniform, patch), how)
     return from_bits(from_tokens(bits, grid, patch))
 
@@ -230,7 +236,7 @@ def sample(
     """
     encoded = network.encode_text(text)
     cache = Cache(scales.tokens)
-    copies = 1 if how.guidance == 1 else 2
+    copies = 1 if how.guidance == 1 else 2  # with guidance, with and without text
     codes = list(first_codes)
     inputs = list[Tensor]()  # of the scales that the network has not seen yet
     first = 0  # number of the first of them
@@ -241,7 +247,7 @@ def sample(
             total = total + enlarged(codes[number - 1], scales.latents[-1])
             below = to_tokens(shrunk(total, size, how.next_input_mode), scales.patch)
             inputs.append(below.repeat(copies, 1, 1))
-        if number < len(first_codes):
+        if number < len(first_codes):  # given: only an input of the next ones
             continue
         tokens = torch.cat(inputs, 1) if inputs else None
         logits: Tensor = network(tokens, scales, encoded, first, cache)
@@ -268,10 +274,10 @@ class NextScale(InLatents):
         encoder: Encodes captions, or names of classes; without it, and without cached features,
             there is no text.
         prompt: A caption for all images, instead of their own.
-        bits: How bits are drawn.
+        bits: How sampling draws bits: temperature, top-p and guidance.
 
     Raises:
-        ValueError: If there is a prompt, and no encoder that reads it.
+        ValueError: If there is a prompt, and no encoder that reads captions.
     """
 
     space: BitwiseSpace
@@ -291,6 +297,7 @@ class NextScale(InLatents):
         self.encoder = encoder
         self.prompt = prompt
         self.bits = bits
+        # An encoder that does not read captions, such as `FixedText`, would ignore the prompt.
         if prompt is not None and (encoder is None or not encoder.reads):
             raise ValueError(
                 "model.init_args.prompt is set, and an encoder, which reads it, is missing: set "
@@ -313,13 +320,13 @@ class NextScale(InLatents):
         """
         network = self.transformer
         count = len(inputs)
-        text, without_text = _text_or_none(network, self.text(batch), count)
+        text, without_text = _text_and_mask(network, self.text(batch), count)
         dropped = torch.rand(count, device=inputs.device) < TEXT_DROPOUT
         encoded = network.encode_text(network.without_text(text, without_text | dropped))
         return network(inputs, scales, encoded)
 
     def sampling(self, batch: Batch) -> tuple[Text, Bitwise]:
-        """Return the text for ``sample``, with guidance also the empty one, and bits.
+        """Return what ``sample`` needs: the text, with guidance also the empty one; how to draw.
 
         Args:
             batch: Batch with captions.
@@ -329,7 +336,7 @@ class NextScale(InLatents):
         """
         network = self.transformer
         captions = self.text(batch)
-        text, without_text = _text_or_none(network, captions, len(batch["key"]))
+        text, without_text = _text_and_mask(network, captions, len(batch["key"]))
         conditional = network.without_text(text, without_text)
         if self.bits.guidance == 1:
             return conditional, self.bits
@@ -377,16 +384,19 @@ class NextScale(InLatents):
 
     @property
     def unchecked(self) -> tuple[str, ...]:
-        """Prefixes of parts that may differ, with the encoder if none reads captions."""
+        """Prefixes of parts that may differ: also the encoder's if none reads captions here."""
         if self.encoder is not None and self.encoder.reads:
             return self.training_only
         return (*self.training_only, "encoder.")
 
 
-def _text_or_none(
+def _text_and_mask(
     network: InfinityTransformer, text: Text | None, count: int
 ) -> tuple[Text, Tensor]:
-    # Features, and a mask of those to replace: all of them without text.
+    """Return the text, and a mask (B,) of images without one: the network replaces their features.
+
+    Without any text the features are zeros, of one token, and all are replaced.
+    """
     table = network.no_text
     without_text = torch.full((count,), text is None, device=table.device)
     if text is None:

@@ -47,7 +47,7 @@ from lightning_modules.optimisation import adamw
 from lightning_modules.sampling.solvers import ddim
 from lightning_modules.sampling.tiling import padded
 
-CLAMP = 10.0  # of the discriminator's inputs
+CLAMP = 10.0  # largest absolute value of the discriminator's inputs, as released
 Conditions = tuple[Condition, Condition]  # with the text, and without
 STARTS = (250, 200, 150, 100)  # section 3.2: enough of the signal is left
 LADDER = (*STARTS, 50)
@@ -146,6 +146,7 @@ def timesteps_for(steps: int, start: int | None = None) -> list[int]:
         start = LADDER[0]
     below = [t for t in LADDER if t < start]
     later = steps - 1
+    # The n-th later step is number ceil(n len(below) / later): spread evenly, down to the lowest.
     if start in LADDER and later <= len(below):
         return [start, *(below[-(-n * len(below) // later) - 1] for n in range(1, steps))]
     # NumPy's rounding is part of the released lists, e.g. of 30 steps.
@@ -239,12 +240,13 @@ class InvSR(InLatents, Adversarial):
         self.sampling = sampling
         self.losses = training
         self.perceptual = training.perceptual
+        # All images go through tiles of the size that the predictor was trained for.
         self.patch = lr_side(patch, scale)
         self.tile = self.tile_least = self.patch
         self.tile_overlap = self.patch // 2
         self.tile_window = "gaussian"
         self.tile_always = True
-        self._check()
+        self._check_parts()
         self.tile_multiple = self.multiple
         self.plan()  # raises if sampling is impossible
 
@@ -257,6 +259,7 @@ class InvSR(InLatents, Adversarial):
         """
         noise = None if self.sampling.deterministic else Noise(batch["seed"], self.device)
         z, y = latent_pair(self.space, batch, noise)
+        # Arguments count timesteps from 1, the schedule from 0.
         starts = copy_to(torch.tensor([t - 1 for t in self.losses.starts]), z.device)
         t = starts[torch.randint(len(starts), (len(z),), device=z.device)]
         conditions = self._conditions(batch)
@@ -293,11 +296,13 @@ class InvSR(InLatents, Adversarial):
             conditions: With and without the text.
         """
         noise = cast(NoisePredictor, self.predictor)(lr, t)
-        eps = torch.randn(noise.mean.shape, device=y.device)  # independent of memory layouts
+        # Not `randn_like`, whose values depend on the memory layout of its argument.
+        eps = torch.randn(noise.mean.shape, device=y.device)
         z_t = self.schedule.add_noise(y, noise.sample(eps), t)
-        return self._clean(z_t, t, conditions)
+        return self._predict_x0(z_t, t, conditions)
 
     def _discriminator_logits(self, x0: Tensor, t: Tensor, conditions: Conditions) -> list[Tensor]:
+        """Return the discriminator's maps of logits for predicted latents."""
         discriminator = cast(nn.Module, self.discriminator)
         return discriminator(x0.clamp(-CLAMP, CLAMP), t, conditions[0].text)
 
@@ -312,10 +317,10 @@ class InvSR(InLatents, Adversarial):
         encoder_noise = None if self.sampling.deterministic else noise.stream("encoder")
         y = self.space.encode(enlarged(lr, self.own_size(lr)), encoder_noise)
         sigma = self.schedule.level(indices[0]).sigma
-        z = y + sigma * self._start(lr, y, indices[0], noise.stream("start"))
+        z = y + sigma * self._initial_noise(lr, y, indices[0], noise.stream("start"))
         conditions = self._conditions(batch)
         for t, t_next in itertools.pairwise([*indices, -1]):  # after the last one, no noise is left
-            x0 = self._clean(z, t, conditions, self.sampling.guidance)
+            x0 = self._predict_x0(z, t, conditions, self.sampling.guidance)
             level = self.schedule.level(t)
             level_next = self.schedule.level(t_next)
             if self.sampling.solver == "ancestral" and t_next >= 0:
@@ -325,8 +330,8 @@ class InvSR(InLatents, Adversarial):
                 z = ddim(z, x0, level, level_next)
         return mirrored.crop(self.space.decode(z), self.own_size(batch["lr"]))
 
-    def _start(self, lr: Tensor, y: Tensor, t: int, noise: Noise) -> Tensor:
-        # The noise that sampling starts with, of standard deviation 1 where it is not predicted.
+    def _initial_noise(self, lr: Tensor, y: Tensor, t: int, noise: Noise) -> Tensor:
+        """Return the noise that sampling starts with: predicted, or without a predictor normal."""
         if self.predictor is None:
             return noise.normal(y.shape)
         gaussian: Gaussian = self.predictor(lr, float(t))
@@ -334,15 +339,17 @@ class InvSR(InLatents, Adversarial):
             return gaussian.mean
         return gaussian.sample(noise.normal(y.shape))
 
-    def _clean(
+    def _predict_x0(
         self, z_t: Tensor, t: Tensor | int, conditions: Conditions, guidance: float = 1.0
     ) -> Tensor:
+        """Return the clean latents that the frozen denoiser predicts from ``z_t``."""
         steps = torch.full((len(z_t),), t, device=z_t.device) if isinstance(t, int) else t
         raw = guided(self.denoiser, self.schedule.scale_input(z_t, t), steps, *conditions, guidance)
         return self.schedule.to_x0(raw, z_t, t)
 
     @torch.no_grad()
     def _conditions(self, batch: Batch) -> Conditions:
+        """Return the fixed prompt's conditions, with the text and without."""
         count = len(batch["lr"])
         if self.prompt is None:
             return Condition(), Condition()
@@ -352,7 +359,7 @@ class InvSR(InLatents, Adversarial):
         return text, self.prompt.unconditional(count)
 
     def color_reference(self, batch: Batch) -> Tensor:
-        """Return the LR image, mirrored with ``color_misaligned``."""
+        """Return the LR image that the colours are from: with ``color_misaligned`` mirrored."""
         lr = batch["lr"]
         return padded(lr, self.multiple, self.patch).lr if self.sampling.color_misaligned else lr
 
@@ -382,7 +389,7 @@ class InvSR(InLatents, Adversarial):
     @property
     def output_settings(self) -> dict[str, str | int | float]:
         """Settings that change outputs: timesteps, solver, side of tiles and others."""
-        sampling = replace(self.sampling, steps=1, start=None)
+        sampling = replace(self.sampling, steps=1, start=None)  # the timesteps tell both
         options = changed(sampling) | {"timesteps": " ".join(map(str, self.plan()))}
         if self.patch != lr_side(None, self.scale):
             options["patch"] = self.patch
@@ -392,7 +399,7 @@ class InvSR(InLatents, Adversarial):
 
     @property
     def multiple(self) -> int:
-        """The LR side lengths must be multiples of this."""
+        """LR sides must be multiples of this, so that the U-Net can halve its latents evenly."""
         halvings = len(self.denoiser.unet.config.block_out_channels) - 1
         unit = whole_lr(self.space.factor * 2**halvings, self.scale)
         return unit if self.predictor is None else math.lcm(unit, self.predictor.divisor)
@@ -435,7 +442,8 @@ class InvSR(InLatents, Adversarial):
         timesteps = [*self.plan(), *(self.losses.starts if stage == "fit" else ())]
         check_base(self.denoiser, self.space, self.schedule, [t - 1 for t in timesteps])
 
-    def _check(self) -> None:
+    def _check_parts(self) -> None:
+        """Raise if schedule, prompt or predictor do not fit the method."""
         schedule = self.schedule
         if schedule.variance != "exploding" or schedule.prediction == "sample":
             raise ValueError(

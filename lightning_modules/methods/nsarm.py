@@ -102,12 +102,13 @@ class NSARMStageOne(InLatents, SuperResolver):
         self.enlarge_lr = enlarge_lr
         self._check_mapper()
         # The network takes a single size: smaller images are padded, larger ones tiled.
-        whole = Fraction(space.factor) / (self._enlargement if enlarge_lr else 1)
-        side = int(mapper.size[0] * whole)
+        lr_per_position = Fraction(space.factor) / (self._scale_fraction if enlarge_lr else 1)
+        side = int(mapper.size[0] * lr_per_position)
         self.tile = self.tile_least = side
         self.tile_overlap = min(side // 2, 32)
         self.tile_window = "gaussian"
-        self.tile_multiple = whole.numerator  # LR pixels that are whole positions of the latent
+        # The least number of LR pixels that are whole positions of the latent.
+        self.tile_multiple = lr_per_position.numerator
         self.tile_always = True
 
     # ------------------------------------------------------------------------------------- training
@@ -143,7 +144,7 @@ class NSARMStageOne(InLatents, SuperResolver):
                 its latent is not of the size that the mapper reads.
         """
         f = hr_latent(self.space, batch)
-        self.space.scales((f.shape[-2], f.shape[-1]))
+        self.space.scales((f.shape[-2], f.shape[-1]))  # raises if there are none for this size
         y = self._lr_latent(batch)
         if y.shape[-2:] != self.mapper.size:
             raise ValueError(
@@ -154,6 +155,7 @@ class NSARMStageOne(InLatents, SuperResolver):
         return f, y
 
     def _lr_latent(self, batch: Batch) -> Tensor:
+        """Return the latent of a batch's LR: from the batch, or encoded."""
         if "lr_latent" in batch:
             return self.space.standardised(batch["lr_latent"])
         require_lr(batch)
@@ -172,6 +174,7 @@ class NSARMStageOne(InLatents, SuperResolver):
         return enlarged(lr, size) if self.enlarge_lr else lr
 
     def _latent_of(self, lr: Tensor) -> Tensor:
+        """Encode LR (B, 3, h, w), enlarged first with ``enlarge_lr``."""
         return self.space.encode(self.enlarged_lr(lr, self.own_size(lr)))
 
     def preliminary(self, y: Tensor) -> list[Tensor]:
@@ -190,7 +193,8 @@ class NSARMStageOne(InLatents, SuperResolver):
         return self.space.scales((round(h * factor), round(w * factor)))
 
     @property
-    def _enlargement(self) -> Fraction:
+    def _scale_fraction(self) -> Fraction:
+        """The scale without the rounding of a float, such as 4 / 3."""
         return Fraction(self.scale).limit_denominator(1000)
 
     # ------------------------------------------------------------------------------------- sampling
@@ -198,7 +202,7 @@ class NSARMStageOne(InLatents, SuperResolver):
     @torch.no_grad()
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
         """Predict the first scales from LR, and in stage 2 draw the others."""
-        unit = self._enlargement.denominator
+        unit = self._scale_fraction.denominator  # LR pixels that are whole pixels of the output
         mirrored = padded(batch["lr"], minimum=self.tile, unit=unit)
         codes = self.codes(batch, mirrored.lr, noise)
         return mirrored.crop(self.space.images(total_after(codes)), self.own_size(batch["lr"]))
@@ -219,6 +223,7 @@ class NSARMStageOne(InLatents, SuperResolver):
     # ------------------------------------------------------------------------- checks and weights
 
     def _check_mapper(self) -> None:
+        """Raise if the mapper is not for a square, or not for the scales of HR's latent."""
         mapper = self.mapper
         expected = self.scales.latents[: len(mapper.grids)]
         full = self.scales.latents[-1]
@@ -290,14 +295,14 @@ class NSARM(NextScale, NSARMStageOne):
         stage_two: StageTwo = StageTwo(),
         **kwargs: Any,
     ) -> None:
-        if stage_two.train_mapper:
+        if stage_two.train_mapper:  # before the constructors freeze what does not train
             self.trained_parts = ("transformer", "encoder", "mapper")
         super().__init__(scale, space=space, mapper=mapper, **kwargs)
         self.transformer = transformer
         self.stage_two = stage_two
         self.mapper_weights = stage_two.mapper_weights
         self.transformer_weights = stage_two.transformer_weights
-        self._initial: list[str] = []  # weights that parts start from
+        self._initial_sources: list[str] = []  # of mapper and transformer, for the run's label
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the cross-entropy of the bits after the preliminary scales."""
@@ -306,6 +311,7 @@ class NSARM(NextScale, NSARMStageOne):
             codes = self.preliminary(y)
 
         def change(number: int, residual: Tensor) -> Tensor:
+            # The first scales are the mapper's; the transformer learns what HR has beyond them.
             return codes[number] if number < len(codes) else quantized(residual)
 
         forced = teacher_forcing(f, self.scales, change)
@@ -345,23 +351,24 @@ class NSARM(NextScale, NSARMStageOne):
         """
         super().load_parts(find)
         if self.mapper_weights is not None and self.transformer_weights is not None:
-            self.weights_source = ", ".join(self._initial)
+            self.weights_source = ", ".join(self._initial_sources)
 
     def load_mapper(self, path: Path) -> None:
         """Load the mapper from a run of stage 1, or from a released file."""
         weights = self.load_part_from(path, "mapper", beside=["space"])
         self.warn_if_unlike(weights.name, weights.trained_with)
         self._name_mapper(weights.name)
-        self._initial.append(named(weights.name, self.mapper))
+        self._initial_sources.append(named(weights.name, self.mapper))
 
     def load_transformer(self, path: Path) -> None:
         """Load the transformer from a run of ``Infinity``, or from a released file."""
         weights = self.load_part_from(path, "transformer", beside=["space", "encoder"])
         self.warn_if_unlike(weights.name, weights.trained_with)
-        self._initial.append(named(weights.name, self.transformer))
+        self._initial_sources.append(named(weights.name, self.transformer))
 
     def _name_mapper(self, file: str) -> None:
-        if not self.stage_two.train_mapper:  # frozen, so checkpoints and results name its source
+        """Record the source of a frozen mapper, which checkpoints and results name."""
+        if not self.stage_two.train_mapper:
             self.mapper.source = named(file, self.mapper)
 
     def setup(self, stage: str) -> None:

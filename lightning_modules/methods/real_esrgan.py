@@ -89,12 +89,12 @@ class RealESRGAN(Adversarial, OnePass):
         self.losses = nn.ModuleDict(terms)
         self.gan = gan
         self.usm = USM() if sharpen else None
-        self._averages: list[Averages] = []  # of the weights, by callbacks
+        self._averages: list[Averages] = []  # callbacks that average the weights
 
     # ------------------------------------------------------------------------------------- training
 
     def generator_loss(self, batch: Batch) -> tuple[Tensor, Any]:
-        """Return the weighted sum of all terms that count already."""
+        """Return the weighted sum of all terms that count at this step."""
         hr = batch["hr"]
         step = self.global_step
         sr = self.enlarged_for(batch["lr"], hr, batch["size"])
@@ -127,6 +127,7 @@ class RealESRGAN(Adversarial, OnePass):
 
     @property
     def _terms(self) -> Mapping[str, Term]:
+        """The terms of the loss by name, with their type."""
         return cast("Mapping[str, Term]", self.losses)
 
     def on_fit_start(self) -> None:
@@ -155,7 +156,7 @@ class RealESRGAN(Adversarial, OnePass):
         averages = self._averages[0]
         averages.swap_in(self)
         try:
-            with frozen(self.network):
+            with frozen(self.network):  # a pass in training mode would change running statistics
                 return self(batch["lr"], batch["size"])
         finally:
             averages.swap_out()
@@ -178,6 +179,7 @@ class RealESRGAN(Adversarial, OnePass):
         """
         super().load_training_parts()
         for name, loss in self._terms.items():
+            # A term with a source is loaded already.
             if loss.file and not getattr(loss, "source", "") and self._find_weights is not None:
                 loss.load(
                     self._find_weights(f"losses.{name}.init_args.perceptual_weights", loss.file)
@@ -186,7 +188,7 @@ class RealESRGAN(Adversarial, OnePass):
     def _fitted(
         self, where: str, state: dict[str, Tensor], required: set[str]
     ) -> dict[str, Tensor]:
-        # Terms that this model lacks are left out, as a discriminator would be.
+        """As ``Loaded._fitted``, without terms that only the checkpoint has."""
         terms = tuple(f"losses.{name}." for name in self.losses)
         fitting = {
             name: tensor

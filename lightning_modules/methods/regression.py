@@ -48,11 +48,12 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def _built(network: NetworkCallable, scale: float) -> nn.Module:
+def _build_network(network: NetworkCallable, scale: float) -> nn.Module:
+    """Make the network, or explain why a class without the argument scale does not fit."""
     try:
         return network(scale)
     except TypeError as error:
-        if "__init__() takes" not in str(error):
+        if "__init__() takes" not in str(error):  # another error than the number of arguments
             raise
         raise ValueError(
             f"model.init_args.network: {error}. The first argument of a network is the scale: "
@@ -61,6 +62,7 @@ def _built(network: NetworkCallable, scale: float) -> nn.Module:
 
 
 def _has_8_bits(batch: Batch) -> bool:
+    """Return whether all images of a batch had 8 bits a channel in their files."""
     return "meta" in batch and all(meta.get("bit_depth") == 8 for meta in batch["meta"])
 
 
@@ -93,13 +95,16 @@ class OnePass(SuperResolver):
     ) -> None:
         super().__init__(scale, **kwargs)
         self.self_ensemble = self_ensemble
-        # In Python also a network that is built already.
-        self.network = network if isinstance(network, nn.Module) else _built(network, self.scale)
+        # In Python it may be a network that is built already.
+        self.network = (
+            network if isinstance(network, nn.Module) else _build_network(network, self.scale)
+        )
         # A network with its own weights, such as spandrel's, names their source.
         self.weights_source = getattr(self.network, "weights_source", None)
-        self.tile_multiple = int(getattr(self.network, "divisor", 1))  # tiles keep its phase
+        # Tiles begin at multiples of it: the network sees pixels in their phase in the image.
+        self.tile_multiple = int(getattr(self.network, "divisor", 1))
         self.network.to(memory_format=torch.channels_last)  # in which convolutions are fastest
-        self.takes = set(inspect.signature(self.network.forward).parameters)
+        self._forward_arguments = set(inspect.signature(self.network.forward).parameters)
         if compile:
             allow_kinds()
             self.network.compile()  # in place: names of tensors stay
@@ -121,10 +126,10 @@ class OnePass(SuperResolver):
             (B, 3, H, W), unclamped.
         """
         lr = lr.contiguous(memory_format=torch.channels_last)
-        if "size" not in self.takes:
+        if "size" not in self._forward_arguments:
             return self.network(lr)
         size = size or self.own_size(lr)
-        if "boxes" in self.takes:
+        if "boxes" in self._forward_arguments:
             return self.network(lr, size, boxes)
         return self.network(lr, size)
 
@@ -161,7 +166,7 @@ class OnePass(SuperResolver):
         h, w = lr.shape[-2:]
         total = torch.zeros((), device=lr.device)
         for flip_rows, flip_columns, transpose in itertools.product((False, True), repeat=3):
-            axes = [-2] * flip_rows + [-1] * flip_columns
+            axes = [-2] * flip_rows + [-1] * flip_columns  # those that are flipped
             turned, turned_size = lr.flip(axes), size
             turned_boxes = []
             for (top, bottom), (left, right) in boxes or ():
@@ -194,6 +199,7 @@ class OnePass(SuperResolver):
 
     @cached_property
     def _bf16_is_good(self) -> bool:
+        """Whether bfloat16 on this CPU keeps the quality of this network; measured once."""
         if self.device.type != "cpu" or not computes_in_bf16():
             return False
         is_good = keeps_quality_in_bf16(self)
@@ -208,6 +214,7 @@ class OnePass(SuperResolver):
 
     @cached_property
     def _reach(self) -> int | None:
+        """Distance in LR pixels within which an output depends on LR; None if it is too large."""
         with self._precision():
             reach = reach_of(self, self.device)
         if reach is None:
@@ -220,12 +227,16 @@ class OnePass(SuperResolver):
 
     @cached_property
     def _bytes_per_pixel(self) -> float:
+        """Measured memory of a pass, by LR pixel."""
         with self._precision():
             return bytes_per_pixel(self.network, self, self.device)
 
     @property
     def _exact_overlap(self) -> int | None:
-        """LR pixels by which tiles change nothing; None if that is not possible, or too many."""
+        """Overlap in LR pixels with which tiles change nothing; None if none does, or few enough.
+
+        The output depends on pixels up to ``_reach``. Tiles are cut in the middle of their overlap.
+        """
         blends = self.tiling.overlap is not None or self.tiling.window not in (None, "cut")
         if blends or self._reach is None:
             return None
@@ -235,10 +246,12 @@ class OnePass(SuperResolver):
 
     @property
     def _overlap(self) -> int:
+        """Overlap of tiles in LR pixels: the exact one if there is one."""
         return self._exact_overlap or super()._overlap
 
     @property
     def _window(self) -> Window:
+        """How overlaps are joined: cut if the overlap is exact."""
         if self.tiling.window is None and self._exact_overlap is not None:
             return "cut"
         return super()._window
@@ -256,12 +269,15 @@ class OnePass(SuperResolver):
         overlap = self._exact_overlap
         if overlap is None:
             return tile
+        # An output larger than the network's own takes more memory for each LR pixel.
         out_height, out_width = batch["size"]
         own_height, own_width = self.own_size(batch["lr"])
         growth = out_height * out_width / (own_height * own_width)
         pixels = int(min(pixels, LARGEST_TILE) / max(growth, 1))
+        # A row of tiles spans the image's width; its output is held until it is written.
         pixel_bytes = 3 if _has_8_bits(batch) else 6
         row_bytes = pixel_bytes * out_width * out_height / height
+        # Square unless that row would be too large, then flatter.
         rows = min(math.isqrt(pixels), int(LARGEST_STRIP / row_bytes) + overlap)
         rows = max(rows, 2 * overlap)
         return rows, max(pixels // rows, 2 * overlap)

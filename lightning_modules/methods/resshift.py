@@ -106,7 +106,7 @@ class ResShift(InLatents, SuperResolver):
             )
         self.sampled = self.process if timesteps is None else self.process.respaced(timesteps)
         self.sampler = ShiftSampler(self.sampled, sampler)
-        self.divisor = int(getattr(network, "divisor", 1))  # of latents' sides
+        self.divisor = int(getattr(network, "divisor", 1))  # latents' sides must be multiples
         self.tile_multiple = self.divisible
         self.perceptual = perceptual
         self.perceptual_weight = perceptual_weight
@@ -123,10 +123,11 @@ class ResShift(InLatents, SuperResolver):
     # ------------------------------------------------------------------------------------- training
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Algorithm of section 3.1: a random timestep, and the distance to the target."""
+        """Return the loss of section 3.1: the distance to the target at random timesteps."""
         z, y = latent_pair(self.space, batch)
         t = torch.randint(self.process.steps, (len(z),), device=z.device)
-        eps = torch.randn(z.shape, device=z.device)  # independent of memory layouts
+        # Not `randn_like`, whose values depend on the memory layout of its argument.
+        eps = torch.randn(z.shape, device=z.device)
         x = self.process.add_noise(z, y, eps, t)
         raw = self.network(self.process.scale_input(x, t), t, batch["lr"] * 2 - 1)
         loss = self.process.loss(raw, z, y, eps, t)
@@ -137,6 +138,7 @@ class ResShift(InLatents, SuperResolver):
         return loss
 
     def _perceptual(self, x0: Tensor, z: Tensor, batch: Batch) -> Tensor:
+        """Return the weighted perceptual distance of decoded predictions."""
         # Gradients go through the distance and the decoder to the prediction.
         images = self.space.decode(x0).clamp(0, 1)
         if self.perceptual_target == "hr":
@@ -160,6 +162,7 @@ class ResShift(InLatents, SuperResolver):
         process = self.sampled
 
         def clean(x: Tensor, step: int) -> Tensor:
+            """Return the clean sample that the network predicts, for the sampler."""
             t = torch.full((len(x),), process.timesteps[step], device=x.device)
             raw = self.network(process.scale_input(x, step), t, lr * 2 - 1)
             return process.to_x0(raw, x, step, y)

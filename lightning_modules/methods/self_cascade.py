@@ -40,7 +40,7 @@ from lightning_modules.networks.feature_upsampler import FeatureUpsampler, Place
 from lightning_modules.noise import Noise, Size
 from lightning_modules.sampling.captions import drop_captions, training_images
 
-PAPER = Schedule().level(699)  # the noisiest one below the paper's K of 700
+PAPER_LEVEL = Schedule().level(699)  # the noisiest one below the paper's K of 700
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class SelfCascade(FromBase):
         self.tuning = tuning
         self.multiple = math.lcm(self.space.factor, cascade.multiple or 1)
         if cascade.pivot_strength is None:
-            self.K = self.schedule.first_noisier(PAPER)
+            self.K = self.schedule.first_noisier(PAPER_LEVEL)
         else:
             self.K = round(cascade.pivot_strength * self.schedule.steps)
         self.below_K = [t for t in self.sampled if t < self.K]
@@ -154,15 +154,18 @@ class SelfCascade(FromBase):
         embedding = self.denoiser.unet.time_embedding.linear_2.out_features
         places = Places(self.attachment.widths, embedding)
         self.upsampler = None if tuning.upsampler is None else tuning.upsampler(places)
-        self.half_outputs = self.upsampler is None
+        self.half_outputs = self.upsampler is None  # the frozen base alone
         self._name_weights()
 
     # ------------------------------------------------------------------------------------- training
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Algorithm 1, for the last stage. Only layers after the upsamplers keep activations."""
+        """Algorithm 1: the base's own loss in the last stage, by the upsamplers' features.
+
+        Only layers after the upsamplers keep activations.
+        """
         upsampler = cast(FeatureUpsampler, self.upsampler)
-        z, pivot, sizes = self._pair(batch)
+        z, pivot, sizes = self._last_two_samples(batch)
         t = torch.randint(self.tuning.adapter_t_min, self.K, (len(z),), device=z.device)
         eps = torch.randn_like(z)
         z_t = self.schedule.add_noise(z, eps, t)
@@ -175,8 +178,8 @@ class SelfCascade(FromBase):
         return loss
 
     @torch.no_grad()
-    def _pair(self, batch: Batch) -> tuple[Tensor, Tensor, list[Size]]:
-        # z^r and z^(r-1) of the last stage, and all sizes.
+    def _last_two_samples(self, batch: Batch) -> tuple[Tensor, Tensor, list[Size]]:
+        """Return z^r and z^(r-1) of the last stage, from HR and shrunk HR, and all sizes."""
         hr = training_images(batch)
         sizes = self.sizes((hr.shape[-2], hr.shape[-1]))
         if len(sizes) < 2:
@@ -260,10 +263,11 @@ class SelfCascade(FromBase):
         return self.space.encode(resized(image, size, resize).clamp(0, 1))
 
     def _predictor(self, pivot: Tensor) -> Predict:
+        """Return what predicts in a stage: the base, if tuned with the pivot's features."""
         if self.upsampler is None:
             return self.predict
         upsampler = self.upsampler
-        features: dict[str, Tensor] | None = None
+        features: dict[str, Tensor] | None = None  # `cached_t0` reads them once for all steps
 
         def predict(timestep: int, z: Tensor, t: Tensor, condition: Condition) -> Tensor:
             nonlocal features
@@ -280,6 +284,7 @@ class SelfCascade(FromBase):
 
     @torch.no_grad()
     def _features(self, pivot: Tensor, t: Tensor, condition: Condition) -> dict[str, Tensor]:
+        """Return the base's features of the pivot, at each place of the attachment."""
         if self.tuning.pivot_features == "cached_t0":
             t = torch.zeros_like(t)
         features = self.denoiser.features(pivot, t, condition, self.attachment.middle)
@@ -293,7 +298,7 @@ class SelfCascade(FromBase):
         condition: Condition,
         features: dict[str, Tensor],
     ) -> Tensor:
-        # Equation 8.
+        """Return the base's output with the upsampled features added: equation 8."""
         time = t
         if upsampler.from_network:
             time = time_embedding(self.denoiser.unet, t, condition)
@@ -337,6 +342,7 @@ def time_embedding(unet: Any, t: Tensor, condition: Condition) -> Tensor:
     embedded: Tensor = unet.time_embedding(unet.time_proj(t).to(dtype))
     if not hasattr(unet, "get_aug_embed"):  # video networks have no other embedding
         return embedded
+    # None for Stable Diffusion, which has no size condition.
     sizes: Tensor | None = unet.get_aug_embed(
         emb=embedded,
         encoder_hidden_states=condition.text,

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lightning_modules.noise import Size
 
-LEAST = 4  # places in the paper
+FEWEST_PLACES = 4  # as many as in the paper, unless others are set
 
 
 class Features(NamedTuple):
@@ -56,22 +56,23 @@ def run_down_path(unet: Any, inputs: Mapping[str, Any], middle: bool) -> Feature
         middle: Whether to run the middle block.
     """
     skips: list[Tensor] = []
-    last: list[Tensor] = []
+    middles: list[Tensor] = []
 
     def read_first(module: nn.Module, inputs: Any, output: Any) -> None:
         skips.append(output[0] if isinstance(output, tuple) else output)
 
     def read_block(module: nn.Module, inputs: Any, output: Any) -> None:
-        skips.extend(output[1])
+        skips.extend(output[1])  # a down block returns its output and its skips
 
     def read_middle(module: nn.Module, inputs: Any, output: Any) -> None:
-        last.append(output)
+        middles.append(output)
 
     def stop(module: nn.Module, inputs: Any) -> None:
         raise _DownPathDone
 
     first = getattr(unet, "transformer_in", unet.conv_in)  # source of the first skip connection
     end = unet.up_blocks[0] if middle else unet.mid_block
+    # diffusers has no call for the down path alone: hooks read it, and an exception ends the pass.
     with ExitStack() as hooks:
         hooks.enter_context(first.register_forward_hook(read_first))
         for block in unet.down_blocks:
@@ -80,8 +81,8 @@ def run_down_path(unet: Any, inputs: Mapping[str, Any], middle: bool) -> Feature
             hooks.enter_context(unet.mid_block.register_forward_hook(read_middle))
         hooks.enter_context(end.register_forward_pre_hook(stop))
         with suppress(_DownPathDone):
-            unet.forward(**inputs)
-    return Features(tuple(skips), last[0] if last else None)
+            unet.forward(**inputs)  # not `unet(...)`, which may be compiled
+    return Features(tuple(skips), middles[0] if middles else None)
 
 
 def residual_arguments(unet: Any, residuals: Residuals, like: Tensor) -> dict[str, Any]:
@@ -116,14 +117,14 @@ class Attachment(ABC):
         skips: By name, the number of the skip connection with the place's width and size.
     """
 
-    middle = False  # whether the middle block is a place, so that the pivot must pass it
+    middle = False  # whether the middle block is a place, so that it has to be run for its features
 
     def __init__(self, unet: Any, skips: Mapping[str, int]) -> None:
         shapes = skip_shapes(unet)
         self.skips = dict(skips)
         self.widths = {name: shapes[number].channels for name, number in skips.items()}
         self._halvings = {name: shapes[number].halvings for name, number in skips.items()}
-        self._odd_up = unet.config.downsample_padding == 1
+        self._rounds_up = unet.config.downsample_padding == 1
 
     def features(self, read: Features) -> dict[str, Tensor]:
         """Return the features of a U-Net's down path by place, in the shapes of ``Features``."""
@@ -133,7 +134,9 @@ class Attachment(ABC):
     def adding(
         self, unet: Any, features: Mapping[str, Tensor]
     ) -> AbstractContextManager[Residuals]:
-        """Add features at the places within the context, which gives the denoiser's residuals.
+        """Return a context in which features are added at the places.
+
+        It gives the residuals that the denoiser is to be called with.
 
         Args:
             unet: The U-Net.
@@ -145,9 +148,9 @@ class Attachment(ABC):
         sizes = {}
         for name, halvings in self._halvings.items():
             height, width = size
-            for _ in range(halvings):  # odd sides are rounded as the U-Net pads them
-                height = (height + self._odd_up) // 2
-                width = (width + self._odd_up) // 2
+            for _ in range(halvings):  # the padding decides how the U-Net halves odd sides
+                height = (height + self._rounds_up) // 2
+                width = (width + self._rounds_up) // 2
             sizes[name] = height, width
         return sizes
 
@@ -165,17 +168,17 @@ class Skips(Attachment):
     def __init__(self, unet: Any, numbers: Sequence[int] | None) -> None:
         shapes = skip_shapes(unet)
         if numbers is None:
-            last = {shape.halvings: number for number, shape in enumerate(shapes)}
-            chosen = list(last.values())
+            last_of_each = {shape.halvings: number for number, shape in enumerate(shapes)}
+            chosen = list(last_of_each.values())
             others = [number for number in range(len(shapes)) if number not in chosen]
-            while len(chosen) < LEAST and others:
-                chosen.append(others.pop())
+            while len(chosen) < FEWEST_PLACES and others:
+                chosen.append(others.pop())  # the deepest
             numbers = sorted(chosen)
         super().__init__(unet, {f"skip{number}": number for number in numbers})
 
     @contextmanager
     def adding(self, unet: Any, features: Mapping[str, Tensor]) -> Iterator[Residuals]:
-        """As ``Attachment.adding``."""
+        """Give the features as residuals of the skip connections; see ``Attachment.adding``."""
         yield Residuals({number: features[name] for name, number in self.skips.items()})
 
 
@@ -193,25 +196,25 @@ class Blocks(Attachment):
         count = len(unet.down_blocks)
         if numbers is None:
             numbers = range(count + 1)
-        ends = _ends(unet)
+        outputs = _outputs_of_blocks(unet)
         self.blocks = {f"block{number}": number for number in numbers if number < count}
-        skips = {name: ends[number] for name, number in self.blocks.items()}
+        skips = {name: outputs[number] for name, number in self.blocks.items()}
         self.middle = count in numbers
         if self.middle:
-            skips["middle"] = ends[-1]
+            skips["middle"] = outputs[-1]  # the middle block keeps width and size
         super().__init__(unet, skips)
 
     def features(self, read: Features) -> dict[str, Tensor]:
-        """As ``Attachment.features``."""
+        """Return the features by place, with the middle block's; see ``Attachment.features``."""
         features = super().features(read)
         return features if read.middle is None else features | {"middle": read.middle}
 
     @contextmanager
     def adding(self, unet: Any, features: Mapping[str, Tensor]) -> Iterator[Residuals]:
-        """As ``Attachment.adding``."""
+        """Add to the blocks' outputs by hooks, and give the middle's; see ``Attachment.adding``."""
 
         def add(added: Tensor, block: nn.Module, inputs: Any, output: Any) -> Any:
-            x, skips = output
+            x, skips = output  # skips stay as they are
             return x + added.to(x.dtype), skips
 
         with ExitStack() as hooks:
@@ -241,11 +244,11 @@ def skip_shapes(unet: Any) -> list[SkipShape]:
     return shapes
 
 
-def _ends(unet: Any) -> list[int]:
+def _outputs_of_blocks(unet: Any) -> list[int]:
     """Return the number of the last skip connection of each down block, which is its output."""
-    ends = []
+    numbers = []
     last = 0
     for block in unet.down_blocks:
         last += len(block.resnets) + len(block.downsamplers or ())
-        ends.append(last)
-    return ends
+        numbers.append(last)
+    return numbers

@@ -52,7 +52,7 @@ _MASK = re.compile(r"^quantizer?e?\.lfq\.mask$")  # powers of two, for codes as 
 WIDTH = 64  # of TAEF2's layers
 TAEF2_CHANNELS = 32
 TAEF2_FACTOR = 8
-_REACH = 3.0  # TAEF2's decoder squashes its input to [-3, 3]
+_BOUND = 3.0  # TAEF2's decoder squashes its input to [-3, 3]
 _LEAST_VARIANCE = 1e-6  # of a principal component; that of a constant patch is 0
 
 
@@ -86,12 +86,13 @@ def vq_from_official(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Args:
         tensors: Tensors as in the file, ``encoder.down.0.block.0.conv1.weight`` and so on.
     """
+    # Without the prefixes of DDP and torch.compile.
     plain = {re.sub(r"module\.|_orig_mod\.", "", name): t for name, t in tensors.items()}
     ups = [match for name in plain if (match := _UP_LEVEL.match(name))]
     deepest = max((int(match[1]) for match in ups), default=0)
     state = {}
     for name, tensor in plain.items():
-        if match := _UP_LEVEL.match(name):
+        if match := _UP_LEVEL.match(name):  # diffusers counts the decoder's levels in reverse
             name = f"decoder.up.{deepest - int(match[1])}.{name[match.end() :]}"
         for pattern, replacement in _NAMES:
             name = re.sub(pattern, replacement, name)
@@ -138,13 +139,13 @@ class SoftClamp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Squash values of any shape to [-3, 3]."""
-        return (x / _REACH).tanh() * _REACH
+        return (x / _BOUND).tanh() * _BOUND
 
 
 def taef2_encoder() -> nn.Sequential:
     """Create the encoder: (B, 3, H, W) in [0, 1], sides divisible by 8, to (B, 32, H / 8, ...)."""
     layers = nn.Sequential(conv3x3(3, WIDTH), Block())
-    for level in range(3):
+    for level in range(3):  # each halves the sides; only the smallest has pooled branches
         layers.append(nn.Conv2d(WIDTH, WIDTH, 3, stride=2, padding=1, bias=False))
         layers.extend(Block(pooled=level == 2) for _ in range(3))
     return layers.append(conv3x3(WIDTH, TAEF2_CHANNELS))
@@ -153,7 +154,7 @@ def taef2_encoder() -> nn.Sequential:
 def taef2_decoder() -> nn.Sequential:
     """Create the decoder: (B, 32, h, w) to (B, 3, 8 h, 8 w), about [0, 1]."""
     layers = nn.Sequential(SoftClamp(), conv3x3(TAEF2_CHANNELS, WIDTH), nn.ReLU())
-    for level in range(3):
+    for level in range(3):  # each doubles the sides; only the smallest has pooled branches
         layers.extend(Block(pooled=level == 0) for _ in range(3))
         layers.append(nn.Upsample(scale_factor=2))
         layers.append(nn.Conv2d(WIDTH, WIDTH, 3, padding=1, bias=False))
@@ -184,16 +185,17 @@ class BitwiseVAE(Float32):
         groups: NonNegativeInt = 32,
     ) -> None:
         super().__init__()
-        from diffusers.models.autoencoders.vae import Decoder, Encoder  # a second
+        # Imported late, as it takes a second and the help does not need it.
+        from diffusers.models.autoencoders.vae import Decoder, Encoder
 
         common: dict[str, Any] = {
             "block_out_channels": tuple(widths),
             "layers_per_block": layers,
-            "norm_num_groups": groups or 1,
+            "norm_num_groups": groups or 1,  # torch refuses 0; the norms are removed below
             "mid_block_add_attention": False,
         }
         self.bits = bits
-        self.trained_with = {"groups": groups}
+        self.trained_with = {"groups": groups}  # kept with the weights, whose shapes do not show it
         self.encoder = Encoder(
             out_channels=bits,
             down_block_types=("DownEncoderBlock2D",) * len(widths),
@@ -206,7 +208,7 @@ class BitwiseVAE(Float32):
             **common,
         )
         if not groups:
-            _without_norms(self)
+            _remove_norms(self)
         # The memory layout in which convolutions are fastest; activations follow.
         self.to(memory_format=torch.channels_last)
 
@@ -220,7 +222,7 @@ class BitwiseVAE(Float32):
         return bitwise_vae_from_official(tensors)
 
     def encode(self, images: Tensor) -> Tensor:
-        """Encode, without quantising; in float32 at any precision, since signs count.
+        """Encode, without quantising; in float32 at any precision, since rounding flips signs.
 
         Args:
             images: (B, 3, H, W) in [0, 1], sides multiples of ``factor``.
@@ -244,7 +246,8 @@ class BitwiseVAE(Float32):
         return (images + 1) / 2
 
 
-def _without_norms(network: nn.Module) -> None:
+def _remove_norms(network: nn.Module) -> None:
+    """Replace the group norms of a network by identities, in place."""
     for part in list(network.modules()):
         for name, child in part.named_children():
             if isinstance(child, nn.GroupNorm):
@@ -291,6 +294,7 @@ class PCAAutoencoder(nn.Module):
         self.factor = factor
         self.encoder = nn.Conv2d(3, latent, kernel, factor, (kernel - factor) // 2)
         self.standard = nn.BatchNorm2d(latent, affine=False)
+        # The linear decoder makes the pixels of each position as channels, which `shuffle` places.
         self.linear = nn.Conv2d(latent, 3 * factor**2, 3, padding=1)
         self.shuffle = nn.PixelShuffle(factor)
         width = widths[0]
@@ -312,19 +316,21 @@ class PCAAutoencoder(nn.Module):
         patches = patches.transpose(1, 2).flatten(0, 1).double()  # (B h w, 3 factor^2)
         mean = patches.mean(0)
         variances, vectors = torch.linalg.eigh(torch.cov(patches.T))
-        variances = variances[-self.latent :].flip(-1)
+        variances = variances[-self.latent :].flip(-1)  # largest first; `eigh` sorts them upwards
         vectors = vectors[:, -self.latent :].flip(-1)
-        # Libraries differ in the signs of the vectors.
+        # Libraries differ in the signs of the vectors, so the largest entry is made positive.
         largest = vectors.abs().argmax(0, keepdim=True)
         vectors = vectors * vectors.gather(0, largest).sign()
         deviations = variances.clamp(min=_LEAST_VARIANCE).sqrt()
         encode = (vectors / deviations).T
         kernels = encode.view(self.latent, 3, self.factor, self.factor).float()
+        # A kernel that is larger than a patch is 0 around it.
         border = (self.encoder.kernel_size[0] - self.factor) // 2
         inner = slice(border, border + self.factor)
         nn.init.zeros_(self.encoder.weight)
         self.encoder.weight[:, :, inner, inner] = kernels
         cast(Tensor, self.encoder.bias).copy_(-(encode @ mean))
+        # The inverse of the encoder: each position alone makes its patch.
         nn.init.zeros_(self.linear.weight)
         self.linear.weight[:, :, 1, 1] = (vectors * deviations).float()
         cast(Tensor, self.linear.bias).copy_(mean)

@@ -24,7 +24,7 @@ Down = Literal["area", "trilinear"]
 Budget = Literal["0.06M", "0.25M", "0.60M", "1M"]
 
 TAU = 100.0  # inverse temperature of the entropy penalty
-_COUNT: dict[Budget, int] = {"0.06M": 7, "0.25M": 10, "0.60M": 12, "1M": 13}
+_COUNT: dict[Budget, int] = {"0.06M": 7, "0.25M": 10, "0.60M": 12, "1M": 13}  # of scales
 _TALL = {  # by height over width; transposed for wider images
     1.0: "1x1 2x2 4x4 6x6 8x8 12x12 16x16 20x20 24x24 32x32 40x40 48x48 64x64",
     1.25: "1x1 2x2 3x3 5x4 10x8 15x12 20x16 25x20 30x24 35x28 45x36 55x44 70x56",
@@ -102,7 +102,7 @@ class Scale(NamedTuple):
 
     @property
     def bits(self) -> Tensor:
-        """Bits of the residual, (B, d, h, w) of uint8, also if the code was changed."""
+        """Bits of the residual, (B, d, h, w) of uint8, even where another code replaced its own."""
         return to_bits(self.residual)
 
 
@@ -119,8 +119,8 @@ def scales_of(
     Args:
         f: (B, d, H, W), of the encoder.
         sizes: (h, w) of the scales in positions of the latent; the last one is (H, W).
-        change: From the number of a scale and its residual to a code that replaces
-            ``quantized(residual)``; later scales correct the change.
+        change: Called with the number of a scale and its residual, returns the code to use instead
+            of ``quantized(residual)``; later scales correct the difference.
         through: Whether gradients also pass from a residual to the codes subtracted from it, as in
             the training of Infinity's released tokenizers.
 
@@ -156,14 +156,14 @@ def shrunk(x: Tensor, size: Size, mode: Down = "area") -> Tensor:
     Args:
         x: (B, d, H, W).
         size: (h, w).
-        mode: ``area``, the means of its parts, as for residuals; or ``trilinear``, without
-            smoothing, as for the inputs of Infinity's transformer: bilinear for images.
+        mode: ``area``, the mean of each part, as for residuals; or ``trilinear``, Infinity's name
+            for bilinear without antialiasing, as for the inputs of its transformer.
     """
     if x.shape[-2:] == tuple(size):
         return x
     if mode == "area":
         return functional.interpolate(x, size, mode="area")
-    return functional.interpolate(x, size, mode="bilinear")
+    return functional.interpolate(x, size, mode="bilinear")  # torch's trilinear is for volumes
 
 
 def enlarged(code: Tensor, size: Size) -> Tensor:
@@ -193,9 +193,10 @@ def flipped(bits: Tensor, probability: float) -> Tensor:
 
 
 def entropy_penalty(z: Tensor) -> Tensor:
-    """BSQ's entropy penalty, factorised over bits: certain bits, with both values equally frequent.
+    """Return BSQ's entropy penalty, factorised over bits.
 
-    (Mean entropy of each bit - the entropy of its mean) / tau, the inverse temperature, 100.
+    It is lowest if each bit is certain in itself, and both its values are equally frequent: (mean
+    entropy of each bit - entropy of its mean) / tau, with the inverse temperature tau = 100.
 
     Args:
         z: (B, d, h, w), before projection to the sphere.
@@ -205,13 +206,14 @@ def entropy_penalty(z: Tensor) -> Tensor:
     """
     with torch.autocast(z.device.type, enabled=False):
         u = _on_sphere(z).movedim(1, -1).flatten(0, -2)
+        # TAU times the difference of the squared distances to -1/sqrt(d) and 1/sqrt(d).
         logit = 4 * TAU / u.shape[-1] ** 0.5 * u
         # The entropy of a Bernoulli variable from its logit, without log(0).
         entropy = functional.softplus(-logit) + torch.sigmoid(-logit) * logit
         usage = torch.sigmoid(logit).mean(0)
-        # The mean of a constant bit has the logarithm of 0, without a gradient.
-        chances = torch.stack([usage, 1 - usage])
-        entropy_of_mean = -(chances * chances.clamp(min=1e-12).log()).sum()
+        # Clamped, as a constant bit has a probability of 0, whose logarithm has no gradient.
+        probabilities = torch.stack([usage, 1 - usage])
+        entropy_of_mean = -(probabilities * probabilities.clamp(min=1e-12).log()).sum()
         return (entropy.sum(-1).mean() - entropy_of_mean) / TAU
 
 
@@ -225,6 +227,7 @@ def commitment(scale: Scale) -> Tensor:
 
 
 def _on_sphere(z: Tensor) -> Tensor:
+    """Scale each position of (B, d, h, w) to length 1 over its channels."""
     return functional.normalize(z.float(), dim=1)
 
 
@@ -286,8 +289,9 @@ class Scales:
         for h, w in grids:
             spans.append(slice(start, start + h * w))
             start += h * w
+        # The dataclass is frozen, which refuses plain assignments.
         object.__setattr__(self, "grids", grids)
-        object.__setattr__(self, "full", tuple(self.full or grids[-1]))
+        object.__setattr__(self, "full", tuple(self.full or grids[-1]))  # the finest by default
         object.__setattr__(self, "spans", tuple(spans))
 
     def __len__(self) -> int:
@@ -314,12 +318,13 @@ def published(ratio: float = 1.0, budget: Budget = "1M", patch: int = 1) -> Scal
         patch: Side of a token in positions of the latent: 2 for the autoencoder of 14 bits.
     """
     nearest = min(RATIOS, key=lambda candidate: abs(candidate - ratio))
+    # Grids are listed for tall images; those of wide ones are transposed below.
     tall = min(_TALL, key=lambda candidate: abs(candidate - max(nearest, 1 / nearest)))
     grids = []
     for size in _TALL[tall].split():
         h, w = map(int, size.split("x"))
         grids.append((w, h) if nearest < 1 else (h, w))
-    return Scales(grids[: _COUNT[budget]], patch, grids[-1])
+    return Scales(grids[: _COUNT[budget]], patch, grids[-1])  # `full` at any budget: that of 1M
 
 
 def proportional(sizes: Sequence[Size], size: Size) -> list[Size]:

@@ -28,8 +28,8 @@ from lightning_modules.networks.running import Running
 # Of all normalisations except those within transformers.
 _GROUPS = 32
 _EPS = 1e-5
-# Channels of the features of the latent that are resized and put beside the input of every level.
-_BESIDE = 32
+# Channels of the features of the latent that are resized and joined to the input of every level.
+_LATENT_FEATURES = 32
 # Of torch's older spectral normalisation, which the authors' code has.
 _SPECTRAL_NAMES = {"weight_orig": "original", "weight_u": "0._u", "weight_v": "0._v"}
 
@@ -65,6 +65,7 @@ class LatentDiscriminator(Running):
 
         embedding = 4 * widths[0]
         self.latent = latent
+        # Kept with the weights, whose shapes do not show it.
         self.trained_with = {"heads": heads, "text_heads": text_heads}
         self.divisor = 2 ** (len(widths) - 1)
         self.time_proj = Timesteps(widths[0], flip_sin_to_cos=True, downscale_freq_shift=0)
@@ -73,7 +74,7 @@ class LatentDiscriminator(Running):
         if text_width is not None:
             self.add_embedding = TextTimeEmbedding(text_width, embedding, text_heads)
         self.conv_in = conv3x3(latent, widths[0])
-        self.feature_in = conv3x3(latent, _BESIDE)
+        self.feature_in = conv3x3(latent, _LATENT_FEATURES)
         self._add_blocks(widths, layers, heads, text_width, embedding)
         head_widths = [widths[-1], *reversed(widths)]
         self.out_blocks = nn.ModuleList(_head(width) for width in head_widths)
@@ -104,25 +105,27 @@ class LatentDiscriminator(Running):
         return self._logits(z, embedded, text)
 
     def _logits(self, z: Tensor, embedded: Tensor, text: Tensor | None) -> list[Tensor]:
+        """Return the logits of ``forward``, from the embedded timesteps and texts."""
         x = self.conv_in(z)
         features = self.feature_in(z)
         skips = [x]
         for block in self.down_blocks:
-            beside = features
+            resized = features  # each level also sees the latent
             if features.shape[-2:] != x.shape[-2:]:
-                beside = functional.interpolate(features, x.shape[-2:], mode="bicubic")
-            x, outputs = self._through(block, text, torch.cat([x, beside], 1), embedded)
+                resized = functional.interpolate(features, x.shape[-2:], mode="bicubic")
+            x, outputs = self._run(block, text, torch.cat([x, resized], 1), embedded)
             skips += outputs
-        x = self._through(self.mid_block, text, x, embedded)
+        x = self._run(self.mid_block, text, x, embedded)
         logits = [self.out_blocks[0](x)]
         for block, head in zip(self.up_blocks, self.out_blocks[1:], strict=True):
-            count = len(cast(Any, block).resnets)
-            x = self._through(block, text, x, tuple(skips[-count:]), embedded)
+            count = len(cast(Any, block).resnets)  # each takes one skip
+            x = self._run(block, text, x, tuple(skips[-count:]), embedded)
             skips = skips[:-count]
             logits.append(head(x))
         return logits
 
-    def _through(self, block: Any, text: Tensor | None, *inputs: Any) -> Any:
+    def _run(self, block: Any, text: Tensor | None, *inputs: Any) -> Any:
+        """Run a block of diffusers; only those with attention accept the text."""
         if hasattr(block, "attentions"):
             return self.run_block(block, *inputs, encoder_hidden_states=text)
         return self.run_block(block, *inputs)
@@ -135,6 +138,7 @@ class LatentDiscriminator(Running):
         text_width: int | None,
         embedding: int,
     ) -> None:
+        """Create ``down_blocks``, ``mid_block`` and ``up_blocks``, named as in released files."""
         from diffusers.models.unets import unet_2d_blocks as blocks
 
         common = {
@@ -148,7 +152,7 @@ class LatentDiscriminator(Running):
         self.down_blocks = nn.ModuleList()
         for level, width in enumerate(widths):
             sizes = {
-                "in_channels": widths[max(level - 1, 0)] + _BESIDE,
+                "in_channels": widths[max(level - 1, 0)] + _LATENT_FEATURES,
                 "out_channels": width,
                 "num_layers": layers[level],
                 "add_downsample": level < last,
@@ -164,8 +168,8 @@ class LatentDiscriminator(Running):
         self.up_blocks = nn.ModuleList()
         for level in reversed(range(len(widths))):
             sizes = {
-                "in_channels": widths[max(level - 1, 0)],  # of the last skip
-                "prev_output_channel": widths[min(level + 1, last)],
+                "in_channels": widths[max(level - 1, 0)],  # diffusers' name: of the last skip
+                "prev_output_channel": widths[min(level + 1, last)],  # of the input
                 "out_channels": widths[level],
                 "num_layers": layers[level] + 1,
                 "add_upsample": level > 0,
@@ -178,6 +182,7 @@ class LatentDiscriminator(Running):
 
 
 def _head(width: int) -> nn.Sequential:
+    """Create the layers from features to one logit for each position."""
     return nn.Sequential(
         nn.GroupNorm(_GROUPS, width, eps=_EPS),
         nn.SiLU(),
@@ -203,13 +208,14 @@ class PatchGAN(nn.Module):
         for n in range(layers + 1):
             outputs = width * min(2**n, 8)
             stride = 2 if n < layers else 1
+            # No bias before a norm, which has a shift of its own.
             self.network.append(nn.Conv2d(inputs, outputs, 4, stride, padding=1, bias=n == 0))
             if n > 0:
                 self.network.append(nn.GroupNorm(8, outputs))
             self.network.append(nn.LeakyReLU(0.2))
             inputs = outputs
         self.network.append(nn.Conv2d(inputs, 1, 4, padding=1))
-        for module in self.modules():
+        for module in self.modules():  # initialised as in the paper
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, 0.0, 0.02)
 
@@ -222,7 +228,7 @@ class PatchGAN(nn.Module):
         Returns:
             One map, (B, 1, h, w).
         """
-        logits: Tensor = self.network(2 * images - 1)
+        logits: Tensor = self.network(2 * images - 1)  # centred at 0
         return [logits]
 
 
@@ -239,11 +245,13 @@ class UNetDiscriminator(nn.Module):
     def __init__(self, width: PositiveInt = 64) -> None:
         super().__init__()
         self.conv0 = conv3x3(3, width)
-        factors = (1, 2, 4, 8, 4, 2, 1, 1, 1)
+        # Outputs of the convolutions 0 to 8 in widths; as released, the first and the last
+        # convolution have no spectral normalisation.
+        multiples = (1, 2, 4, 8, 4, 2, 1, 1, 1)
         for number in range(1, 9):
-            inputs = factors[number - 1] * width
-            outputs = factors[number] * width
-            kernel, stride = (4, 2) if number <= 3 else (3, 1)
+            inputs = multiples[number - 1] * width
+            outputs = multiples[number] * width
+            kernel, stride = (4, 2) if number <= 3 else (3, 1)  # three halve the sides
             convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding=1, bias=False)
             self.add_module(f"conv{number}", spectral_norm(convolution))
         self.conv9 = conv3x3(width, 1)
@@ -273,6 +281,7 @@ class UNetDiscriminator(nn.Module):
         return [logits]
 
     def _layer(self, number: int, x: Tensor) -> Tensor:
+        """Apply the convolution of this number, and a leaky ReLU."""
         return functional.leaky_relu(self.get_submodule(f"conv{number}")(x), 0.2)
 
     @staticmethod
@@ -285,7 +294,7 @@ class UNetDiscriminator(nn.Module):
         state = {}
         for name, tensor in tensors.items():
             layer, _, kind = name.rpartition(".")
-            if kind in _SPECTRAL_NAMES:
+            if kind in _SPECTRAL_NAMES:  # torch's parametrisation has them in a module of its own
                 name = f"{layer}.parametrizations.weight.{_SPECTRAL_NAMES[kind]}"
             state[name] = tensor
         return state

@@ -144,11 +144,12 @@ class EDSR(Trunk):
         super().__init__(blocks, channels, res_scale)
         self.scale = int(scale)
         self.global_skip = global_skip
+        # Kept with the weights, whose shapes do not show it.
         self.trained_with = {"res_scale": res_scale, "global_skip": global_skip}
         last = conv3x3(channels, 3)
         self.tail = nn.Sequential(_upsampler(self.scale, channels), last)
         if global_skip:
-            zeroed(last)
+            zeroed(last)  # so that training starts from exactly bicubic
 
     def forward(self, lr: Tensor) -> Tensor:
         """Enlarge.
@@ -166,7 +167,12 @@ class EDSR(Trunk):
         return super().forward(self.sub_mean(lr * PEAK))
 
     def enlarged(self, features: Tensor, lr: Tensor) -> Tensor:
-        """As ``forward`` of lr (B, 3, h, w), from the features (B, C, h, w) of ``encode``."""
+        """Return the output of ``forward`` for lr, from its features.
+
+        Args:
+            features: (B, C, h, w), result of ``encode``.
+            lr: (B, 3, h, w) in [0, 1].
+        """
         y = self.tail(features)
         if self.global_skip:
             # antialias selects the a = -0.5 kernel of MATLAB and Pillow; without it, it is -0.75.
@@ -183,6 +189,7 @@ class EDSR(Trunk):
         """
         if "conv_after_body.weight" not in tensors:
             return dict(tensors)
+        # BasicSR's files lack the mean shifts, which are the same constants in every EDSR.
         constants = {k: v for k, v in self.state_dict().items() if "_mean." in k}
         return constants | renamed(tensors)
 
@@ -194,6 +201,7 @@ def renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         tensors: Flat state dict.
     """
     blocks = sum(name.endswith(".conv1.weight") for name in tensors)
+    # In EDSR-PyTorch this convolution is the last member of the body, after all blocks.
     last = (re.compile(r"^conv_after_body\."), f"body.{blocks}.")
     return renamed_by(tensors, [*RENAMED, last])
 
@@ -210,13 +218,13 @@ def arguments_of(tensors: Mapping[str, Tensor]) -> dict[str, Any] | None:
     channels = len(names["head.0.weight"])
     scale = 1
     for name, tensor in names.items():
-        if re.fullmatch(r"tail\.0\.\d\.weight", name):
+        if re.fullmatch(r"tail\.0\.\d\.weight", name):  # gives factor^2 times the channels
             scale *= math.isqrt(tensor.shape[0] // channels)
     return {
         "scale": scale,
         "blocks": sum(name.endswith(".body.0.weight") for name in names),
         "channels": channels,
-        "res_scale": 0.1 if channels >= WIDE else 1.0,
+        "res_scale": 0.1 if channels >= WIDE else 1.0,  # which tensors do not show
     }
 
 

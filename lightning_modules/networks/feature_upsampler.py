@@ -53,6 +53,7 @@ class FeatureUpsampler(nn.Module, ABC):
 
     def __init__(self, places: Places, resize: Resize = "bilinear") -> None:
         super().__init__()
+        # torch's "nearest" is off by up to half a pixel at factors that are no whole number.
         self.mode = "nearest-exact" if resize == "nearest" else resize
         self.places = nn.ModuleDict()
         for name, width in places.widths.items():
@@ -70,7 +71,7 @@ class FeatureUpsampler(nn.Module, ABC):
     def forward(
         self, features: Mapping[str, Tensor], sizes: Mapping[str, Size], time: Tensor
     ) -> dict[str, Tensor]:
-        """What is added at each place.
+        """Return what is added at each place.
 
         Args:
             features: (B, C, h, w) of the pivot, by place.
@@ -84,6 +85,7 @@ class FeatureUpsampler(nn.Module, ABC):
         for name, phi in self.places.items():
             # By size, not by factor: sides of features are rounded if the U-Net halves odd sides.
             resize = partial(functional.interpolate, size=sizes[name], mode=self.mode)
+            # In float32, although the U-Net may run in half precision.
             added[name] = phi(features[name].float(), resize, time)
         return added
 
@@ -100,7 +102,7 @@ class Shared(FeatureUpsampler):
     """
 
     def phi(self, width: int, embedding: int) -> nn.Module:
-        """As ``FeatureUpsampler.phi``."""
+        """Return phi_n of one place: the same layers at any width."""
         return _Shared()
 
 
@@ -118,19 +120,22 @@ class Full(FeatureUpsampler):
     from_network = True
 
     def phi(self, width: int, embedding: int) -> nn.Module:
-        """As ``FeatureUpsampler.phi``."""
+        """Return phi_n of one place, as wide as its features."""
         return _Full(width, embedding)
 
 
 class _Shared(nn.Module):
+    """phi_n of ``Shared``."""
+
     def __init__(self) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(_EachChannel() for _ in range(2))
         self.alpha = nn.Parameter(torch.zeros(()))
 
     def forward(self, h: Tensor, resize: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
+        """Return what is added, (B, C, H, W), from the pivot's features h and timesteps t (B,)."""
         x = resize(h)
-        # Sines, then cosines, as in checkpoints.
+        # Checkpoints have sines first, then cosines; `sinusoids` has cosines first.
         tau = sinusoids(t, TIME_WIDTH).roll(TIME_WIDTH // 2, 1)
         for block in self.blocks:
             x = block(x, tau)
@@ -147,8 +152,9 @@ class _EachChannel(nn.Module):
         self.conv2 = zeroed(conv3x3(WIDTH, 1))
 
     def forward(self, x: Tensor, tau: Tensor) -> Tensor:
-        # Depthwise, one inner channel after another: with channels as images of a batch, a CPU
-        # takes four times as long.
+        """Refine features x (B, C, H, W), with embedded timesteps tau (B, TIME_WIDTH)."""
+        # Shared weights are expanded to a depthwise convolution, for one inner channel after
+        # another: with channels as images of a batch, a CPU takes four times as long.
         C = x.shape[1]
         time = self.time(tau) + cast(Tensor, self.conv1.bias)
         total = x + cast(Tensor, self.conv2.bias)
@@ -161,16 +167,19 @@ class _EachChannel(nn.Module):
 
 
 class _Full(nn.Module):
+    """phi_n of ``Full``."""
+
     def __init__(self, width: int, embedding: int) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(_Released(width, embedding) for _ in range(2))
+        self.blocks = nn.ModuleList(_ReleasedBlock(width, embedding) for _ in range(2))
 
     def forward(self, h: Tensor, resize: Callable[[Tensor], Tensor], time: Tensor) -> Tensor:
-        first, second = self.blocks
+        """Return what is added, (B, C, H, W); ``time`` is the U-Net's embedding, (B, E)."""
+        first, second = self.blocks  # only the first one enlarges
         return second(first(h, time, resize), time, None)
 
 
-class _Released(nn.Module):
+class _ReleasedBlock(nn.Module):
     """A residual block of latent diffusion, which may enlarge inside."""
 
     def __init__(self, width: int, embedding: int) -> None:
@@ -184,6 +193,7 @@ class _Released(nn.Module):
         self.conv2 = zeroed(conv3x3(width, width))
 
     def forward(self, x: Tensor, time: Tensor, resize: Callable[[Tensor], Tensor] | None) -> Tensor:
+        """Refine features x (B, C, h, w), enlarged by ``resize``, with the embedding (B, E)."""
         y = functional.silu(self.norm1(x))
         if resize is not None:
             x = resize(x)

@@ -57,12 +57,12 @@ class Block(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.distilled = channels // 4
-        rest = channels - self.distilled
+        self.distilled_width = channels // 4
+        rest = channels - self.distilled_width  # which the next convolution refines
         self.c1 = conv3x3(channels, channels)
         self.c2 = conv3x3(rest, channels)
         self.c3 = conv3x3(rest, channels)
-        self.c4 = conv3x3(rest, self.distilled)
+        self.c4 = conv3x3(rest, self.distilled_width)
         self.cca = ContrastAttention(channels)
         self.c5 = nn.Conv2d(channels, channels, 1)
 
@@ -72,8 +72,8 @@ class Block(nn.Module):
         distilled = []
         for conv in (self.c1, self.c2, self.c3):
             y = functional.leaky_relu(conv(rest), SLOPE, inplace=True)
-            distilled.append(y[:, : self.distilled])
-            rest = y[:, self.distilled :]
+            distilled.append(y[:, : self.distilled_width])
+            rest = y[:, self.distilled_width :]
         distilled.append(self.c4(rest))
         refined: Tensor = self.c5(self.cca(torch.cat(distilled, dim=1)))
         return refined + x
@@ -100,6 +100,7 @@ class IMDN(nn.Module):
                 "8; LIIF enlarges by any factor"
             )
         self.scale = int(scale)
+        # Layers are named as in the released files.
         self.fea_conv = conv3x3(3, channels)
         self.names = [f"IMDB{number}" for number in range(1, blocks + 1)]
         for name in self.names:

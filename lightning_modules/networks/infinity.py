@@ -27,7 +27,7 @@ from lightning_modules.networks.running import Running
 from lightning_modules.noise import Size
 
 EPS = 1e-6
-Spans = Sequence[tuple[int, int]]  # tokens of each scale, and where it ends in the sequence
+Spans = Sequence[tuple[int, int]]  # for each scale: number of tokens, end in the sequence
 
 _UNDECAYED = ("no_text", "start", "own", "log_scale", "query")
 _NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.Embedding)
@@ -53,7 +53,7 @@ _NAMES = (
     (r"\.proj\.", ".out."),
 )
 _CHUNK = re.compile(r"^block_chunks\.(\d+)\.module\.(\d+)\.")
-_LEFT = re.compile(  # zeros, masks and lengths, which are computed here
+_DERIVED = re.compile(  # zeros, masks and lengths, which are computed here instead of loaded
     r"(^|\.)(zero_k_bias|lvl_1L|attn_bias_for_masking|Infinity_(in)?visible_\w+)$"
 )
 
@@ -102,9 +102,10 @@ class Cache:
         """
         end = self.length + k.shape[2]
         if block not in self.image:
+            # For all tokens at once: `torch.cat` would copy all previous ones at every scale.
             B, heads, _, D = k.shape
-            room = (B, heads, self.tokens, D)
-            self.image[block] = k.new_empty(room), v.new_empty(room)
+            shape = (B, heads, self.tokens, D)
+            self.image[block] = k.new_empty(shape), v.new_empty(shape)
         keys, values = self.image[block]
         keys[:, :, self.length : end] = k
         values[:, :, self.length : end] = v
@@ -121,13 +122,17 @@ class Block(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
+        # The block's own modulation, which is added to the text's: gates of self-attention and MLP,
+        # then their scales and their shifts.
         self.own = nn.Parameter(torch.randn(1, 1, 6, width) / math.sqrt(width))
-        with torch.no_grad():  # gates, scales, shifts, two of each
+        with torch.no_grad():
+            # As in Infinity's training: gates near 0 make the block start as the identity, and
+            # small scales and shifts leave its normalised input as it is.
             self.own.mul_(torch.tensor([5e-6, 5e-6, 1e-3, 1e-3, 1e-3, 1e-3]).view(6, 1))
         self.attention = _SelfAttention(width, heads)
         self.cross_norm = nn.LayerNorm(width, EPS)
         self.cross = _CrossAttention(width, heads)
-        hidden = round(4 * width / 256) * 256
+        hidden = round(4 * width / 256) * 256  # as in the released weights
         self.mlp = nn.Sequential(
             nn.Linear(width, hidden), nn.GELU("tanh"), nn.Linear(hidden, width)
         )
@@ -153,12 +158,14 @@ class Block(nn.Module):
             number: Number of this block, for the cache.
             drop_path: (2, B, 1, 1), factors of what self-attention and MLP add.
         """
-        gate1, gate2, scale1, scale2, shift1, shift2 = (self.own + encoded.shared).unbind(2)
+        modulation = self.own + encoded.shared
+        gate1, gate2, scale1, scale2, shift1, shift2 = modulation.unbind(2)
         h = (norm(x) * (1 + scale1) + shift1).to(x.dtype)
         added = self.attention(h, spans, rotary, cache, number) * gate1
         if drop_path is not None:
             added = added * drop_path[0]
         x = x + added.to(x.dtype)
+        # Neither modulated nor gated: it gets the text itself.
         x = x + self.cross(self.cross_norm(x), encoded, cache, number)
         h = (norm(x) * (1 + scale2) + shift2).to(x.dtype)
         added = self.mlp(h) * gate2
@@ -168,24 +175,29 @@ class Block(nn.Module):
 
 
 class _SelfAttention(nn.Module):
+    """Attention of each scale to itself and all coarser ones."""
+
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width, bias=False)
+        # As released, queries and values have a bias, and keys have none.
         self.q_bias = nn.Parameter(torch.zeros(width))
         self.v_bias = nn.Parameter(torch.zeros(width))
+        # Queries and keys have unit length; this learned scale of each head replaces 1 / sqrt(D).
         self.log_scale = nn.Parameter(torch.full((1, heads, 1, 1), math.log(4)))
         self.out = nn.Linear(width, width)
 
     def forward(
         self, x: Tensor, spans: Spans, rotary: Tensor, cache: Cache | None, number: int
     ) -> Tensor:
+        """Map tokens x (B, n, C) of consecutive scales to the same shape; see ``Block.forward``."""
         q, k, v = self.qkv(x).chunk(3, -1)
         # In the precision of the product: float32 biases would promote keys and values.
         q = split_heads(q + self.q_bias.to(q.dtype), self.heads)
         k = split_heads(k, self.heads)
         v = split_heads(v + self.v_bias.to(v.dtype), self.heads)
-        scale = self.log_scale.float().clamp(max=math.log(100)).exp()
+        scale = self.log_scale.float().clamp(max=math.log(100)).exp()  # at most 100
         q = apply_rotary_embedding(functional.normalize(q.float(), dim=-1) * scale, rotary)
         k = apply_rotary_embedding(functional.normalize(k.float(), dim=-1), rotary)
         q = q.to(v.dtype)
@@ -196,7 +208,7 @@ class _SelfAttention(nn.Module):
         outputs = []
         parts = torch.split(q, [count for count, _ in spans], 2)
         for part, (_, end) in zip(parts, spans, strict=True):
-            outputs.append(
+            outputs.append(  # queries are already scaled, hence 1.0
                 functional.scaled_dot_product_attention(
                     part, k[:, :, :end], v[:, :, :end], scale=1.0
                 )
@@ -205,6 +217,8 @@ class _SelfAttention(nn.Module):
 
 
 class _CrossAttention(nn.Module):
+    """Attention of image tokens to those of the text."""
+
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
@@ -214,8 +228,9 @@ class _CrossAttention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor, encoded: EncodedText, cache: Cache | None, number: int) -> Tensor:
+        """Map tokens x (B, n, C) to the same shape; see ``Block.forward``."""
         if cache is not None and number in cache.text:
-            k, v = cache.text[number]
+            k, v = cache.text[number]  # the text is the same for all scales
         else:
             k, v = self.kv(encoded.memory).chunk(2, -1)
             k = split_heads(k, self.heads)
@@ -233,7 +248,7 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
 
 
 def norm(x: Tensor) -> Tensor:
-    """Normalise (..., C) over channels, in float32, without weights."""
+    """Normalise (..., C) over channels without learned weights; the result is float32."""
     return functional.layer_norm(x.float(), x.shape[-1:], eps=EPS)
 
 
@@ -253,22 +268,22 @@ def rotary_embedding(
         (2, n, D / 2), cosines and sines: of rows, then of columns.
     """
     H, W = cast(Size, scales.full)
-    half = width // 2
-    theta = 10000.0 ** (-torch.arange(0, half, 2, dtype=torch.float32, device=device) / half)
+    half = width // 2  # one half of the channels turns with the row, the other with the column
+    frequencies = 10000.0 ** (-torch.arange(0, half, 2, dtype=torch.float32, device=device) / half)
     angles = []
     for h, w in scales.grids[first:last]:
-        # Halves are rounded to even, as in the released code.
+        # Positions in the finest grid; halves are rounded to even, as in the released code.
         rows = (torch.arange(h, dtype=torch.float32, device=device) * (H / h)).round()
         columns = (torch.arange(w, dtype=torch.float32, device=device) * (W / w)).round()
-        y = torch.outer(rows.repeat_interleave(w), theta)
-        x = torch.outer(columns.repeat(h), theta)
+        y = torch.outer(rows.repeat_interleave(w), frequencies)
+        x = torch.outer(columns.repeat(h), frequencies)
         angles.append(torch.cat([y, x], 1))
     sequence = torch.cat(angles)
     return torch.stack([sequence.cos(), sequence.sin()])
 
 
 def apply_rotary_embedding(x: Tensor, rotary: Tensor) -> Tensor:
-    """Rotate neighbouring pairs of channels.
+    """Rotate each pair of neighbouring channels by an angle that depends on the position.
 
     Args:
         x: (B, heads, n, D).
@@ -331,26 +346,29 @@ class InfinityTransformer(Running):
         self.width = width
         self.heads = heads
         self.levels = levels
-        pool_heads = text_width // (128 if width <= 4096 else 64)
-        self.no_text = nn.Parameter(torch.empty(text_length, text_width))
+        pool_heads = text_width // (128 if width <= 4096 else 64)  # as released
+        self.no_text = nn.Parameter(torch.empty(text_length, text_width))  # instead of a text
         self.text_norm = nn.RMSNorm(text_width, EPS)
         self.pool = _Pool(text_width, width, pool_heads)
         self.text_in = nn.Sequential(
             nn.Linear(text_width, width), nn.GELU("tanh"), nn.Linear(width, width)
         )
-        self.shared = nn.Linear(width, 6 * width)
+        self.shared = nn.Linear(width, 6 * width)  # from the text to the blocks' modulation
         self.start = nn.Parameter(torch.empty(1, 1, width))
         self.tokens_in = nn.Linear(bits, width)
         self.level = nn.Embedding(levels, width)
-        self.rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
+        self.drop_rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]  # by block
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.head_norm = nn.Linear(width, 2 * width)
-        self.head = nn.Linear(width, 2 * bits)
+        self.head = nn.Linear(width, 2 * bits)  # two logits for each bit
         self._initialise()
         self.prepare_to_run()
 
     def _initialise(self) -> None:
-        # As in Infinity's training from scratch: blocks start close to the identity.
+        """Draw initial weights as in Infinity's training from scratch.
+
+        Blocks start close to the identity.
+        """
         std = math.sqrt(1 / (3 * self.width))
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
@@ -358,12 +376,14 @@ class InfinityTransformer(Running):
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
         nn.init.trunc_normal_(self.start, std=std)
-        nn.init.trunc_normal_(self.no_text, std=1.2)  # cut at 2, and then divided
+        # torch truncates at 2 whatever the deviation, so this is drawn large, and divided below.
+        nn.init.trunc_normal_(self.no_text, std=1.2)
         nn.init.trunc_normal_(self.pool.query, std=std)
         with torch.no_grad():
             self.no_text.div_(math.sqrt(self.no_text.shape[1]))
             self.head_norm.weight.mul_(1e-3)
             self.head.weight.mul_(0.02)
+            # Else the sum of all branches would grow with the depth.
             divisor = math.sqrt(2 * len(self.blocks))
             for block in cast(Sequence[Block], self.blocks):
                 block.attention.out.weight.div_(divisor)
@@ -398,9 +418,9 @@ class InfinityTransformer(Running):
         return text._replace(features=features)
 
     def encode_text(self, text: Text) -> EncodedText:
-        """Encode texts for all scales, in the weights' precision also under autocast.
+        """Encode texts, once for all scales.
 
-        As in Infinity, since they scale and shift each block.
+        Autocast is off, as in Infinity, since texts scale and shift each block.
 
         Args:
             text: Texts of the batch.
@@ -408,10 +428,11 @@ class InfinityTransformer(Running):
         position = torch.arange(text.features.shape[1], device=text.lengths.device)
         mask = (position < text.lengths.view(-1, 1))[:, None, None]
         with torch.autocast(text.features.device.type, enabled=False):
-            t = self.text_norm(text.features.to(self.text_norm.weight.dtype))
-            pooled = self.pool(t, mask).float()
+            features = self.text_norm(text.features.to(self.text_norm.weight.dtype))
+            pooled = self.pool(features, mask).float()
             shared = self.shared(functional.silu(pooled).to(self.shared.weight.dtype))
-            return EncodedText(pooled, self.text_in(t), mask, shared.view(len(t), 1, 6, self.width))
+            shared = shared.view(len(features), 1, 6, self.width)
+            return EncodedText(pooled, self.text_in(features), mask, shared)
 
     # ------------------------------------------------------------------------------------- network
 
@@ -449,10 +470,11 @@ class InfinityTransformer(Running):
         rotary = rotary_embedding(scales, first, last, head_width, x.device)
         spans = [(span.stop - span.start, span.stop) for span in scales.spans[first:last]]
         if cache is None:
-            for block, rate in zip(self.blocks, self.rates, strict=True):
+            for block, rate in zip(self.blocks, self.drop_rates, strict=True):
                 drop_path = self._drop_path(rate, x)
                 x = self.run_block(block, x, encoded, spans, rotary, drop_path=drop_path)
             return self._logits(x, encoded)
+        # Uncompiled: each scale has another number of tokens, and would be compiled again.
         with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
             for number, block in enumerate(self.blocks):
                 x = block(x, encoded, spans, rotary, cache, number)
@@ -460,14 +482,19 @@ class InfinityTransformer(Running):
         return self._logits(x, encoded)
 
     def _drop_path(self, rate: float, x: Tensor) -> Tensor | None:
-        # Drawn outside the blocks, which would be compiled once for each rate.
-        if not self.training or not any(self.rates):
+        """Draw a block's ``drop_path``: 0 for samples that skip a part, 1 / (1 - rate) for others.
+
+        Drawn outside the blocks, which would otherwise be compiled once for each rate. For the same
+        reason a block whose own rate is 0 gets factors, too.
+        """
+        if not self.training or not any(self.drop_rates):
             return None
-        share = 1 - rate
-        factors = [torch.empty(len(x), 1, 1, device=x.device).bernoulli_(share) for _ in range(2)]
-        return torch.stack(factors) / share
+        kept = 1 - rate
+        factors = [torch.empty(len(x), 1, 1, device=x.device).bernoulli_(kept) for _ in range(2)]
+        return torch.stack(factors) / kept
 
     def _tokens(self, inputs: Tensor | None, encoded: EncodedText, is_first: bool) -> Tensor:
+        """Return tokens (B, n, C): the text's for the first scale, then those of the inputs."""
         dtype = self.tokens_in.weight.dtype
         parts = []
         if is_first:
@@ -478,7 +505,7 @@ class InfinityTransformer(Running):
         return torch.cat(parts, 1)
 
     def _last_scale(self, scales: Scales, first: int, count: int) -> int:
-        # The scale after those that have `count` tokens from `first` on.
+        """Return the end, exclusive, of the scales that have ``count`` tokens from ``first`` on."""
         start = scales.spans[first].start
         ends = [span.stop - start for span in scales.spans]
         last = ends.index(count, first) + 1
@@ -490,15 +517,17 @@ class InfinityTransformer(Running):
         return last
 
     def _with_levels(self, tokens: Tensor, scales: Scales, first: int, last: int) -> Tensor:
-        # Each token and the embedding of its scale's number.
+        """Add to each token the embedding of its scale's number."""
         device = tokens.device
         sizes = torch.tensor([h * w for h, w in scales.grids[first:last]])
         levels = torch.arange(first, last, device=device)
+        # `output_size` is known here; without it, torch would wait for the GPU to count.
         levels = levels.repeat_interleave(copy_to(sizes, device), output_size=tokens.shape[1])
         return tokens + self.level(levels)
 
     def _logits(self, x: Tensor, encoded: EncodedText) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
+        """Return logits (B, n, bits, 2) in float32; the text also scales and shifts their input."""
+        with torch.autocast(x.device.type, enabled=False):  # as in Infinity
             dtype = self.head.weight.dtype
             modulation = self.head_norm(functional.silu(encoded.pooled).to(dtype))[:, None]
             scale, shift = modulation.chunk(2, -1)
@@ -507,7 +536,8 @@ class InfinityTransformer(Running):
 
 
 class _Pool(nn.Module):
-    # One learned query per head.
+    """Pool the tokens of a text into one vector, by attention with one learned query per head."""
+
     def __init__(self, text_width: int, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
@@ -516,11 +546,12 @@ class _Pool(nn.Module):
         self.v_bias = nn.Parameter(torch.zeros(width))
         self.out = nn.Linear(width, width)
 
-    def forward(self, t: Tensor, mask: Tensor) -> Tensor:
-        k, v = self.kv(t).chunk(2, -1)
+    def forward(self, features: Tensor, mask: Tensor) -> Tensor:
+        """Map features of texts (B, n, W) to (B, C); the mask is that of ``EncodedText``."""
+        k, v = self.kv(features).chunk(2, -1)
         k = split_heads(k, self.heads)
         v = split_heads(v + self.v_bias, self.heads)
-        q = self.query[:, :, None].expand(len(t), -1, -1, -1).to(k.dtype)
+        q = self.query[:, :, None].expand(len(features), -1, -1, -1).to(k.dtype)
         pooled = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.out(pooled.flatten(1))
 
@@ -554,13 +585,13 @@ def from_official(tensors: Mapping[str, Tensor], text_length: int = 512) -> dict
         text_length: Rows of the table for "no text"; the file's is truncated, or padded with 0.
     """
     chunked = [match for name in tensors if (match := _CHUNK.match(name))]
-    in_chunk = max((int(match[2]) + 1 for match in chunked), default=0)
+    chunk_length = max((int(match[2]) + 1 for match in chunked), default=0)
     state = {}
     for name, tensor in tensors.items():
-        if _LEFT.search(name):
+        if _DERIVED.search(name):
             continue
         if match := _CHUNK.match(name):
-            number = int(match[1]) * in_chunk + int(match[2])
+            number = int(match[1]) * chunk_length + int(match[2])
             name = f"blocks.{number}.{name[match.end() :]}"
         for pattern, replacement in _NAMES:
             name = re.sub(pattern, replacement, name)

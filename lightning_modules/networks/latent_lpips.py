@@ -63,7 +63,8 @@ class LatentDistance(nn.Module):
     def distances(self, a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
         """Return (B,) sums over stages of weighted squared differences, averaged over positions."""
         parts = []
-        with torch.autocast(a[0].device.type, enabled=False):  # small differences
+        # Half precision would round the small differences of similar latents away.
+        with torch.autocast(a[0].device.type, enabled=False):
             for name, x, y in zip(self.heads, a, b, strict=True):
                 weighted = self.get_submodule(name)((x - y).square())
                 parts.append(weighted.mean((1, 2, 3)))
@@ -110,7 +111,7 @@ class LatentLPIPS(Frozen, LatentDistance):
         self.latents = weights.trained_with.get("space", {})
 
     def official(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the tensors of a released file that the network has.
+        """Return the tensors of a released file, without those that the network does not use.
 
         Args:
             tensors: Tensors by the names in the file.
@@ -152,7 +153,7 @@ def from_imagenet(path: str | Path, channels: int = 4) -> dict[str, Tensor]:
     """
     published = read_weights(path).tensors
     state = {}
-    with torch.device("meta"):  # only for the names
+    with torch.device("meta"):  # without memory: only names are read
         trunk = _trunk(channels, VGG16)
     for name in trunk.state_dict():
         _, layer = name.split(".", 1)
@@ -164,7 +165,7 @@ def from_imagenet(path: str | Path, channels: int = 4) -> dict[str, Tensor]:
 
 
 def _trunk(channels: int, widths: Sequence[int]) -> nn.Sequential:
-    """VGG16's stages, each layer with its number in that network."""
+    """Create VGG16's stages, each layer named by its number in that network, as in its files."""
     stages = nn.Sequential()
     layer = 0
     for number, (width, count) in enumerate(zip(widths, _CONVOLUTIONS, strict=True), 1):

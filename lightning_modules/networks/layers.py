@@ -43,7 +43,7 @@ def embedded_time(network: Any, t: Tensor | float, x: Tensor) -> Tensor:
     Args:
         network: Has diffusers' ``time_proj`` and ``time_embedding``.
         t: Timesteps: (B,), or one for all.
-        x: Input of the network, (B, ...), in whose type the embedding is.
+        x: Input of the network, (B, ...); the embedding gets its type.
     """
     if not isinstance(t, Tensor):
         t = torch.full((), t, device=x.device)

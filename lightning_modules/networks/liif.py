@@ -44,8 +44,8 @@ class Axis(NamedTuple):
     """Along one axis, the cells near each output pixel.
 
     cells: (2, B, n): the cells half a cell before and after the pixel.
-    offsets: (2, B, n): where the pixel is, from the cell's centre, in halves of a cell.
-    step: (B, 1), from a pixel to the next, likewise.
+    offsets: (2, B, n): where the pixel is, from the cell's centre; one cell = 2.
+    step: (B, 1): from a pixel to the next, in the same unit.
     side: Number of cells.
     """
 
@@ -111,7 +111,7 @@ class AnyFactor(nn.Module, ABC):
 
         Args:
             features: (B, C, h, w), the result of ``encode``.
-            lr: (B, 3, h, w) in [0, 1], the LR that they are of.
+            lr: (B, 3, h, w) in [0, 1], the LR image the features were computed from.
             size: (H, W) of the output.
             boxes: As in ``forward``.
         """
@@ -161,51 +161,67 @@ class LIIF(AnyFactor):
         self.encoder = Trunk(blocks, channels, peak=1.0)
         self.imnet = Perceptron(channels * NEIGHBOURS + PLACE, hidden)
         self.global_skip = global_skip
+        # Kept with the weights, whose shapes do not show it.
         self.trained_with = {"global_skip": global_skip}
         if global_skip:
             zeroed(self.imnet.layers[-1])
 
     def encode(self, lr: Tensor) -> Tensor:
-        """As ``AnyFactor.encode``."""
+        """Return features (B, C, h, w) of lr (B, 3, h, w) in [0, 1]."""
         return self.encoder(lr * 2 - 1)
 
     def render(
         self, features: Tensor, lr: Tensor, size: Size, boxes: Sequence[Box] | None = None
     ) -> Tensor:
-        """As ``AnyFactor.render``; ``lr`` is used only with ``global_skip``."""
+        """Return the colours at ``size``, from features; arguments as of ``AnyFactor.render``.
+
+        ``lr`` is used only with ``global_skip``.
+        """
         batch = len(features)
         h, w = features.shape[-2:]
         height, width = size
         parts = [((0.0, h), (0.0, w))] * batch if boxes is None else boxes
         rows = _axis([rows for rows, _ in parts], height, h, features.device)
         columns = _axis([columns for _, columns in parts], width, w, features.device)
-        table = self._first_layer(features)
+        # Once per LR pixel instead of four times per output pixel, which then looks it up.
+        table = self._first_layer_by_cell(features)
         at_once = CPU_POINTS if features.device.type == "cpu" else GPU_POINTS
         points = torch.arange(height * width, device=features.device)
         colours = [
             self._colours(table, rows, columns, part)
             for part in torch.split(points, max(1, at_once // batch))
         ]
-        image = torch.cat(colours, dim=1) * 0.5 + 0.5
+        image = torch.cat(colours, dim=1) * 0.5 + 0.5  # from [-1, 1] to [0, 1]
         image = image.view(batch, height, width, 3).permute(0, 3, 1, 2)
-        if self.global_skip:  # an untrained perceptron gives 0.5
+        if self.global_skip:  # minus the 0.5 of an untrained perceptron, to start from bicubic
             return image - 0.5 + resize(lr, size, clamp=False, boxes=boxes)
         return image
 
-    def _first_layer(self, features: Tensor) -> Tensor:
-        """Return the cells' part of the first layer, with the bias: (B * h * w, width)."""
-        # The weight's channels are ordered as (C, 3, 3), as those of a convolution.
+    def _first_layer_by_cell(self, features: Tensor) -> Tensor:
+        """Return what the first layer makes of each cell's features: (B * h * w, width).
+
+        With the bias, and without offset and cell size, which ``_colours`` adds.
+        """
+        # The layer's inputs are ordered as (C, 3, 3), so its weight is that of a convolution.
         weight = self.imnet.first.weight[:, :-PLACE].reshape(-1, features.shape[1], 3, 3)
         features = features.contiguous(memory_format=torch.channels_last)
         maps = functional.conv2d(features, weight, self.imnet.first.bias, padding=1)
         return maps.permute(0, 2, 3, 1).flatten(0, 2)
 
     def _colours(self, table: Tensor, rows: Axis, columns: Axis, points: Tensor) -> Tensor:
-        """Return values (B, n, 3) in [-1, 1] at n output pixels: equation 4."""
+        """Return colours (B, n, 3) in [-1, 1] at n output pixels: equation 4.
+
+        Args:
+            table: Result of ``_first_layer_by_cell``.
+            rows: Cells near the output's rows.
+            columns: Likewise.
+            points: (n,), numbers of the output pixels, row by row.
+        """
         row = points // columns.length
         column = points % columns.length
         batch = len(rows.step)
-        image = torch.arange(batch, device=points.device).unsqueeze(1) * (rows.side * columns.side)
+        images = torch.arange(batch, device=points.device).unsqueeze(1)
+        first_cell = images * (rows.side * columns.side)  # of each image in the table
         cell = torch.stack([rows.step, columns.step], dim=-1).expand(batch, len(points), 2)
         values = []
         areas = []
@@ -213,15 +229,15 @@ class LIIF(AnyFactor):
             dy = rows.offsets[down][:, row]
             dx = columns.offsets[right][:, column]
             place = torch.cat([torch.stack((dy, dx), dim=-1), cell], dim=-1).flatten(0, 1)
-            index = (
-                image + rows.cells[down][:, row] * columns.side + columns.cells[right][:, column]
-            )
+            cell_row = rows.cells[down][:, row]
+            cell_column = columns.cells[right][:, column]
+            index = first_cell + cell_row * columns.side + cell_column
             features = table.index_select(0, index.flatten())
             weight = self.imnet.first.weight[:, -PLACE:]
             hidden = torch.addmm(features, place.to(table.dtype), weight.t())
             # Under autocast, only the perceptron has half precision, not coordinates and blend.
             values.append(self.imnet.rest(hidden).to(dy.dtype))
-            areas.append((dy * dx).abs() + 1e-9)
+            areas.append((dy * dx).abs() + 1e-9)  # all four may be 0 at the border
         # The nearer a corner, the larger the area spanned with the *opposite* one; the order of
         # the shifts makes that the same list reversed.
         weights = torch.stack(areas[::-1])
@@ -232,6 +248,7 @@ class LIIF(AnyFactor):
 def _axis(
     parts: Sequence[tuple[float, float]], count: int, side: int, device: torch.device
 ) -> Axis:
+    """Return the cells near each of ``count`` output pixels that cover ``parts`` of a side."""
     places = torch.stack([centres(count, start, stop) for start, stop in parts])
     # At the border both shifts give the same cell, as in the paper's formula.
     cells = torch.stack([(places + shift + NUDGE).floor() for shift in (-0.5, 0.5)])
@@ -266,23 +283,25 @@ class AnySize(AnyFactor):
     ) -> None:
         super().__init__(scale)
         self.network: Any = network(factor)
+        # Whether the network computes features and output apart, as EDSR does.
         self.encodes = hasattr(self.network, "enlarged")
-        self.divisor = int(getattr(self.network, "divisor", 1))
+        self.divisor = int(getattr(self.network, "divisor", 1))  # of LR sides
         self.trained_with = getattr(self.network, "trained_with", {})
         # The source of weights that the network loads itself, as Spandrel does.
         self.weights_source: str | None = getattr(self.network, "weights_source", None)
 
     def encode(self, lr: Tensor) -> Tensor:
-        """As ``AnyFactor.encode``."""
+        """Return the network's features (B, C, h, w) of lr, or lr itself if it has none to give."""
         return self.network.encode(lr) if self.encodes else lr
 
     def render(
         self, features: Tensor, lr: Tensor, size: Size, boxes: Sequence[Box] | None = None
     ) -> Tensor:
-        """As ``AnyFactor.render``."""
+        """Enlarge by the network and resize to ``size``; arguments as of ``AnyFactor.render``."""
         image = self.network.enlarged(features, lr) if self.encodes else self.network(lr)
         if boxes is None:
             return resize(image, size, clamp=False)
+        # Boxes are in LR pixels; here, the image is what is resized.
         y = image.shape[-2] / lr.shape[-2]
         x = image.shape[-1] / lr.shape[-1]
         parts = [

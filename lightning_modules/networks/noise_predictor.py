@@ -68,12 +68,14 @@ class NoisePredictor(Running):
     ) -> None:
         super().__init__(**kwargs)
         self.latent = latent
-        self.trained_with = {"head_width": head_width}
+        self.trained_with = {"head_width": head_width}  # weights' shapes do not show it
         self._sizes = (widths, layers, head_width)
-        self._build(1)
+        self._build(1)  # for scale 4; `fit_to` builds again for others
 
     def _build(self, halvings: int) -> None:
-        # All but one fold squares of 2x2 pixels into channels before the first layer.
+        """Create an encoder from LR to a latent, which halves the sides ``halvings`` times."""
+        # The encoder's layers halve at most once. For the rest, squares of pixels are folded into
+        # channels before them.
         folded = max(halvings - 1, 0)
         self.divisor = 2**halvings
         self.fold = 2**folded
@@ -101,7 +103,7 @@ class NoisePredictor(Running):
                 f"{type(self).__name__} halves sides from LR to latents of 1/{factor} of the "
                 f"output's: set data.init_args.scale to a power of two from 1 to {factor}"
             )
-        if self.divisor != 2**needed:
+        if self.divisor != 2**needed:  # else loaded weights are kept
             trains = self.encoder.conv_in.weight.requires_grad
             self._build(int(needed))
             self.requires_grad_(trains)
@@ -116,7 +118,7 @@ class NoisePredictor(Running):
         Returns:
             Mean and logarithm of the variance, each (B, latent, h / divisor, w / divisor).
         """
-        pixels = functional.pixel_unshuffle(lr * 2 - 1, self.fold)
+        pixels = functional.pixel_unshuffle(lr * 2 - 1, self.fold)  # the release takes [-1, 1]
         mean, logvar = self.encoder(pixels, t, self.run_block).chunk(2, dim=1)
         return Gaussian(mean, logvar.clamp(_LOWEST, _HIGHEST))
 
@@ -164,7 +166,7 @@ class Encoder(nn.Module):
                 in_channels=widths[max(level - 1, 0)],
                 out_channels=width,
                 num_layers=layers,
-                downsample_padding=0,  # pads only right and below
+                downsample_padding=0,  # diffusers then pads only right and below, as released
                 downsample_type="conv" if level < halvings else None,
                 **common,
             )
@@ -179,7 +181,7 @@ class Encoder(nn.Module):
         Args:
             x: The images.
             t: Their timesteps.
-            run: Calls a block.
+            run: Calls a block, such as ``Running.run_block``.
         """
         embedded = embedded_time(self, t, x)
         x = self.conv_in(x)

@@ -62,7 +62,7 @@ class DenseBlock(nn.Module):
         for number in range(1, 6):
             outputs = channels if number == 5 else GROWTH
             convolution = zeroed(conv3x3(channels + (number - 1) * GROWTH, outputs))
-            nn.init.kaiming_normal_(convolution.weight)
+            nn.init.kaiming_normal_(convolution.weight)  # only the bias stays 0
             with torch.no_grad():
                 convolution.weight.mul_(0.1)  # small residuals at first, as released
             self.add_module(f"conv{number}", convolution)
@@ -141,16 +141,19 @@ class RRDBNet(nn.Module):
         h, w = lr.shape[-2:]
         x = self.conv_first(self._shuffled(lr))
         x = x + self.conv_body(self.body(x))
+        # Fourfold at any scale: for x2 and x1, `_shuffled` has made the sides smaller before.
         for convolution in (self.conv_up1, self.conv_up2):
             larger = functional.interpolate(x, scale_factor=2, mode="nearest")
             x = functional.leaky_relu(convolution(larger), SLOPE)
         sr: Tensor = self.conv_last(functional.leaky_relu(self.conv_hr(x), SLOPE))
+        # Without what `_shuffled` mirrored.
         return sr if self.shuffle == 1 else sr[..., : self.scale * h, : self.scale * w]
 
     def _shuffled(self, lr: Tensor) -> Tensor:
+        """Return LR with squares of pixels as channels, mirrored up to whole squares."""
         if self.shuffle == 1:
             return lr
-        bottom = -lr.shape[-2] % self.shuffle
+        bottom = -lr.shape[-2] % self.shuffle  # rows that are missing for whole squares
         right = -lr.shape[-1] % self.shuffle
         if bottom or right:
             # Mirrored; a side of one or two pixels, which has no mirror image, is repeated.

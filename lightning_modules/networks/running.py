@@ -30,9 +30,9 @@ class Running(nn.Module):
         compile: Compile with ``torch.compile`` at the first call.
     """
 
-    # Classes of the parts that are compiled in place of the whole, those that are alike once.
+    # Classes of the parts that are compiled instead of the whole network; equal parts share a form.
     regions: ClassVar[tuple[str, ...]] = ()
-    # Whether one compiled form serves images of all sizes; otherwise the first few sizes have one.
+    # Whether one compiled form serves images of all sizes; otherwise each of the first few has one.
     any_size: ClassVar[bool] = True
 
     def __init__(
@@ -45,7 +45,7 @@ class Running(nn.Module):
         self._shapes = Shapes()
 
     def prepare_to_run(self) -> None:
-        """Set the memory layout and compile, once all layers exist."""
+        """Set the memory layout and compile; called at the end of a constructor."""
         if self.channels_last:
             to_channels_last(self)
         if self.compiled:
@@ -53,13 +53,14 @@ class Running(nn.Module):
             self.compile_in_place()
 
     def compile_in_place(self) -> None:
-        """Compile, by ``regions`` if there are any; names of tensors stay."""
+        """Compile the parts of ``regions``, or else the whole; names of tensors stay."""
         parts = [part for part in self.modules() if type(part).__name__ in self.regions]
         for part in parts or [self]:
+            # None: from the second size on, torch compiles one form for all. False: one per size.
             part.compile(dynamic=None if self.any_size else False)
 
     def __call__(self, *inputs: Any, **more: Any) -> Any:
-        """Run the network, uncompiled if it has a compiled form, but none for these sizes."""
+        """Run the network; uncompiled for sizes beyond the few that are compiled."""
         if not self.compiled or self.any_size or self._shapes.take(*inputs):
             return super().__call__(*inputs, **more)
         with torch.compiler.set_stance("force_eager"):
@@ -74,6 +75,7 @@ class Running(nn.Module):
             **more: Its arguments by name.
         """
         if self.checkpointing:
+            # Blocks draw no random numbers, so the generator's state need not be kept.
             return checkpointed(block, *inputs, draws=False, **more)
         return block(*inputs, **more)
 
@@ -124,8 +126,11 @@ class Float32(nn.Module):
     """Base class of autoencoders, whose weights stay in float32 in bf16-true and 16-true."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # Otherwise rounding would flip codes, which are signs near zero, and decoders would add an
-        # error that no denoiser corrects. Images are float32 anyway.
+        """Move all tensors, but keep their types; torch's hook for ``to`` and the like."""
+
+        # `fn` may change device or type; only the device is taken. Otherwise rounding would flip
+        # codes, which are signs near zero, and decoders would add an error that no denoiser
+        # corrects. Images are float32 anyway.
         def moved(tensor: Tensor) -> Tensor:
             result = fn(tensor)
             return result if result.dtype == tensor.dtype else tensor.to(result.device)

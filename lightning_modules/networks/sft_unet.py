@@ -74,7 +74,7 @@ class SFTUNet(Running):
         for name in ("time", "scale", "noise"):
             self.embeds[name] = nn.Linear(width, embedding)
         self.mix = nn.Sequential(nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU())
-        inputs = 6 * patch**2
+        inputs = 6 * patch**2  # the noisy residual and the base's image
         self.reduce = None
         if features:
             self.reduce = nn.Conv2d(features, _REDUCED, 1)
@@ -95,6 +95,7 @@ class SFTUNet(Running):
         def modulation(channels: int) -> nn.Module:
             return nn.Identity() if adapter == "none" else Modulation(width, channels)
 
+        # Each list has one member per level; `halve` and `grow` end with one that does nothing.
         self.down = nn.ModuleList()
         self.up = nn.ModuleList()
         self.halve = nn.ModuleList()
@@ -149,11 +150,12 @@ class SFTUNet(Running):
         H, W = x.shape[-2:]
         boxes = boxes or [((0.0, lr_size[0]), (0.0, lr_size[1]))]
         if len(set(boxes)) == 1:
-            boxes = boxes[:1]
+            boxes = boxes[:1]  # one set of coordinates for the whole batch
+        # All boxes have the same scale.
         embedded = self._embedded(t, (H, W), boxes[0], noise_level, x.dtype)
         inputs = [_as_patches(x, self.patch), _as_patches(base, self.patch)]
         if self.reduce is not None:
-            inputs.append(_spread(self.reduce(features), boxes, (H, W), self.patch))
+            inputs.append(_nearest_features(self.reduce(features), boxes, (H, W), self.patch))
         maps: list[Tensor | None] = [None] * len(self.down)
         if self.adapter is not None:
             place = coordinates(lr_size, (H, W), boxes, x.device).to(x.dtype)
@@ -169,23 +171,25 @@ class SFTUNet(Running):
         x = self.run_block(self.middle[1], x, embedded)
         for level, blocks in enumerate(self.up):
             skip = skips.pop()
-            if x.shape[-2:] != skip.shape[-2:]:
+            if x.shape[-2:] != skip.shape[-2:]:  # not twice the sides: halving rounded them up
                 x = functional.interpolate(x, skip.shape[-2:], mode="nearest-exact")
             x = torch.cat([x, skip], 1)
             x = self._level(blocks, self.modulate_up[level], x, embedded, maps[-1 - level])
             x = self.grow[level](x)
+        # Without what `_as_patches` added at the border.
         return functional.pixel_shuffle(self.last(x), self.patch)[..., :H, :W]
 
     def _embedded(
         self, t: Tensor, size: Size, box: Box, noise_level: Tensor | None, dtype: torch.dtype
     ) -> Tensor:
+        """Return the sum of the embedded timestep, scale and noise level, (B, E)."""
         (top, bottom), (left, right) = box
-        octaves = math.log2(math.sqrt(size[0] * size[1] / ((bottom - top) * (right - left))))
+        scale = math.sqrt(size[0] * size[1] / ((bottom - top) * (right - left)))
         if noise_level is None:
             noise_level = torch.zeros_like(t, dtype=torch.float32)
-        numbers = {
+        numbers = {  # multiplied, so that near numbers have different sinusoids
             "time": t,
-            "scale": torch.full_like(noise_level, octaves * _SCALE_UNIT),
+            "scale": torch.full_like(noise_level, math.log2(scale) * _SCALE_UNIT),
             "noise": noise_level * _NOISE_UNIT,
         }
         parts = [
@@ -202,6 +206,7 @@ class SFTUNet(Running):
         embedded: Tensor,
         place: Tensor | None,
     ) -> Tensor:
+        """Run a level's blocks, then modulate by its map of coordinates, if there is one."""
         for block in blocks.children():
             x = self.run_block(block, x, embedded)
         return x if place is None else self.run_block(modulate, x, place)
@@ -225,6 +230,7 @@ class Adapter(nn.Module):
         self.bands = BANDS if kind == "fourier" else 0
         self.patch = patch
         kernel = 3 if kind == "fourier" else 1
+        # Two offsets and two sides of the cell; for each band a sine and a cosine of each offset.
         inputs = (4 + 4 * self.bands) * patch**2
         self.first = nn.Sequential(
             nn.Conv2d(inputs, width, kernel, padding=kernel // 2),
@@ -330,7 +336,7 @@ def coordinates(lr_size: Size, size: Size, boxes: Sequence[Box], device: torch.d
         cells = []
         for (start, stop), side, count in zip(box, lr_size, size, strict=True):
             places = centres(count, start, stop)
-            # From the pixel whose features are there.
+            # From the centre of the LR pixel whose features the point gets.
             offset = 2 * (places - 0.5 - nearest(places, side))
             offsets.append(copy_to(offset.float(), device))
             cells.append(torch.full(size, 2 * (stop - start) / count, device=device))
@@ -344,10 +350,10 @@ def nearest(places: Tensor, side: int) -> Tensor:
 
 
 def fourier(place: Tensor, bands: int) -> Tensor:
-    """Return (1, 4 + 4 bands, H, W): coordinates, and sines and cosines of pi 2^band d.
+    """Return (n, 4 + 4 bands, H, W): coordinates, and sines and cosines of pi 2^band d.
 
     Args:
-        place: (1, 4, H, W) from ``coordinates``.
+        place: (n, 4, H, W) from ``coordinates``: d along rows and columns, then the cell.
         bands: Number of octaves.
     """
     parts = [place]
@@ -357,23 +363,31 @@ def fourier(place: Tensor, bands: int) -> Tensor:
     return torch.cat(parts, dim=1)
 
 
-def _spread(features: Tensor, boxes: Sequence[Box], size: Size, patch: int) -> Tensor:
-    """Return features (B, C, h, w) at squares of ``patch`` output pixels of B parts, or of one.
+def _nearest_features(features: Tensor, boxes: Sequence[Box], size: Size, patch: int) -> Tensor:
+    """Return the features of the LR pixel at the centre of each square of output pixels.
 
-    The last squares may reach beyond the border.
+    Args:
+        features: (B, C, h, w) of LR.
+        boxes: Parts of LR that the outputs cover: B, or one for all.
+        size: (H, W) of the output.
+        patch: Side of the squares in output pixels; the last ones may reach beyond the border.
+
+    Returns:
+        (B, C, H / patch, W / patch), rounded up.
     """
     h, w = features.shape[-2:]
-    spread = []
+    selected = []
     parts = torch.split(features, len(features) // len(boxes))
-    for image, (rows, columns) in zip(parts, boxes, strict=True):
-        down = copy_to(nearest(_squares(size[0], patch, *rows), h), image.device)
-        across = copy_to(nearest(_squares(size[1], patch, *columns), w), image.device)
+    for part, (rows, columns) in zip(parts, boxes, strict=True):
+        row = copy_to(nearest(_square_centres(size[0], patch, *rows), h), part.device)
+        column = copy_to(nearest(_square_centres(size[1], patch, *columns), w), part.device)
         # The gradient of `index_select` is slower, and on a GPU its last bits vary.
-        spread.append(image[:, :, down[:, None], across])
-    return torch.cat(spread)
+        selected.append(part[:, :, row[:, None], column])
+    return torch.cat(selected)
 
 
-def _squares(count: int, patch: int, start: float, stop: float) -> Tensor:
+def _square_centres(count: int, patch: int, start: float, stop: float) -> Tensor:
+    """Return the centres of the squares along a side of ``count`` pixels, in LR pixels."""
     squares = -(-count // patch)
     return centres(squares, start, start + (stop - start) * squares * patch / count)
 
@@ -390,5 +404,6 @@ def _as_patches(x: Tensor, patch: int) -> Tensor:
 
 
 def _norm(channels: int) -> nn.GroupNorm:
+    """Create a GroupNorm of at most 32 groups, of four channels or more each."""
     groups = min(32, max(channels // 4, 1))
     return nn.GroupNorm(math.gcd(groups, channels), channels)

@@ -101,7 +101,7 @@ class Spandrel(nn.Module):
             (B, 3, scale * h, scale * w) in [0, 1]; with ``train`` not clamped.
         """
         lr = lr.clone()  # RCAN multiplies its input in place
-        if not (self.trains or torch.compiler.is_exporting()):  # a file takes any batch
+        if not (self.trains or torch.compiler.is_exporting()):  # an exported file takes any batch
             # One image at a time, as spandrel requires. cat leaves spandrel's inference mode, so
             # that the result may be changed in place.
             return torch.cat([self.descriptor(image) for image in torch.split(lr, 1)])
@@ -127,6 +127,7 @@ class Spandrel(nn.Module):
             sides = [torch.sym_max(*sides)] * 2
         for axis, side in zip((-2, -1), sides, strict=True):
             pixels = lr.shape[axis]
+            # Beyond the border, count back from it; beyond the first pixel, repeat that one.
             index = torch.arange(side, device=lr.device)
             index = torch.where(index < pixels, index, (2 * pixels - 2 - index).clamp(min=0))
             lr = lr.index_select(axis, index)
@@ -156,6 +157,7 @@ class Spandrel(nn.Module):
 
 
 def _spandrel() -> Any:
+    """Import the package spandrel, which is optional."""
     try:
         import spandrel
     except ImportError as error:
@@ -198,7 +200,7 @@ def architectures() -> dict[str, type[nn.Module]]:
     folder = _spandrel().architectures
     networks: dict[str, type[nn.Module]] = {}
     for info in pkgutil.iter_modules(folder.__path__):
-        if info.name.startswith("_"):
+        if info.name.startswith("_"):  # code that several share
             continue
         module = importlib.import_module(f"{folder.__name__}.{info.name}")
         for name in module.__all__:
@@ -209,12 +211,13 @@ def architectures() -> dict[str, type[nn.Module]]:
 
 
 def _untrained(name: str, scale: float, arguments: dict[str, Any]) -> nn.Module:
-    """Return a network with random weights."""
+    """Return a network with random weights: ``Spandrel``'s ``architecture`` and ``arguments``."""
     networks = architectures()
     if name not in networks:
         names = ", ".join(sorted(networks))
         raise ValueError(f"{KEY}.architecture is {name!r}; spandrel has {names}")
     parameters = inspect.signature(networks[name]).parameters
+    # Classes name the factor of enlargement differently; the user's own argument wins below.
     factors = {factor: int(scale) for factor in FACTORS if factor in parameters}
     try:
         return networks[name](**{**factors, **arguments})

@@ -47,7 +47,7 @@ class MSRResNet(nn.Module):
                 "AnySize it enlarges by any factor"
             )
         self.scale = int(scale)
-        self.shuffle = 3 if scale == 3 else 2
+        self.shuffle = 3 if scale == 3 else 2  # enlargement of each step; x4 has two
         wide = channels * self.shuffle**2
         self.conv_first = conv3x3(3, channels)
         self.body = nn.Sequential(*(ResidualBlock(channels, 1.0) for _ in range(blocks)))
@@ -60,7 +60,7 @@ class MSRResNet(nn.Module):
                 nn.init.zeros_(parameter)
             else:
                 nn.init.kaiming_normal_(parameter)
-                parameter.data *= 0.1
+                parameter.data *= 0.1  # small residuals at first, as in BasicSR
 
     def forward(self, lr: Tensor) -> Tensor:
         """Enlarge.
@@ -79,6 +79,7 @@ class MSRResNet(nn.Module):
         return x + functional.interpolate(lr, scale_factor=self.scale, mode="bilinear")
 
     def _enlarged(self, convolution: nn.Conv2d, x: Tensor) -> Tensor:
+        """Enlarge features by one step."""
         return functional.leaky_relu(functional.pixel_shuffle(convolution(x), self.shuffle), SLOPE)
 
     def official(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -26,7 +26,7 @@ from lightning_modules.networks.running import Running
 Mask = Literal["correct", "released"]
 _APART = -100.0  # added to the logits of pairs of positions that are masked
 _GROUPS = 32
-_CONDITION = 16  # first width of the layers that downsample a larger condition
+_CONDITION_WIDTH = 16  # of the first layer of those that downsample a larger condition
 _ATTENTION_MASK = ".attn_mask"  # in released files; shows which mask the weights need
 _PLACES = ".relative_position_index"  # in released files; follows from sizes
 _MARK = "released_mask"  # a tensor in weights that need the released mask
@@ -65,6 +65,7 @@ class SwinLayer(nn.Module):
     def __init__(self, channels: int, width: int, heads: int, window: int, resolution: int) -> None:
         super().__init__()
         self.patch_embed = Projection(channels, width)
+        # A window that covers the whole input has no neighbour to shift towards.
         shift = window // 2 if resolution > window else 0
         self.blocks = nn.Sequential(
             SwinBlock(width, heads, window, 0), SwinBlock(width, heads, window, shift)
@@ -102,7 +103,7 @@ class SwinBlock(nn.Module):
         y = self.norm1(x)
         h, w = y.shape[-2:]
         mask = None
-        if self.shift:
+        if self.shift:  # shifting the windows is rolling the image under them
             y = y.roll((-self.shift, -self.shift), (2, 3))
             mask = _mask(self.mask, h, w, self.window, self.shift, y.device, y.dtype)
         y = from_windows(self.attn(to_windows(y, self.window), mask), h, w, self.window)
@@ -130,6 +131,7 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(width, width)
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+        # For each pair of a window's N pixels, the row of the table with their relative position.
         axis = torch.arange(window)
         row = axis.repeat_interleave(window)
         column = axis.repeat(window)
@@ -194,25 +196,27 @@ def from_windows(x: Tensor, h: int, w: int, window: int) -> Tensor:
 def wrap_mask(h: int, w: int, window: int, shift: int) -> Tensor:
     """Return (windows, N, N): -100 for pixels that are neighbours only by wrapping, else 0."""
 
-    def side(n: int) -> Tensor:  # whether a pixel was wrapped around
+    def wrapped(n: int) -> Tensor:  # 1 for the positions that came from the other border
         return (torch.arange(n) >= n - shift).float()
 
-    kind = (2 * side(h)[:, None] + side(w)[None, :]).view(1, 1, h, w)
-    kinds = to_windows(kind, window)[0, :, :, 0]
-    return _APART * (kinds[:, :, None] != kinds[:, None, :]).float()
+    # Four regions: wrapped along both axes, one, or none. Pixels attend within their own region.
+    region = (2 * wrapped(h)[:, None] + wrapped(w)[None, :]).view(1, 1, h, w)
+    regions = to_windows(region, window)[0, :, :, 0]
+    return _APART * (regions[:, :, None] != regions[:, None, :]).float()
 
 
 def released_mask(h: int, w: int, window: int, shift: int) -> Tensor:
     """Return (windows, N, N) as in ResShift's code, which masks columns of the last window row."""
     across = w // window
     mask = torch.zeros(h // window * across, window**2, window**2)
-    left = (torch.arange(window) < window - shift).repeat(window)
-    mask[-across:] = _APART * (left[:, None] != left[None, :]).float()
+    is_left = (torch.arange(window) < window - shift).repeat(window)
+    mask[-across:] = _APART * (is_left[:, None] != is_left[None, :]).float()
     return mask
 
 
 @torch.compiler.assume_constant_result  # else compiled code would make and copy it each time
 def _mask(*key: Any) -> Tensor:
+    """Return a mask; the arguments are those of ``_cached_mask``, which cannot be compiled."""
     return _cached_mask(*key)
 
 
@@ -220,6 +224,7 @@ def _mask(*key: Any) -> Tensor:
 def _cached_mask(
     kind: Mask, h: int, w: int, window: int, shift: int, device: torch.device, dtype: torch.dtype
 ) -> Tensor:
+    """Return the mask of shifted windows on a device."""
     make = wrap_mask if kind == "correct" else released_mask
     with torch.inference_mode(False):  # a later training step may get it, too
         return copy_to(make(h, w, window, shift), device, dtype)
@@ -275,7 +280,7 @@ class SwinUNet(Running):
         super().__init__(channels_last=False, **kwargs)
         halvings = int(math.log2(condition_factor))
         self.latent = channels
-        self.trained_with = {"size": size}
+        self.trained_with = {"size": size}  # kept with the weights, whose shapes do not show it
         self.width = width
         self.window = window
         self.condition_factor = condition_factor
@@ -286,50 +291,55 @@ class SwinUNet(Running):
             nn.Linear(width, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
         )
         self.feature_extractor = _to_latent_size(halvings)
-        condition = 3 if halvings <= 0 else _CONDITION * 2**halvings
+        condition_channels = 3 if halvings <= 0 else _CONDITION_WIDTH * 2**halvings
         resolution = size // patch
 
         def residual(inputs: int, outputs: int) -> ResBlock:
             return ResBlock(inputs, outputs, embedding)
 
         def swin(width: int) -> SwinLayer:
+            # `resolution` is that of the current level; the loops below change it.
             return SwinLayer(width, swin_width, heads, window, resolution)
 
-        inside = width * multipliers[0]
+        current = width * multipliers[0]  # channels after the last layer so far
         self.input_blocks = nn.ModuleList()
-        self.input_blocks.append(Steps(conv3x3((channels + condition) * patch**2, inside)))
-        skips = [inside]
+        inputs = (channels + condition_channels) * patch**2
+        self.input_blocks.append(Steps(conv3x3(inputs, current)))
+        skips = [current]
         for level, factor in enumerate(multipliers):
             for number in range(blocks):
-                steps = Steps(residual(inside, width * factor))
-                inside = width * factor
+                steps = Steps(residual(current, width * factor))
+                current = width * factor
                 if number == 0:
-                    steps.append(swin(inside))
+                    steps.append(swin(current))
                 self.input_blocks.append(steps)
-                skips.append(inside)
+                skips.append(current)
             if level < len(multipliers) - 1:
-                self.input_blocks.append(Steps(Downsample(inside)))
-                skips.append(inside)
+                self.input_blocks.append(Steps(Downsample(current)))
+                skips.append(current)
                 resolution //= 2
-        self.middle_block = Steps(residual(inside, inside), swin(inside), residual(inside, inside))
+        self.middle_block = Steps(
+            residual(current, current), swin(current), residual(current, current)
+        )
         self.output_blocks = nn.ModuleList()
         for level in reversed(range(len(multipliers))):
             for number in range(blocks + 1):
-                steps = Steps(residual(inside + skips.pop(), width * multipliers[level]))
-                inside = width * multipliers[level]
+                steps = Steps(residual(current + skips.pop(), width * multipliers[level]))
+                current = width * multipliers[level]
                 if number == 0:
-                    steps.append(swin(inside))
+                    steps.append(swin(current))
                 if level and number == blocks:
-                    steps.append(Upsample(inside))
+                    steps.append(Upsample(current))
                     resolution *= 2
                 self.output_blocks.append(steps)
-        last = zeroed(conv3x3(inside, channels * patch**2))
-        self.out = nn.Sequential(group_norm(inside), nn.SiLU(), last)
+        last = zeroed(conv3x3(current, channels * patch**2))
+        self.out = nn.Sequential(group_norm(current), nn.SiLU(), last)
+        # The mask follows from the weights, also if torch's own load_state_dict loads them.
         self.register_load_state_dict_pre_hook(_before_loading)  # type: ignore[no-untyped-call]
         self.prepare_to_run()
 
     def set_mask(self, mask: Mask) -> None:
-        """Set the mask, and the mark of saved weights."""
+        """Set the mask of all Swin blocks, and mark the weights if they need the released one."""
         for module in self.modules():
             if isinstance(module, SwinBlock):
                 module.mask = mask
@@ -365,14 +375,14 @@ class SwinUNet(Running):
         """
         check_sides(x, self.divisor, self)
         embedded = self.time_embed(sinusoids(t, self.width).to(x.dtype))
-        beside = self.feature_extractor(lr)
-        if beside.shape[-2:] != x.shape[-2:]:
+        condition = self.feature_extractor(lr)
+        if condition.shape[-2:] != x.shape[-2:]:
             h, w = lr.shape[-2:]
             raise ValueError(
                 f"the latent is {x.shape[-2]}x{x.shape[-1]}, and LR {h}x{w}: set the network's "
                 f"condition_factor to {h / x.shape[-2]:g}"
             )
-        x = functional.pixel_unshuffle(torch.cat([x, beside], dim=1), self.patch)
+        x = functional.pixel_unshuffle(torch.cat([x, condition], dim=1), self.patch)
         skips = []
         for block in self.input_blocks:
             x = self.run_block(block, x, embedded)
@@ -402,14 +412,17 @@ def from_official(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _before_loading(network: SwinUNet, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    # For torch's own load_state_dict.
+    """Use the mask of the weights that torch is about to load."""
     names = [name.removeprefix(prefix) for name in state if name.startswith(prefix)]
-    if names:
+    if names:  # none if only other parts are loaded
         network.recognise(names)
 
 
 def _is_correct(mask: Tensor) -> bool:
-    # Files have the mask of square latents; any other mask counts as the released one.
+    """Return whether a file's attention mask, (windows, N, N), is the ``correct`` one.
+
+    Files have the mask of square latents; any other counts as the released one.
+    """
     if mask.ndim != 3:
         return False
     window = math.isqrt(mask.shape[1])
@@ -452,6 +465,7 @@ class ResBlock(nn.Module):
     def forward(self, x: Tensor, embedded: Tensor) -> Tensor:
         """Map x (B, inputs, h, w) to (B, outputs, h, w), with embedded timesteps (B, E)."""
         scale, shift = self.emb_layers(embedded)[:, :, None, None].chunk(2, dim=1)
+        # Scale and shift come between the first of these layers, a norm, and the others.
         h = self.out_layers[0](self.in_layers(x)) * (1 + scale) + shift
         return self.skip_connection(x) + self.out_layers[1:](h)
 
@@ -495,7 +509,7 @@ def _to_latent_size(halvings: int) -> nn.Module:
         return nn.Upsample(scale_factor=2.0**-halvings, mode="bicubic")
     layers = nn.Sequential()
     channels = 3
-    width = _CONDITION
+    width = _CONDITION_WIDTH
     for _ in range(halvings):
         layers.extend([conv3x3(channels, width), nn.SiLU(), Downsample(width, 2 * width)])
         width *= 2

@@ -129,6 +129,7 @@ class Transformation(Mapper):
         dropout: UnitInterval = 0.1,
     ) -> None:
         super().__init__(bits, size, grids)
+        # Kept with the weights, whose shapes do not show it.
         self.trained_with = {"heads": [heads for _, _, heads in branches]}
         self.trunk = nn.Sequential(
             *_convolution(bits, TRUNK[0], size),
@@ -145,6 +146,7 @@ class Transformation(Mapper):
         outputs = []
         for branch, grid in zip(self.branches, self.grids, strict=True):
             rows: Tensor = branch(features)
+            # As released: read as it lies in memory, although rows are positions, not channels.
             outputs.append(rows.reshape(len(z), self.bits, *grid))
         return outputs
 
@@ -190,6 +192,7 @@ class LatentEstimate(Mapper):
         Args:
             z: (B, d, h, w), the latent of LR, not quantised.
         """
+        # The enlarged latent of LR is the first guess; the network adds what it lacks.
         z = enlarged(z.to(self.out.weight.dtype), cast(Size, self.full))
         x: Tensor = self.inside(z)
         for block in self.blocks:
@@ -202,12 +205,14 @@ class LatentEstimate(Mapper):
         return [scale.residual for scale in islice(scales, len(self.grids))]
 
     def targets(self, f: Tensor, sizes: Sequence[Size], outputs: Sequence[Tensor]) -> list[Tensor]:
-        """Return r_k, the residuals of HR after the codes of ``outputs``; see ``Mapper``."""
+        """Return r_k, what the codes of ``outputs`` leave of HR's latent; see ``Mapper``."""
         scales = scales_of(f, sizes, lambda number, _: quantized(outputs[number]))
         return [scale.residual for scale in islice(scales, len(outputs))]
 
 
 class _Branch(nn.Module):
+    """The layers of one scale: convolutions, pooling to its grid, and a transformer."""
+
     def __init__(self, bits: int, size: Size, grid: Size, branch: Branch, dropout: float) -> None:
         super().__init__()
         width, layers, heads = branch
@@ -226,11 +231,13 @@ class _Branch(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
+        """Map the trunk's features (B, d, h, w) to rows (B, positions of the grid, d)."""
         rows = self.pool(self.local(features)).flatten(2).transpose(1, 2)
         return self.out(self.whole(rows))
 
 
 def _convolution(inputs: int, outputs: int, size: Size) -> tuple[nn.Module, ...]:
+    """Create a convolution, a norm over the whole map, and a GELU."""
     return conv3x3(inputs, outputs), nn.LayerNorm((outputs, *size)), nn.GELU()
 
 
@@ -246,13 +253,14 @@ def from_official(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """
     ours = {name.removeprefix(PREFIX): name for name in tensors if name.startswith(PREFIX)}
     if not ours and any(name.partition(".")[0] in _PARTS for name in tensors):
-        ours = {name: name for name in tensors}  # all, so that tensors of another network show
+        # All of them, so that loading reports those that belong to another network.
+        ours = {name: name for name in tensors}
     state = {}
     for name, released in ours.items():
         first, _, rest = name.partition(".")
         part = _PARTS.get(first, first)
         number, _, inner = rest.partition(".")
-        if part != "trunk":
+        if part != "trunk":  # files sort by part, then by branch; here it is the reverse
             rest = f"{number}.{part}.{inner}"
             part = "branches"
         state[f"{part}.{rest}"] = tensors[released]

@@ -16,11 +16,13 @@ from lightning_modules.backbone.denoiser import Denoiser
 def encode_captions(
     batch: Batch, denoiser: Denoiser, encoder: TextEncoder | None, sizes: Tensor | None = None
 ) -> tuple[Condition, Condition]:
-    """Return the conditions of a batch with its captions and without; both empty without encoder.
+    """Return two conditions of a batch: with its captions, and with none.
+
+    Without an encoder both are empty, except for ``sizes``.
 
     Args:
         batch: Batch, with ``text`` if there is an encoder.
-        denoiser: The denoiser. Its null text stands for no caption; otherwise an empty caption.
+        denoiser: The denoiser. No caption is its null text or, if it has none, an empty caption.
         encoder: Returns embeddings of the texts; or a whole ``Condition``, with the pooled
             embedding for SDXL.
         sizes: (B, n), SDXL's size condition, for both.
@@ -40,9 +42,9 @@ def encode_captions(
     captions = _encoded(encoder, batch["text"])
     tokens = 1 if captions.text is None else captions.text.shape[1]
     null = denoiser.null_text(count, tokens)
-    if null is not None and captions.pooled is None:
+    if null is not None and captions.pooled is None:  # a null text has no pooled embedding
         nothing = Condition(text=null)
-    else:  # as Stable Diffusion was trained
+    else:  # an empty caption, as Stable Diffusion was trained
         empty = _encoded(encoder, [""]).used
         parts = {name: part.expand(count, *part.shape[1:]) for name, part in empty.items()}
         nothing = Condition(**parts)
@@ -80,7 +82,7 @@ def size_ids(size: tuple[int, int], count: int, device: torch.device) -> Tensor:
 
 
 def check_guidance(encoder: TextEncoder | None, guidance: float) -> None:
-    """Raise if there is guidance without an encoder.
+    """Raise if there is guidance, which compares captions with none, but no encoder.
 
     Raises:
         ValueError: If so; the message names the key to change.
@@ -92,8 +94,9 @@ def check_guidance(encoder: TextEncoder | None, guidance: float) -> None:
         )
 
 
-@torch.no_grad()  # but the null text may be learned
+@torch.no_grad()  # only here: the null text of `encode_captions` may be learned
 def _encoded(encoder: TextEncoder, texts: list[str]) -> Condition:
+    """Return the encoder's result as a condition; SDXL's already is one."""
     encoded: Tensor | Condition = encoder(texts)
     return encoded if isinstance(encoded, Condition) else Condition(text=encoded)
 

@@ -60,6 +60,7 @@ def fix_colors(sr: Tensor, lr: Tensor, kind: ColorFix) -> Tensor:
 
 
 def _fixed(sr: Tensor, reference: Tensor, kind: ColorFix) -> Tensor:
+    """Correct one channel by the same channel of the enlarged LR image."""
     if kind == "wavelet":
         return wavelet(sr, reference)
     if kind == "adain":
@@ -80,13 +81,13 @@ def wavelet(sr: Tensor, reference: Tensor) -> Tensor:
     Returns:
         (B, C, H, W), not clamped.
     """
-    # Blurring is linear: sr - low(sr) + low(reference), in half the time.
+    # Equals sr - low(sr) + low(reference), as blurring is linear, in half the time.
     return sr + low_band(reference - sr)
 
 
 def low_band(x: Tensor) -> Tensor:
     """Blur (B, C, H, W) by the five levels of the a-trous wavelet."""
-    for level in range(LEVELS):
+    for level in range(LEVELS):  # the kernel (1, 2, 1) / 4 along each axis, with gaps
         reach = 2**level
         for dim, pad in ((-1, (reach, reach, 0, 0)), (-2, (0, 0, reach, reach))):
             side = x.shape[dim]
@@ -114,6 +115,7 @@ def adain(sr: Tensor, reference: Tensor) -> Tensor:
 
 
 def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of each channel, (B, C, 1, 1)."""
     correction = min(x.shape[-2] * x.shape[-1] - 1, 1)  # one pixel has no unbiased variance
     variance, mean = torch.var_mean(x, (-2, -1), correction=correction, keepdim=True)
     return mean, (variance + EPS).sqrt()
@@ -122,8 +124,8 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
 def ycbcr(sr: Tensor, reference: Tensor) -> Tensor:
     """Combine Y of ``sr`` with Cb and Cr of ``reference``.
 
-    A change of only Y, in the studio range of BT.601 or any other, changes R, G and B equally, so
-    no conversion is needed.
+    In any range of YCbCr, a change of Y alone adds the same to R, G and B. So the difference of the
+    two Y is added to ``reference``, and no conversion is needed.
 
     Args:
         sr: (B, 3, H, W).

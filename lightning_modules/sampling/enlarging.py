@@ -39,7 +39,7 @@ from lightning_modules.trainer import trainer_of
 log = logging.getLogger(__name__)
 CONSTANT = 5  # side of the square, in LR pixels, in which alpha must be constant to be copied
 CANVAS = 32  # bytes of memory for each pixel of an output that is corrected as a whole
-COLOURS = 12  # bytes likewise of the colours that wait while alpha is enlarged
+WAITING_COLOURS = 12  # bytes for each pixel of the colours that wait while alpha is enlarged
 RESIZE_REACH = 3  # LR pixels on each side; what bicubic sees when it reduces, and its rounding
 BAND = 1 << 24  # pixels that are resized at a time
 
@@ -79,11 +79,11 @@ class InTiles(Method, LightningModule):
         self._tiling = Tiling()
         self._tile_count = 1
         self._tile_size: Size | None = None
-        self.has_one_scale = False  # known when another one failed
+        self.has_one_scale = False  # until another one fails: see `pieces`
 
     @abstractmethod
     def restore(self, batch: Batch, noise: Noise) -> Tensor:
-        """As ``lightning_modules.SuperResolver.restore``."""
+        """Return the output (B, 3, H, W) of LR; see ``lightning_modules.SuperResolver.restore``."""
 
     @property
     @final
@@ -136,7 +136,7 @@ class InTiles(Method, LightningModule):
         return {"sr": fix_colors(sr, self.color_reference(batch), self.color_fix)}
 
     def enlarge_to_size(self, batch: Batch) -> dict[str, Tensor]:
-        """As ``enlarge``, in tiles; the output of a method with one scale is resized by bicubic.
+        """Enlarge to any size, in tiles; a method with one scale is followed by bicubic resizing.
 
         Args:
             batch: As for ``pieces``.
@@ -153,7 +153,7 @@ class InTiles(Method, LightningModule):
 
     @torch.no_grad()
     def pieces(self, batch: Batch) -> Iterator[Piece]:
-        """As ``enlarge_to_size``, without the whole output in memory; each tile gives a piece.
+        """Enlarge as ``enlarge_to_size``, but yield each tile's part instead of the whole output.
 
         The correction of colours, and the resizing of blended tiles, need the whole output of the
         method.
@@ -170,7 +170,7 @@ class InTiles(Method, LightningModule):
             try:
                 yield from self._pieces(batch, size)
                 return
-            except WrongScaleError:  # of the first tile
+            except WrongScaleError:  # of the first tile, before any piece was yielded
                 self.has_one_scale = True
                 log.info("enlarged by %g, and then resized by bicubic", self.scale)
         own_size = self.own_size(batch["lr"])
@@ -178,15 +178,17 @@ class InTiles(Method, LightningModule):
 
     def _pieces(self, batch: Batch, size: Size) -> Iterator[Piece]:
         """Yield the output of ``batch["size"]``, resized to ``size`` if that is another one."""
+        # Tiles can be resized one by one only if they are not blended and start at whole pixels.
         by_tiles = batch["size"] == size or (self._window == "cut" and self.scale.is_integer())
-        if self.color_fix == "none" and by_tiles:
+        if self.color_fix == "none" and by_tiles:  # `_enlarged` adds alpha itself
             yield from self._enlarged(batch, size, tiled=True)
             return
-        canvas = CANVAS + COLOURS if "alpha" in batch else CANVAS
-        refuse_whole(batch["size"], canvas, self.device)
+        bytes_per_pixel = CANVAS + WAITING_COLOURS if "alpha" in batch else CANVAS
+        refuse_whole(batch["size"], bytes_per_pixel, self.device)
         yield from _with_alpha(self._whole, batch, size)
 
     def _whole(self, batch: Batch, size: Size) -> Iterator[Piece]:
+        """Enlarge with the whole output in memory, then resize it to ``size``."""
         floats = cast("Batch", {**batch, "lr": as_floats(batch["lr"])})
         yield from _resized(self.enlarge(floats, tiled=True)["sr"], size)
 
@@ -203,15 +205,18 @@ class InTiles(Method, LightningModule):
             pieces = _with_alpha(partial(self._in_tiles_of, tile=tile), batch, size)
             return with_bar(pieces, size) if has_bar else pieces
 
+        # A size that the user set, and tiles in evaluation, are part of the result: never halved.
         if tile is None or not tiled or self.tiling.size != "auto":
             yield from in_tiles(tile)
         else:
             yield from halved_when_full(in_tiles, tile, self._least_side)
 
     def _least_side(self) -> int:
+        """Return the side in LR pixels below which tiles are not halved."""
         return max(2 * self._overlap, self.tile_least)
 
     def _in_tiles_of(self, batch: Batch, size: Size, tile: Size | None) -> Iterator[Piece]:
+        """Restore an image whole if it is no larger than ``tile``, else in such tiles."""
         self._tile_count = 1
         self._tile_size = None
         h, w = batch["lr"].shape[-2:]
@@ -225,25 +230,26 @@ class InTiles(Method, LightningModule):
         yield from _resized(sr, size)
 
     def _in_tiles(self, batch: Batch, size: Size, tile: Size) -> Iterator[Piece]:
+        """Restore an image in tiles, each of which is resized if ``size`` is not the batch's."""
         lr = batch["lr"]
         h, w = lr.shape[-2:]
         H, W = batch["size"]
         alignment = self._tile_alignment(max(tile))
-        # Up to a multiple of it, so that the last ones are as large as the others. As released with
-        # InvSR, a side below the tile's is first mirrored up to it.
+        # Sides are mirrored up to a multiple of the alignment, so that the last tiles are as large
+        # as the others. As released with InvSR, a side below the tile's is first mirrored up to it.
         least = max(tile) if self._window == "released" else 1
         restore, overlap = self._restored, self._overlap
-        if size != (H, W):
-            mirrored, full_size = padded(lr), size
+        if size != (H, W):  # each tile is resized
+            mirrored, full_size = padded(lr), size  # nothing is mirrored
             restore = self._then_resized
             overlap += 2 * RESIZE_REACH
-        elif H % h == 0 and W % w == 0:
+        elif H % h == 0 and W % w == 0:  # a whole factor
             mirrored = padded(lr, alignment, least)
             full_size = mirrored.lr.shape[-2] * (H // h), mirrored.lr.shape[-1] * (W // w)
         elif self.exact_scale and self.own_size(lr) == (H, W):
             mirrored = padded(lr, alignment, least)
             full_size = self.own_size(mirrored.lr)
-        else:
+        else:  # mirrored rows would not be whole rows of the output
             mirrored, full_size = padded(lr), (H, W)
         lr_size = (mirrored.lr.shape[-2], mirrored.lr.shape[-1])
         tiles = grid(lr_size, full_size, tile, overlap, self._window, alignment, self.tile_least)
@@ -260,7 +266,7 @@ class InTiles(Method, LightningModule):
         """Restore tiles by the method's own scale, a whole number, and resize them."""
         own = self.own_size(batch["lr"])
         sr = self._restored(cast("Batch", {**batch, "size": own}), noise)
-        boxes = []
+        boxes = []  # parts of `sr` that the resized tiles cover; they may lie between its pixels
         for tile in batch["tiles"]:
             (top, bottom), (left, right) = tile.box
             rows = top * self.scale, bottom * self.scale
@@ -272,8 +278,12 @@ class InTiles(Method, LightningModule):
         return round(lr.shape[-2] * self.scale), round(lr.shape[-1] * self.scale)
 
     def _tile_alignment(self, side: int) -> int:
-        # Tiles start at multiples of this, in LR pixels: of `tile_multiple`, for its reason; else
-        # of the scale's denominator (2 for 1.5), so that they start at whole pixels of the output.
+        """Return the number of LR pixels at whose multiples tiles of this side start.
+
+        It is ``tile_multiple``, so that the latents of all tiles lie on one lattice. Where tiles
+        are too small for that, it is the scale's denominator (2 for 1.5), so that they start at
+        whole pixels of the output.
+        """
         if 4 * self.tile_multiple <= side:
             return self.tile_multiple
         if self.exact_scale:
@@ -282,17 +292,21 @@ class InTiles(Method, LightningModule):
 
     @property
     def _blended_overlap(self) -> int:
+        """LR pixels that tiles share: those set by the user, or the method's."""
         return self.tile_overlap if self.tiling.overlap is None else self.tiling.overlap
 
     @property
     def _overlap(self) -> int:
+        """LR pixels that tiles share; methods that know how far they see have their own."""
         return self._blended_overlap
 
     @property
     def _window(self) -> Window:
+        """How tiles are blended: as the user or the method sets it."""
         return self.tiling.window or self.tile_window
 
     def _tile(self, batch: Batch, resized: Size) -> Size:
+        """Return the largest sides of a tile in LR pixels, for an output that may be resized."""
         size = self.tiling.size
         if size != "auto":
             if size < self.tile_least:
@@ -302,7 +316,7 @@ class InTiles(Method, LightningModule):
                 )
             return size, size
         H, W = batch["size"]
-        largest = max(H, resized[0]), max(W, resized[1])
+        largest = max(H, resized[0]), max(W, resized[1])  # of the method's output and the resized
         return self.default_tile(cast("Batch", {**batch, "size": largest}))
 
     def default_tile(self, batch: Batch) -> Size:
@@ -326,6 +340,7 @@ class InTiles(Method, LightningModule):
             yield precision
 
     def _restored(self, batch: Batch, noise: Noise) -> Tensor:
+        """Call ``restore`` in the trainer's precision, check the size, and clamp to [0, 1]."""
         with self._precision() as precision:
             lr = precision.convert_input(batch["lr"])
             sr = self.restore(cast("Batch", {**batch, "lr": lr}), noise)
@@ -352,7 +367,7 @@ def _with_alpha(
     """
     colours = batch.copy()
     alpha = colours.pop("alpha", None)
-    if alpha is not None and alpha.dtype != torch.uint8:
+    if alpha is not None and alpha.dtype != torch.uint8:  # other levels have no minimum in torch
         alpha = as_floats(alpha)
     if alpha is None or alpha.min() == alpha.max():
         yield from enlarge(colours, size)
@@ -376,6 +391,7 @@ def _copied_where_constant(piece: Piece, alpha: Tensor, size: Size) -> Tensor:
     Returns:
         (B, 1, rows, columns) in [0, 1].
     """
+    # The LR pixel of each output pixel of the piece, and the part of alpha around them.
     rows = _nearest(alpha.shape[-2], size[0])[piece.rows]
     columns = _nearest(alpha.shape[-1], size[1])[piece.columns]
     margin = CONSTANT // 2
@@ -383,6 +399,7 @@ def _copied_where_constant(piece: Piece, alpha: Tensor, size: Size) -> Tensor:
     left = max(int(columns[0]) - margin, 0)
     part = alpha[..., top : rows[-1] + margin + 1, left : columns[-1] + margin + 1]
     part = as_floats(part)
+    # Alpha is constant where the largest value around a pixel equals the smallest.
     most = functional.max_pool2d(part, CONSTANT, stride=1, padding=margin)
     least = -functional.max_pool2d(-part, CONSTANT, stride=1, padding=margin)
     place = (..., rows[:, None] - top, columns - left)
@@ -407,7 +424,7 @@ def _resized(images: Tensor, size: Size) -> Iterator[Piece]:
         rows = slice(top, min(top + height, size[0]))
         source_rows, source_columns, boxes = source_of(rows, columns, size, images.shape[-2:])
         source = images[..., source_rows, source_columns]
-        boxes = boxes and boxes * len(images)
+        boxes = boxes and boxes * len(images)  # one for each image
         yield Piece(rows, columns, resize(source, (length_of(rows), size[1]), boxes=boxes))
 
 

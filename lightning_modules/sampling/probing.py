@@ -14,7 +14,7 @@ from torch.nn import functional
 
 FARTHEST = 80  # LR pixels
 STRIP = 16  # width of the images in which that is measured
-SMALL = 32  # side of the image whose memory is counted
+SMALL = 32  # LR pixels; side of the image whose memory is counted
 PICTURE = 64  # side of the picture that is enlarged in both precisions
 MEAN_LEVELS, MOST_LEVELS = 0.5, 1.5  # of 255: the mean difference, and that of 99 % of the values
 
@@ -23,7 +23,7 @@ MEAN_LEVELS, MOST_LEVELS = 0.5, 1.5  # of 255: the mean difference, and that of 
 def reach_of(enlarge: Callable[[Tensor], Tensor], device: torch.device) -> int | None:
     """Return how far a network looks: an output depends on LR pixels within this distance alone.
 
-    Pixels that are not numbers make all outputs that depend on them not numbers.
+    A line of the image is set to NaN, and every output that depends on it becomes NaN.
 
     Args:
         enlarge: The network: (1, 3, h, w) in [0, 1] to (1, 3, H, W).
@@ -39,7 +39,8 @@ def reach_of(enlarge: Callable[[Tensor], Tensor], device: torch.device) -> int |
         lr = torch.full(shape, 0.5, device=device)
         lr.select(axis, FARTHEST).fill_(torch.nan)
         with torch.backends.cudnn.flags(enabled=False):  # its fast algorithms mix distant pixels
-            depends = enlarge(lr).isnan().transpose(2, axis).any(3).any(1)[0]
+            is_nan = enlarge(lr).isnan()
+        depends = is_nan.transpose(2, axis).any(3).any(1)[0]  # along this axis
         places = depends.nonzero().flatten().tolist()
         if not places or places[0] == 0 or places[-1] == len(depends) - 1:
             return None
@@ -85,7 +86,7 @@ def computes_in_bf16() -> bool:
 
 @torch.no_grad()
 def keeps_quality_in_bf16(enlarge: Callable[[Tensor], Tensor]) -> bool:
-    """Return whether a network on the CPU loses next to nothing in bfloat16.
+    """Return whether a network's output on the CPU is nearly the same in bfloat16.
 
     Args:
         enlarge: As of ``reach_of``.
@@ -96,11 +97,15 @@ def keeps_quality_in_bf16(enlarge: Callable[[Tensor], Tensor]) -> bool:
         rounded = enlarge(lr).float().clamp(0, 1)
     levels = 255 * (rounded - exact).abs().flatten()
     most = levels.quantile(0.99)
-    return bool(levels.mean() <= MEAN_LEVELS and most <= MOST_LEVELS)  # not if one is not finite
+    # A NaN fails both comparisons.
+    return bool(levels.mean() <= MEAN_LEVELS and most <= MOST_LEVELS)
 
 
 def _picture() -> Tensor:
-    """Return a picture with the spectrum of photographs, (1, 3, 64, 64) in [0, 1]."""
+    """Return a picture with the spectrum of photographs, (1, 3, 64, 64) in [0, 1].
+
+    It is a sum of noise at all scales, the coarser the stronger.
+    """
     generator = torch.Generator().manual_seed(0)
     total = torch.full((1, 3, PICTURE, PICTURE), 0.5)
     side = 2

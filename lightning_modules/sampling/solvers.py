@@ -35,7 +35,7 @@ def ddim(
     eta: float = 0.0,
     noise: Tensor | None = None,
 ) -> Tensor:
-    """Song et al., 2021 (arXiv 2010.02502), equations 12 and 16.
+    """A step of DDIM: Song et al., 2021 (arXiv 2010.02502), equations 12 and 16.
 
     In x / alpha this is Euler's method (Karras et al., 2022; arXiv 2206.00364, algorithm 1), and
     with ``eta`` 1 k-diffusion's ancestral one.
@@ -77,7 +77,7 @@ def dpm_solver_2m(
     if end.sigma == 0:
         return end.alpha * x0
     step = end.log_snr - start.log_snr
-    if earlier is not None:
+    if earlier is not None:  # extrapolate x0 to the middle of the step
         earlier_x0, level = earlier
         x0 = x0 + step / (2 * (start.log_snr - level.log_snr)) * (x0 - earlier_x0)
     return end.sigma / start.sigma * x - end.alpha * math.expm1(-step) * x0
@@ -92,14 +92,14 @@ SOLVERS: dict[str, Step] = {"ddim": ddim, "dpm_solver_2m": dpm_solver_2m}
 def residual_shift(
     x: Tensor, x0: Tensor, start: float, end: float, kappa: float, noise: Tensor | None = None
 ) -> Tensor:
-    """Posterior of residual shifting: Yue et al., 2023 (arXiv 2307.12348), equation 7.
+    """Draw from the posterior of residual shifting: Yue et al. (arXiv 2307.12348), equation 7.
 
     Args:
         x: (B, ...) at eta = ``start``.
         x0: (B, ...), predicted.
         start: eta of x.
         end: eta of the result; 0 gives x0.
-        kappa: Of the process.
+        kappa: Standard deviation of the process's noise for eta = 1.
         noise: (B, ...), standard normal; required unless ``end`` is 0.
     """
     weight = end / start
@@ -161,7 +161,7 @@ class Sampler:
         schedule: Schedule,
         noise: Noise,
     ) -> Tensor:
-        """Call ``clean`` once per timestep.
+        """Sample from the first timestep to ``last``; ``clean`` is called once per timestep.
 
         Args:
             z: (B, ...) at the first timestep.
@@ -181,7 +181,7 @@ class Sampler:
                 x0 = x0.clamp(-self.clamp, self.clamp)
             start = schedule.level(t)
             end = schedule.level(next_t)
-            if self.eta and next_t >= 0:
+            if self.eta and next_t >= 0:  # the clean level has no noise to add
                 z = ddim(z, x0, start, end, eta=self.eta, noise=noise.normal(z.shape))
             else:
                 z = step(z, x0, start, end, earlier)
@@ -214,14 +214,15 @@ class ShiftSampler:
         noise: Noise,
         unit: float = 1.0,
     ) -> Tensor:
-        """Call ``clean`` once per timestep.
+        """Sample from the prior to the clean sample; ``clean`` is called once per timestep.
 
         Args:
             x: (B, ...), the prior.
             anchor: (B, ...), y.
             clean: Predicts x0 from x_t and its number among the timesteps of sampling.
             noise: Used by ``posterior``.
-            unit: Number by which x and the anchor were divided, so that kappa is, too.
+            unit: Divisor already applied to x and the anchor; the process's noise is divided by it
+                here.
 
         Returns:
             (B, ...).
@@ -235,8 +236,9 @@ class ShiftSampler:
                 kappa = process.kappa / unit
                 x = residual_shift(x, x0, process.eta(step), process.eta(step - 1), kappa, eps)
                 continue
-            start = _divided(process.level(step), unit)
-            end = _divided(process.level(step - 1), unit)
+            start = _in_units(process.level(step), unit)
+            end = _in_units(process.level(step - 1), unit)
+            # x - y is a diffusion process like any other, so every solver applies to it.
             residual = x - anchor
             residual_0 = x0 - anchor
             x = SOLVERS[self.solver](residual, residual_0, start, end, earlier) + anchor
@@ -244,5 +246,6 @@ class ShiftSampler:
         return x
 
 
-def _divided(level: Level, unit: float) -> Level:
+def _in_units(level: Level, unit: float) -> Level:
+    """Return the level of samples that were divided by ``unit``, as x0 was, so alpha stays."""
     return Level(level.alpha, level.sigma / unit)

@@ -70,9 +70,9 @@ class WeightedSpan(NamedTuple):
     """One side of a tile, and how much its output pixels count.
 
     span: Its place in the image.
-    used: The part of its output whose weights are not 0.
+    used: The part of the output that it contributes to: where its weights are not 0.
     weights: Weights of that part, up to 1; those of all tiles add up to 1.
-    done: Where the part of the next tile begins, or the output ends.
+    done: End of what no later tile changes: where the used part of the next tile begins.
     """
 
     span: Span
@@ -82,7 +82,7 @@ class WeightedSpan(NamedTuple):
 
     @property
     def offsets(self) -> slice:
-        """The same part, counted from where its output begins."""
+        """The used part, counted from where the tile's own output begins."""
         start = self.span.out.start
         return slice(self.used.start - start, self.used.stop - start)
 
@@ -153,7 +153,9 @@ def restore_tiled(
     width = batch["size"][1]
     images = len(batch["lr"]), 3
     floats: Any = {"dtype": torch.float32, "device": batch["lr"].device}
-    above = torch.empty((*images, 0, width), **floats)  # sums that continue here
+    # Weighted outputs are summed. Sums that a later tile continues are kept: `above` for this row
+    # of tiles, `beside` for the tile on the right, `below` for the next row.
+    above = torch.empty((*images, 0, width), **floats)
     for row in tiles:
         rows = row[0].rows
         top = rows.used.start
@@ -166,7 +168,7 @@ def restore_tiled(
                 left, right = weighted.columns.used.start, weighted.columns.used.stop
                 done = weighted.columns.done
                 shared = beside.shape[-1]
-                sums[..., :shared] += beside  # which has what is above
+                sums[..., :shared] += beside  # which already includes its part of `above`
                 sums[..., : above.shape[-2], shared:] += above[..., left + shared : right]
                 beside = sums[..., done - left :].clone()
                 finished = sums[..., : done - left]
@@ -178,7 +180,10 @@ def restore_tiled(
 
 
 def with_bar(pieces: Iterable[Piece], size: Size) -> Iterator[Piece]:
-    """Yield the pieces of an output (H, W); show the pixels that are done, if there are several."""
+    """Yield the pieces of an output (H, W), with a progress bar of its pixels if that takes long.
+
+    A single piece moves no bar.
+    """
     options = bar_options()
     options |= {"desc": "image", "unit": "pixels", "unit_scale": True, "leave": False}
     total = size[0] * size[1]
@@ -198,7 +203,7 @@ def _weighted(
     lr = batch["lr"]
     part: dict[str, Any] = {}
     for name, value in batch.items():
-        if name not in ("lr", "size", "hr"):
+        if name not in ("lr", "size", "hr"):  # of the whole image; set below
             part[name] = _repeated(value, len(group))
     tiles = [weighted.tile for weighted in group]
     part["lr"] = as_floats(torch.cat([lr[..., t.rows.lr, t.columns.lr] for t in tiles]))
@@ -236,7 +241,7 @@ def halved_when_full(
             return
         except torch.OutOfMemoryError:
             least = least_side()
-            if begun or max(tile) <= least:
+            if begun or max(tile) <= least:  # pieces of larger tiles cannot be taken back
                 raise
         # After the handler, within which the error keeps the tensors alive.
         torch.cuda.empty_cache()
@@ -285,13 +290,14 @@ def spans(
         )
     if window != "released":
         tile = _equal_length(side, tile, overlap, multiple, least)
-    last = max(side - tile, 0) // multiple * multiple  # as long as the others
+    # The last tile ends at the border and is as long as the others, so it may overlap by more.
+    last = max(side - tile, 0) // multiple * multiple
     cuts = [(start, start + tile) for start in range(0, last, tile - overlap)]
     cuts.append((last, side))
-    fade = overlap * out_side // side
+    fade = overlap * out_side // side  # in output pixels
     weighted = []
     total = torch.zeros(out_side, dtype=torch.float64)
-    for start, stop in cuts:
+    for start, stop in cuts:  # first the windows and their sum
         out = slice(_enlarged(start, side, out_side), _enlarged(stop, side, out_side))
         span = Span(slice(start, stop), out, side, out_side)
         weights = _weights(length_of(out), fade, start > 0, stop < side, window)
@@ -299,7 +305,7 @@ def spans(
         weighted.append((span, weights))
     result: list[WeightedSpan] = []
     done = out_side
-    for span, weights in reversed(weighted):
+    for span, weights in reversed(weighted):  # backwards, as `done` is where the next one begins
         weights = (weights / total[span.out]).float()
         places = weights.nonzero().flatten()
         first, end = int(places[0]), int(places[-1]) + 1
@@ -320,12 +326,23 @@ def _equal_length(side: int, tile: int, overlap: int, multiple: int, least: int)
 
 
 def _enlarged(position: int, side: int, out_side: int) -> int:
-    # Rounded half up: Python's round would let the overlap of two tiles be a pixel too small.
+    """Return the output pixel of a position in LR, rounded half up.
+
+    Python's round, half to even, would let the overlap of two tiles be a pixel too small.
+    """
     return (2 * position * out_side + side) // (2 * side)
 
 
 def _weights(length: int, fade: int, fade_in: bool, fade_out: bool, window: Window) -> Tensor:
-    # (length,) float64, not yet divided by the sum over the tiles.
+    """Return the window of a tile, (length,) float64, not yet divided by the sum over the tiles.
+
+    Args:
+        length: Output pixels of the tile.
+        fade: Output pixels of the overlap.
+        fade_in: Whether there is a tile before this one.
+        fade_out: Whether there is one after it.
+        window: As in ``Tiling``.
+    """
     steps = torch.arange(length, dtype=torch.float64)
     weights = torch.ones_like(steps)
     if window in ("gaussian", "released"):  # width as released with InvSR: OpenCV's rule
@@ -336,9 +353,9 @@ def _weights(length: int, fade: int, fade_in: bool, fade_out: bool, window: Wind
         weights = torch.exp(-(((steps - peak) / sigma) ** 2) / 2)
     if window == "released" or not fade:
         return weights
-    if window == "cut":
+    if window == "cut":  # at the middle of the overlap
         ramp = (steps + 0.5 >= fade / 2).double()
-    else:
+    else:  # from 0 to 1 over its middle half
         margin = fade // 4
         ramp = ((steps + 0.5 - margin) / (fade - 2 * margin)).clamp(0, 1)
     fades = torch.ones_like(steps)
@@ -350,7 +367,7 @@ def _weights(length: int, fade: int, fade_in: bool, fade_out: bool, window: Wind
 
 
 def _groups(row: Sequence[WeightedTile], at_once: int) -> Iterator[Sequence[WeightedTile]]:
-    """Yield neighbours in groups of one size."""
+    """Yield neighbours in groups of at most ``at_once`` tiles of equal size, to make a batch."""
     for _, neighbours in itertools.groupby(row, lambda one: (one.tile.side, one.tile.size)):
         equal = list(neighbours)
         for start in range(0, len(equal), at_once):
@@ -358,7 +375,7 @@ def _groups(row: Sequence[WeightedTile], at_once: int) -> Iterator[Sequence[Weig
 
 
 def _repeated(value: Any, times: int) -> Any:
-    # Repeat a batch's value for each image.
+    """Repeat a batch's value, if it has one part for each image."""
     if isinstance(value, Tensor):
         return torch.cat([value] * times)
     return value * times if isinstance(value, list) else value
@@ -396,7 +413,7 @@ class Padded:
         return image[..., top : top + size[0], left : left + size[1]]
 
     def crop_piece(self, piece: Piece, full_size: Size, size: Size) -> Piece:
-        """Crop a piece of an output likewise.
+        """Crop a piece of an output as ``crop`` does the whole.
 
         Args:
             piece: Of the output for ``lr``.
@@ -408,8 +425,9 @@ class Padded:
         """
         top = _enlarged(self.top, self.lr.shape[-2], full_size[0])
         left = _enlarged(self.left, self.lr.shape[-1], full_size[1])
-        rows = _moved(piece.rows, top, size[0])
-        columns = _moved(piece.columns, left, size[1])
+        rows = _cropped(piece.rows, top, size[0])
+        columns = _cropped(piece.columns, left, size[1])
+        # Where that begins and ends within the piece.
         from_row = rows.start + top - piece.rows.start
         from_column = columns.start + left - piece.columns.start
         to_row = from_row + length_of(rows)
@@ -417,8 +435,8 @@ class Padded:
         return Piece(rows, columns, piece.sr[..., from_row:to_row, from_column:to_column])
 
 
-def _moved(part: slice, before: int, side: int) -> slice:
-    """Return a slice counted from ``before``, within a side."""
+def _cropped(part: slice, before: int, side: int) -> slice:
+    """Return a slice of an output in the coordinates of its ``side`` pixels from ``before`` on."""
     start = min(max(part.start - before, 0), side)
     return slice(start, min(max(part.stop - before, start), side))
 
@@ -436,7 +454,7 @@ def joined(pieces: Iterable[Piece], like: Tensor, size: Size) -> Tensor:
     for piece in pieces:
         if piece.sr.shape[-2:] == size and piece.alpha is None:
             return piece.sr
-        if not len(image):
+        if not len(image):  # the first piece shows whether there is alpha
             channels = 3 if piece.alpha is None else 4
             image = torch.empty((len(like), channels, *size), **floats)
         image[:, :3, piece.rows, piece.columns] = piece.sr
@@ -468,6 +486,7 @@ def padded(lr: Tensor, multiple: int = 1, minimum: int = 1, unit: int = 1) -> Pa
         end = middle + -middle % multiple
         borders.append(before)
         if end > side:
+            # The image is mirrored up to `middle`, and that side up to `end`.
             positions = mirrored(torch.arange(end), middle) - before
             lr = lr.index_select(dim, copy_to(mirrored(positions, side), lr.device))
     top, left = borders
@@ -476,5 +495,5 @@ def padded(lr: Tensor, multiple: int = 1, minimum: int = 1, unit: int = 1) -> Pa
 
 def mirrored(positions: Tensor, side: int) -> Tensor:
     """Fold integers, in any shape, into 0 to ``side`` - 1, as between two mirrors."""
-    folded = positions.remainder(max(2 * (side - 1), 1))
+    folded = positions.remainder(max(2 * (side - 1), 1))  # one period: there and back
     return torch.minimum(folded, 2 * (side - 1) - folded)

@@ -48,7 +48,9 @@ class Poisoned(Tiny):
     ) -> None:
         super().__init__()
         self.norm = nn.BatchNorm2d(3)
-        self.fault, self.bad, self.optimizer = fault, bad, optimizer
+        self.fault = fault
+        self.bad = bad
+        self.optimizer = optimizer
 
     def forward(self, lr: Tensor, size: tuple[int, int]) -> Tensor:
         return super().forward(self.norm(lr), size)
@@ -88,7 +90,9 @@ class SometimesNaN(Regression):
         always: bool = False,
     ) -> None:
         super().__init__(scale, network, lr_scheduler=lr_scheduler)
-        self.after, self.always, self.seen = after, always, 0
+        self.after = after
+        self.always = always
+        self.seen = 0
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         self.seen += 1

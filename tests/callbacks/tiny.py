@@ -16,7 +16,9 @@ class Images(Dataset[dict[str, Any]]):
     """Random images with the attributes that our data module's datasets have."""
 
     def __init__(self, n: int = 7, name: str = "tiny", scale: float = 2, side: int = 24) -> None:
-        self.name, self.scale, self.side = name, scale, side
+        self.name = name
+        self.scale = scale
+        self.side = side
         self.keys = [f"{name}/{i:02d}" for i in range(n)]
 
     def __len__(self) -> int:
@@ -85,7 +87,8 @@ class Tiny(LightningModule):
 
 def outputs(n: int = 7, side: int = 24) -> tuple[Tensor, Tensor]:
     """What `Tiny` makes of so many of its `Images`, one at a time, and their HR."""
-    samples, model = [Images(n, side=side)[i] for i in range(n)], Tiny().eval()
+    samples = [Images(n, side=side)[i] for i in range(n)]
+    model = Tiny().eval()
     with torch.no_grad():
         sr = [model(s["lr"][None], (side, side)).clamp(0, 1) for s in samples]
     return torch.cat(sr), torch.stack([s["hr"] for s in samples])

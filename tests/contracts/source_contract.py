@@ -77,7 +77,7 @@ class SourceContract:
     def test_arguments_are_typed_and_explained(self, source):
         check_arguments(type(source))
 
-    def test_keys(self, source):
+    def test_keys_are_unique_and_make_paths(self, source):
         keys = list(source.keys)
         assert keys
         assert all(isinstance(key, str) for key in keys)
@@ -88,25 +88,20 @@ class SourceContract:
             assert not key.startswith("/"), f"{key!r} is an absolute path"
             assert ".." not in key.split("/"), f"{key!r} leads out of the output folder"
 
-    def test_groups(self, source):
+    def test_groups_have_all_images(self, source):
         assert all(isinstance(size, int) and size > 0 for size in source.groups)
         assert sum(source.groups) == len(source.keys)
 
-    def test_every_new_one_is_the_same(self, source, example):
+    def test_every_new_one_is_the_same_and_may_be_prepared_again(self, source, example):
         other = example.make()
+        other.prepare(SCALE)
         other.prepare(SCALE)
         assert list(other.keys) == list(source.keys)
         assert list(other.groups) == list(source.groups)
         for index in range(len(source.keys)):
             assert same(other.read(index), source.read(index))
 
-    def test_preparing_it_again_changes_nothing(self, source):
-        keys, first = list(source.keys), source.read(0)
-        source.prepare(SCALE)
-        assert list(source.keys) == keys
-        assert same(source.read(0), first)
-
-    def test_samples(self, source):
+    def test_samples_have_known_fields_and_images_of_8_or_16_bits(self, source):
         for index, key in enumerate(source.keys):
             sample = source.read(index)
             assert "hr" in sample or "lr" in sample, f"no image in {key}"
@@ -120,7 +115,7 @@ class SourceContract:
             assert isinstance(sample.get("text", ""), str)
             assert isinstance(sample.get("meta", {}), dict)
 
-    def test_sizes(self, source):
+    def test_sizes_are_those_of_the_images(self, source):
         assert callable(source.size), "`size` is a method of every Source: rename the attribute"
         for index, key in enumerate(source.keys):
             size = source.size(index)
@@ -135,11 +130,12 @@ class SourceContract:
             if "hr" not in whole or "lr" in whole:
                 continue
             height, width = whole["hr"].shape[:2]
+            whole.pop("meta", None)  # of the file
             parts = [(0, 0, height, width), (height - 9, width - 8, 9, 8), (height // 3, 1, 1, 5)]
             for top, left, h, w in parts:
                 crop = source.read_crop(index, top, left, h, w)
+                crop.pop("meta", None)
                 expected = {**whole, "hr": whole["hr"][top : top + h, left : left + w]}
-                crop.pop("meta", None), expected.pop("meta", None)  # of the file
                 assert same(crop, expected), f"{key}: {h}x{w} at row {top}, column {left}"
 
     def test_hearing_what_comes_next_changes_nothing(self, source):
@@ -148,7 +144,7 @@ class SourceContract:
             source.upcoming(groups)
         assert same(source.read(0), first)
 
-    def test_mixture(self, source):
+    def test_a_mixture_has_weights_for_all_groups(self, source):
         if source.mixture is not None:
             groups, weights, samples = source.mixture
             assert sum(groups) == len(source.groups)
@@ -156,7 +152,7 @@ class SourceContract:
             assert min(weights) > 0
             assert samples > 0
 
-    def test_paths(self, source):
+    def test_paths_are_files(self, source):
         for index in range(len(source.keys)):
             path = source.path(index)
             assert path is None or Path(path).is_file(), f"{path} is no file"
@@ -187,20 +183,19 @@ class SourceContract:
         assert list(other.keys) == list(source.keys)
         assert same(other.read(0), source.read(0))
 
-    def test_evaluation(self, example):
+    def test_evaluation_gives_the_same_in_workers(self, example):
         def batches(workers: int) -> list[Any]:
             val = {"mine": example.make()}
             data = SRDataModule(SCALE, val=val, degradation=Bicubic(SCALE), workers=workers)
             return list(evaluation(data, "val"))
 
-        got, expected = batches(1), batches(0)
-        assert [b["key"] for b in got] == [b["key"] for b in expected]
-        assert all(torch.equal(a["lr"], b["lr"]) for a, b in zip(got, expected, strict=True))
-        for batch in got:
+        for batch, expected in zip(batches(1), batches(0), strict=True):
             H, W = batch["size"]
+            assert batch["key"] == expected["key"]
+            assert torch.equal(batch["lr"], expected["lr"])
             assert batch["lr"].shape[-2:] == (H / SCALE, W / SCALE)
 
-    def test_training(self, source, example):
+    def test_it_can_be_trained_on(self, source, example):
         if "hr" not in source.read(0):
             pytest.skip("only images with HR can be trained on")
         data = SRDataModule(
@@ -217,7 +212,7 @@ class SourceContract:
         assert all(batch["hr"].shape == (2, 3, 16, 16) for batch in batches)
         assert all(batch["lr"].shape == (2, 3, 8, 8) for batch in batches)
 
-    def test_a_damaged_image(self, example):
+    def test_a_damaged_image_is_unreadable(self, example):
         if example.broken is None:
             pytest.skip("nothing of it can be damaged")
         source = example.broken()
@@ -226,7 +221,7 @@ class SourceContract:
             source.read(0)
         assert "\n" not in str(caught.value)
 
-    def test_data_that_is_not_there(self, example):
+    def test_data_that_is_not_there_is_an_error_of_one_line(self, example):
         if example.absent is None:
             pytest.skip("its data is always there")
         source = example.absent()

@@ -87,9 +87,15 @@ class Denoiser(nn.Module):
 
 
 SMALLEST = {  # of the U-Nets of diffusers
-    **{"in_channels": 3, "out_channels": 3, "block_out_channels": [8], "layers_per_block": 1},
-    **{"down_block_types": ["CrossAttnDownBlock2D"], "up_block_types": ["CrossAttnUpBlock2D"]},
-    **{"norm_num_groups": 4, "attention_head_dim": 2, "cross_attention_dim": 8},
+    "in_channels": 3,
+    "out_channels": 3,
+    "block_out_channels": [8],
+    "layers_per_block": 1,
+    "down_block_types": ["CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D"],
+    "norm_num_groups": 4,
+    "attention_head_dim": 2,
+    "cross_attention_dim": 8,
 }
 
 
@@ -146,7 +152,10 @@ EXAMPLES = {
     FineTune: {"pixels": trained_on},
     InvSR: {
         "averaged pixels": lambda scale, folder: InvSR(
-            *(scale, predictor(), frozen_denoiser(), Averaged(4)),
+            scale,
+            predictor(),
+            frozen_denoiser(),
+            Averaged(4),
             sampling=Sampling(steps=2),
             training=Training(starts=STARTS),
             patch=8,
@@ -176,8 +185,10 @@ EXAMPLES = {
 
 # What another variant of the class does with other parts: left to `make test-nightly`.
 ALIKE = {
-    *((CasArbi, "adapter mlp"), (CasArbi, "adapter none")),
-    *((RealESRGAN, "compact, alone"), (Regression, "EDSR with a skip")),
+    (CasArbi, "adapter mlp"),
+    (CasArbi, "adapter none"),
+    (RealESRGAN, "compact, alone"),
+    (Regression, "EDSR with a skip"),
     (SelfCascade, "tuning-free"),
 }
 DISCRETE = {NSARM, NSARMStageOne}

@@ -40,13 +40,18 @@ def write(folder, scale=1, damaged=False):
 
 
 def folder(tmp_path, kind=Folder):
-    good, bad = write(tmp_path / "good"), write(tmp_path / "bad", damaged=True)
-    roots = good, bad, f"{tmp_path}/none"
-    return SourceExample(*(functools.partial(kind, root=root) for root in roots))
+    good = write(tmp_path / "good")
+    bad = write(tmp_path / "bad", damaged=True)
+    return SourceExample(
+        functools.partial(kind, root=good),
+        functools.partial(kind, root=bad),
+        functools.partial(kind, root=f"{tmp_path}/none"),
+    )
 
 
 def paired(tmp_path):
-    hr, lr = write(tmp_path / "hr", scale=2), write(tmp_path / "lr")
+    hr = write(tmp_path / "hr", scale=2)
+    lr = write(tmp_path / "lr")
     bad = write(tmp_path / "bad", damaged=True)
     return SourceExample(
         lambda: Paired(hr, lr), lambda: Paired(hr, bad), lambda: Paired(hr, f"{tmp_path}/none")
@@ -118,7 +123,7 @@ class TestSources(SourceContract):
         if source_class is Videos:
             pytest.skip("decoded frame by frame, without LR: see callbacks/predict/test_videos.py")
         if issubclass(source_class, (ClipSource, Latents, Prompts, Seeds, Triplets)):
-            pytest.skip("gives no HR and LR: see test_clips.py, _latents, _prompts, _triplets")
+            pytest.skip("gives no HR and LR: see test_clips.py and test_latents.py")
         if source_class in EXAMPLES:
             return EXAMPLES[source_class](tmp_path)
         return SourceExample(lambda: build(source_class, {}, f"EXAMPLES in {__name__}"))

@@ -40,11 +40,8 @@ LARGE = 208  # four blocks of NIQE
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "metric_class" in metafunc.fixturenames:
-        classes = [
-            found
-            for base in (ImageMetric, SetMetric)
-            for found in discovery.concrete_subclasses(base, "callbacks")
-        ]
+        classes = discovery.concrete_subclasses(ImageMetric, "callbacks")
+        classes += discovery.concrete_subclasses(SetMetric, "callbacks")
         metafunc.parametrize("metric_class", classes, ids=discovery.full_name)
 
 
@@ -95,13 +92,13 @@ def evaluated(folder: Path, metric: Metric, small: int, *others: Any) -> list[An
 
 @pytest.mark.usefixtures("inception")
 @pytest.mark.parametrize("small", [2, 24])
-def test_a_small_image(
-    metric_class: type[Metric],
-    small: int,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-    request: pytest.FixtureRequest,
-) -> None:
+def test_an_image_below_the_window_is_left_out_and_named(
+    metric_class,
+    small,
+    tmp_path,
+    caplog,
+    request,
+):
     make = functools.partial(build, metric_class, EXAMPLES, f"EXAMPLES in {__name__}")
     if metric_class.target != "hr":
         pytest.skip("it is of clips: see test_video.py")
@@ -117,7 +114,8 @@ def test_a_small_image(
     name = f"tiny/{SMALL:02d}"
     warned = [line for line in caplog.messages if "left out" in line and name in line]
     if issubclass(metric_class, PatchMetric):
-        assert (records, len(warned)) == ([], 1)  # all are smaller than a crop
+        assert not records  # all are smaller than a crop
+        assert len(warned) == 1
         return
     if records[0]["n"] == 4:
         assert not warned
@@ -126,7 +124,7 @@ def test_a_small_image(
     assert "1 of 4 images are smaller than" in warned[0]
     assert warned[0].endswith(f"left out, so its number is of the other 3: {name}")
     for record in records:
-        assert (record["n"], record["protocol"]["images"]) == (3, 3)
+        assert record["n"] == record["protocol"]["images"] == 3
         assert record["metric"] in [row.metric for row in stored if row.n == 3]
     without = make()
     trainer(tmp_path, without).test(Darker(), loader(Others(), batch_size=1), verbose=False)

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from datamodules.shards.index import build_index, save_index
+
 # Left, top, and steps across and down of the passes of an interlaced PNG.
 PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2))
 ADAM7 = (*PASSES, (0, 1, 1, 2))
@@ -75,3 +77,14 @@ def png(
     head = struct.pack(">IIBBBBB", *sides, depth, colours, 0, 0, interlaced)
     chunks = (chunk(b"IHDR", head), *chunks, chunk(b"IDAT", zlib.compress(pixels)))
     return b"".join([b"\x89PNG\r\n\x1a\n", *chunks, chunk(b"IEND", b"")])
+
+
+def image_bytes(seed: int, size: tuple[int, int] = (8, 6), kind: str = "PNG") -> bytes:
+    """Return a random image as a file."""
+    return encoded(pixels(size, seed), kind)
+
+
+def indexed(path: Path) -> Path:
+    """Write the index of a tar beside it, as the packer does."""
+    save_index(build_index(path, examine=True), Path(f"{path}.idx.json"))
+    return path

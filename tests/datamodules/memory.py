@@ -18,6 +18,8 @@ from files.batch import Batch
 from files.images.decode import UnreadableImage
 from tests.callbacks import tiny
 
+# ---------------------------------------------------------------------------------------- sources
+
 
 class Memory(Source):
     """Images from a dict; a string instead of a sample is the error of reading it."""
@@ -52,21 +54,58 @@ def random_image(height: int, width: int, seed: int = 0, dtype: Any = np.uint8) 
     return generator.integers(0, np.iinfo(dtype).max, (height, width, 3), dtype, endpoint=True)
 
 
-def with_crops(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings of `SRDataModule`, with those of `CropSettings` among them put into one."""
-    names = {field.name for field in fields(CropSettings)} & settings.keys()
-    crops = CropSettings(**{name: settings[name] for name in names})
-    return {**{n: value for n, value in settings.items() if n not in names}, "crops": crops}
-
-
 def random_images(count: int, height: int = 32, width: int = 40) -> Memory:
     """Random images p00, p01, ..."""
     return Memory({f"p{i:02d}": {"hr": random_image(height, width, i)} for i in range(count)})
 
 
+def located(height: int, width: int) -> np.ndarray:
+    """Pixels that are their own place: red is the row, green the column."""
+    rows, columns = np.mgrid[:height, :width]
+    return np.stack([rows, columns, np.zeros_like(rows)], axis=2).astype(np.uint8)
+
+
+def repeated(lr: np.ndarray, scale: int) -> np.ndarray:
+    """Each pixel as a square: a pair of it and `lr` fits exactly, or not at all."""
+    return lr.repeat(scale, 0).repeat(scale, 1)
+
+
+# ----------------------------------------------------------------------------------- data modules
+
+
 def noisy(scale: float = 2.0) -> Pipeline:
     """Parameters and fields that differ for each image."""
     return Pipeline(scale, [GaussianNoise((1.0, 30.0))], quantize=False)
+
+
+def with_crops(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of `SRDataModule`, with those of `CropSettings` among them put into one."""
+    names = {field.name for field in fields(CropSettings)} & settings.keys()
+    crops = CropSettings(**{name: settings[name] for name in names})
+    others = {name: value for name, value in settings.items() if name not in names}
+    return {**others, "crops": crops}
+
+
+def data_of(train: Source | None = None, **settings: Any) -> SRDataModule:
+    """Four crops of 16 pixels in a batch, degraded by noise, at scale 2."""
+    defaults = {
+        "scale": 2,
+        "batch_size": 4,
+        "crop_size": 16,
+        "workers": 0,
+        "degradation": noisy(),
+    }
+    return SRDataModule(train=train, **with_crops(defaults | settings))
+
+
+def opened(train: Source, **settings: Any) -> SRDataModule:
+    """The same, after `setup("fit")`."""
+    data = data_of(train, **settings)
+    data.setup("fit")
+    return data
+
+
+# ----------------------------------------------------------------------------- what Lightning does
 
 
 def on_device(data: SRDataModule, batch: dict[str, Any], index: int = 0) -> Batch:
@@ -90,7 +129,8 @@ class Stage:
         self.training = part == "train"
         self.testing = part == "test"
         self.predicting = part == "predict"
-        self.global_rank, self.world_size = rank, world
+        self.global_rank = rank
+        self.world_size = world
         self.lightning_module = None
 
 
@@ -109,3 +149,17 @@ def trainer(root: Any, **settings: Any) -> Trainer:
     """Return the silent trainer of callbacks' tests, with Lightning's own sanity check and end."""
     own = {"num_sanity_val_steps": 2, "max_epochs": None}
     return tiny.trainer(root, *settings.pop("callbacks", []), **own | settings)
+
+
+def by_name(batches: Any, name: str) -> dict[tuple[str, int], torch.Tensor]:
+    """Each image of `name` by its key and seed."""
+    images = {}
+    for batch in batches:
+        for key, seed, image in zip(batch["key"], batch["seed"].tolist(), batch[name], strict=True):
+            images[key, seed] = image
+    return images
+
+
+def keys_of(batches: Any) -> list[str]:
+    """The keys of all batches, in order."""
+    return [key for batch in batches for key in batch["key"]]

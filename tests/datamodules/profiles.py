@@ -24,7 +24,9 @@ def _fixed(values):
 
 def _profile(space, connection, kind, tags):
     """The file format of ICC.1:2001: a header, a table of tags, the tags."""
-    body, table, start = b"", struct.pack(">I", len(tags)), 128 + 4 + 12 * len(tags)
+    body = b""
+    table = struct.pack(">I", len(tags))
+    start = 128 + 4 + 12 * len(tags)
     for name, content in tags.items():
         content += bytes(-len(content) % 4)
         table += name + struct.pack(">II", start + len(body), len(content))

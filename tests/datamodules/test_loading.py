@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from torch.utils.data import DataLoader
 from torch.utils.data._utils import worker
@@ -21,15 +22,7 @@ from torch.utils.data._utils import worker
 from datamodules.loading import Loader, expect_workers, start_worker
 from tests.conftest import REPO
 
-PROGRAM = """
-from datamodules.base import SRDataModule
-from datamodules.sources.photos import Photos
-data = SRDataModule(2, val={"a": Photos(["camera", "moon", "coins"])}, workers=1)
-data.setup("validate")
-held = iter(data.val_dataloader()[0])
-next(held)
-raise ValueError("an error")
-"""
+FORK = multiprocessing.get_context("fork")
 
 
 class Large:
@@ -42,10 +35,13 @@ class Large:
         return np.zeros(1 << 20)
 
 
-def orphaned(pid: Any) -> None:
-    """Own a worker, and be killed."""
+def own_a_worker_and_be_killed(pid: Any) -> None:
     loader = DataLoader(
-        Large(), None, num_workers=1, collate_fn=np.asarray, worker_init_fn=start_worker
+        Large(),
+        batch_size=None,
+        num_workers=1,
+        collate_fn=np.asarray,
+        worker_init_fn=start_worker,
     )
     held = iter(loader)
     (child,) = multiprocessing.active_children()
@@ -55,54 +51,56 @@ def orphaned(pid: Any) -> None:
     del held
 
 
-def test_a_worker_ends_although_its_owner_reads_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_ends_although_its_owner_reads_no_more(monkeypatch):
     monkeypatch.setattr(worker, "MP_STATUS_CHECK_INTERVAL", 0.2)  # seconds; else 5
-    fork = multiprocessing.get_context("fork")
-    pid = fork.Value("i")
-    owner = fork.Process(target=orphaned, args=(pid,))
+    pid = FORK.Value("i")
+    owner = FORK.Process(target=own_a_worker_and_be_killed, args=(pid,))
     owner.start()
     owner.join()
     until = time.monotonic() + 30
-    while alive(pid.value) and time.monotonic() < until:
+    while psutil.pid_exists(pid.value) and time.monotonic() < until:
         time.sleep(0.1)
-    assert not alive(pid.value)
+    assert not psutil.pid_exists(pid.value)
 
 
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
+PROGRAM = """
+from datamodules.base import SRDataModule
+from datamodules.sources.photos import Photos
+data = SRDataModule(2, val={"a": Photos(["camera", "moon", "coins"])}, workers=1)
+data.setup("validate")
+held = iter(data.val_dataloader()[0])
+next(held)
+raise ValueError("an error")
+"""
 
 
 @pytest.mark.slow
-def test_a_command_ends_although_a_worker_lives() -> None:
+def test_a_command_ends_although_a_worker_lives():
     """Its iterator is still referenced, as by the traceback of an error during evaluation."""
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], cwd=REPO, timeout=120, capture_output=True, text=True
-    )
-    assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-1] == "ValueError: an error"
+    command = [sys.executable, "-c", PROGRAM]
+    ended = subprocess.run(command, cwd=REPO, timeout=120, capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert ended.stderr.strip().splitlines()[-1] == "ValueError: an error"
 
 
 class Decoder:
     """In a cycle, as a video's stream and container are: freed by the garbage collector alone."""
 
     def __init__(self, freed: Path) -> None:
-        self.freed, self.itself = freed, self
+        self.freed = freed
+        self.itself = self
 
     def __del__(self) -> None:
         self.freed.touch()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that fork")
-def test_a_worker_does_not_free_what_it_inherits(tmp_path: Path) -> None:
+def test_a_worker_does_not_free_what_it_inherits(tmp_path):
     expect_workers()
     gc.disable()
     try:
         Decoder(tmp_path / "freed")
-        process = multiprocessing.get_context("fork").Process(target=gc.collect)
+        process = FORK.Process(target=gc.collect)
         process.start()
         process.join()
         assert process.exitcode == 0
@@ -113,16 +111,15 @@ def test_a_worker_does_not_free_what_it_inherits(tmp_path: Path) -> None:
     assert (tmp_path / "freed").exists()
 
 
-class Broken:
-    def __len__(self) -> int:
-        return 8
+class Broken(Large):
+    """Items that cannot be read."""
 
     def __getitem__(self, index: int) -> np.ndarray:
         raise ValueError("unreadable")
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_error_of_reading_outside_the_main_thread(workers: int) -> None:
+def test_an_error_of_reading_outside_the_main_thread_ends_the_workers(workers):
     loader = Loader(Broken(), num_workers=workers)  # type: ignore[arg-type]
     with ThreadPoolExecutor(1) as pool:
         read = pool.submit(list, loader)

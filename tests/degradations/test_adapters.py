@@ -10,7 +10,7 @@ import torch
 from degradations.base import Canvas
 from degradations.draws import Draws, to_device
 from degradations.stages.adapters import Albumentations, KorniaAugmentation
-from tests.make_images import uniform
+from tests.make import uniform
 
 AUGMENTATIONS = {
     "RandomMotionBlur": {"kernel_size": (3, 9), "angle": 90.0, "direction": 1.0},

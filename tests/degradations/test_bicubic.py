@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from degradations.bicubic import Bicubic, resize
-from tests.make_images import as_tensor, photograph, read, uniform
+from tests.make import as_tensor, photograph, read, uniform
 
 SEED = torch.zeros(1, dtype=torch.int64)
 # R, G, B to Y of BT.601 in studio range, for values in [0, 1]: MATLAB's rgb2ycbcr.

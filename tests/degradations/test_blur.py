@@ -23,7 +23,7 @@ from degradations.stages.blur import (
     prepare_kernels,
 )
 from degradations.stages.sharpen import USM
-from tests.make_images import as_tensor, photograph
+from tests.make import as_tensor, photograph
 
 
 class Corner(KernelStage):

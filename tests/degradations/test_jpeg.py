@@ -15,7 +15,7 @@ from degradations.draws import Draws, to_device
 from degradations.images import to_bytes
 from degradations.stages import jpeg
 from degradations.stages.jpeg import JPEG, SUBSAMPLINGS, encode_decode
-from tests.make_images import as_tensor, photograph
+from tests.make import as_tensor, photograph
 
 SIZES = [(64, 64), (37, 53), (53, 37), (1, 1), (1, 5), (8, 2), (3, 3), (17, 4), (16, 5), (2, 64)]
 PHOTOGRAPHS = [photograph(*size, name="coffee") for size in SIZES]

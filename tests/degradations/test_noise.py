@@ -19,7 +19,7 @@ from degradations.stages.noise import (
     seeded_integers_like,
     seeded_randn_like,
 )
-from tests.make_images import uniform
+from tests.make import uniform
 
 SEEDS = torch.from_numpy(Draws(np.arange(16)).seeds())
 

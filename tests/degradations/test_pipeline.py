@@ -17,7 +17,7 @@ from degradations.pipeline import Pipeline
 from degradations.stages.noise import GaussianNoise, hashed_fields, seeded_randn_like
 from degradations.stages.resize import Resize
 from tests.contracts.discovery import concrete_subclasses
-from tests.make_images import uniform
+from tests.make import uniform
 
 HR = uniform(3, 3, 24, 20)
 SEEDS = torch.arange(3) + 11

@@ -24,7 +24,7 @@ from degradations.stages.resize import MODES
 from degradations.tools.configure import degradation_of
 from tests.contracts.degradation_contract import padded
 from tests.launches import count_launches, count_operators
-from tests.make_images import as_tensor, make_images, photograph, uniform
+from tests.make import as_tensor, make_images, photograph, uniform
 
 CPU = torch.device("cpu")
 SIDE = 512

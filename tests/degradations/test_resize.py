@@ -12,7 +12,7 @@ from degradations.base import Canvas
 from degradations.bicubic import resize
 from degradations.draws import Draws, split_params, to_device
 from degradations.stages.resize import MODES, Resize, resample, resample_canvas, shrink_canvas
-from tests.make_images import uniform
+from tests.make import uniform
 
 SIZES = [(37, 53), (11, 13), (1, 1), (1, 80), (80, 1), (36, 54), (50, 20), (148, 212)]
 

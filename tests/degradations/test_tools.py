@@ -20,7 +20,7 @@ from degradations.stages.noise import GaussianNoise
 from degradations.tools import preview
 from degradations.tools.configure import degradation_of
 from tests.conftest import REPO
-from tests.make_images import photograph, uniform
+from tests.make import photograph, uniform
 
 SHIPPED = sorted((REPO / "configs/degradation").glob("*.yaml"))
 REFUSALS = yaml.safe_load((Path(__file__).parent / "refusals.yaml").read_text())

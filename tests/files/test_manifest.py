@@ -76,7 +76,7 @@ def put(folder: Path, name: str = "net", content: bytes | None = None) -> Path:
 # -------------------------------------------------------------------------------------- the lookup
 
 
-def test_places_in_their_order(places: dict[str, Path]) -> None:
+def test_files_are_searched_in_the_order_of_places(places):
     with pytest.raises(FileNotFoundError, match=r"no route to host.*example\.invalid/net\.pth"):
         locate("net")
     blob = places["hf"] / hashlib.sha256(CONTENT["net"]).hexdigest()
@@ -89,7 +89,7 @@ def test_places_in_their_order(places: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize("place", ["own", "torch"])
-def test_another_content_is_an_error_with_both_hashes(places: dict[str, Path], place: str) -> None:
+def test_another_content_is_an_error_with_both_hashes(places, place):
     path = put(places[place], content=b"something else")
     with pytest.raises(WrongWeightsError) as raised:
         locate("net")
@@ -102,7 +102,7 @@ def test_another_content_is_an_error_with_both_hashes(places: dict[str, Path], p
         assert part in str(raised.value)
 
 
-def test_a_file_of_unknown_hash_is_taken_as_it_is(places: dict[str, Path]) -> None:
+def test_a_file_of_unknown_hash_is_taken_as_it_is(places):
     path = places["own"] / "unknown.pth"
     path.write_bytes(b"anything")
     assert locate("unknown") == path
@@ -111,9 +111,7 @@ def test_a_file_of_unknown_hash_is_taken_as_it_is(places: dict[str, Path]) -> No
 # --------------------------------------------------------------------------------------- fetching
 
 
-def test_what_is_nowhere_is_fetched_once(
-    places: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_nowhere_is_fetched_once(places, monkeypatch):
     asked = online(monkeypatch)
     path = places["torch"] / "net-1.pth"
     assert locate("net") == path
@@ -123,9 +121,7 @@ def test_what_is_nowhere_is_fetched_once(
     assert asked == ["https://example.invalid/net.pth"]
 
 
-def test_a_source_out_of_reach_is_asked_once(
-    places: dict[str, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_source_out_of_reach_is_asked_once(places, monkeypatch):
     """Otherwise each metric that needs the file would wait in turn."""
     asked = []
 
@@ -142,7 +138,7 @@ def test_a_source_out_of_reach_is_asked_once(
     assert locate("net") == path
 
 
-def test_a_fetched_file_of_another_content_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fetched_file_of_another_content_is_not_used(monkeypatch):
     online(monkeypatch, b"an error page")
     with pytest.raises(WrongWeightsError, match="SHA-256"):
         locate("net")
@@ -151,11 +147,11 @@ def test_a_fetched_file_of_another_content_is_not_used(monkeypatch: pytest.Monke
 # ------------------------------------------------------------------------------------ the command
 
 
-def test_fetching(
-    places: dict[str, Path],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_the_command_fetches_a_file(
+    places,
+    monkeypatch,
+    capsys,
+):
     assert main(["--fetch", "net"]) == 1  # no network
     assert "no route to host" in capsys.readouterr().out
     manifest._fetch.cache_clear()

@@ -41,15 +41,14 @@ def found_in(path: Path) -> Iterator[tuple[str, str, int]]:
                     yield name, alias.name, node.lineno
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
             continue
-        function, of = node.func.attr, node.func.value
+        function = node.func.attr
+        of = node.func.value
         module = of.id if isinstance(of, ast.Name) else ""
         # `str.replace` takes two arguments, `Path.replace` one.
         moves = function == "replace" and len(node.args) == 1 and not node.keywords
-        by_module = (module == "os" and function in OF_OS) or (module, function) == (
-            "shutil",
-            "move",
-        )
-        if function in DELETES or moves or by_module:
+        of_os = module == "os" and function in OF_OS
+        of_shutil = module == "shutil" and function == "move"
+        if function in DELETES or moves or of_os or of_shutil:
             yield name, function, node.lineno
 
 
@@ -61,7 +60,7 @@ def all_code() -> list[Path]:
     return [path for path in files if path != REPO / "files" / "owned.py"]
 
 
-def test_no_other_module_deletes_or_replaces_anything() -> None:
+def test_no_other_module_deletes_or_replaces_anything():
     found = [call for path in all_code() for call in found_in(path)]
     others = [f"{name}:{line}: {what}" for name, what, line in found]
     assert not others, "to go through files/owned.py: " + ", ".join(others)
@@ -76,7 +75,7 @@ def half(path: Path) -> None:
         raise OSError("full")
 
 
-def test_a_file_is_whole_or_as_before(tmp_path: Path) -> None:
+def test_a_file_is_whole_or_as_before(tmp_path):
     path = tmp_path / "new/a.txt"
     write_whole(path, "é")
     assert path.read_bytes() == "é".encode()
@@ -86,7 +85,7 @@ def test_a_file_is_whole_or_as_before(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_folder_in_the_place_of_a_file_stays(tmp_path: Path) -> None:
+def test_a_folder_in_the_place_of_a_file_stays(tmp_path):
     (tmp_path / "a").mkdir()
     with pytest.raises(IsADirectoryError):
         write_whole(tmp_path / "a", "x")
@@ -95,7 +94,7 @@ def test_a_folder_in_the_place_of_a_file_stays(tmp_path: Path) -> None:
     assert (tmp_path / "a").is_dir()
 
 
-def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     with whole_folder(tmp_path / "a") as beside:
         (beside / "1").write_text("x")
         assert not (tmp_path / "a").exists()
@@ -122,7 +121,7 @@ def in_a_process(path: Path) -> tuple[Any, Connection[Any, Any]]:
     return process, mine
 
 
-def test_what_a_kill_left_is_overwritten(tmp_path: Path) -> None:
+def test_what_a_kill_left_is_overwritten(tmp_path):
     process, _ = in_a_process(tmp_path / "a")
     process.kill()
     process.join()
@@ -132,7 +131,7 @@ def test_what_a_kill_left_is_overwritten(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [tmp_path / "a"]
 
 
-def test_a_process_that_writes_the_same_file_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_process_that_writes_the_same_file_is_not_waited_for(tmp_path):
     process, end = in_a_process(tmp_path / "a")
     write_whole(tmp_path / "a", "x")
     assert (tmp_path / "a").read_text() == "x"
@@ -143,9 +142,7 @@ def test_a_process_that_writes_the_same_file_is_not_waited_for(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == [tmp_path / "a"]
 
 
-def test_two_writers_on_a_disk_without_locks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_first_of_two_writers_holds_on_a_disk_without_locks(tmp_path, monkeypatch):
     def no_locks(descriptor: int, operation: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
@@ -156,20 +153,20 @@ def test_two_writers_on_a_disk_without_locks(
     assert (tmp_path / "a").read_bytes() == b"the first"
 
 
-def test_a_hidden_file_that_cannot_be_opened(tmp_path: Path) -> None:
+def test_a_hidden_file_that_cannot_be_opened_is_passed_by(tmp_path):
     hidden(tmp_path / "a").symlink_to("nowhere")  # as another user's: root may open that
     write_whole(tmp_path / "a", "x")
     assert (tmp_path / "a").read_text() == "x"
 
 
-def test_a_link_is_deleted_and_not_followed(tmp_path: Path) -> None:
+def test_a_link_is_deleted_and_not_followed(tmp_path):
     (tmp_path / "mine").write_text("mine")
     (tmp_path / "link").symlink_to("mine")
     remove_file(tmp_path / "link")
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
-def test_what_is_moved_aside_replaces_nothing(tmp_path: Path) -> None:
+def test_what_is_moved_aside_replaces_nothing(tmp_path):
     names = []
     for _ in range(3):
         (tmp_path / "a").mkdir()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from jsonargparse import ArgumentError, ArgumentParser
 from lightning.pytorch.cli import LightningCLI
@@ -53,7 +51,7 @@ def parser() -> ArgumentParser:
         ("share", "{a: 1}", {"a": 1.0}),
     ],
 )
-def test_fits(parser: ArgumentParser, key: str, text: str, value: Any) -> None:
+def test_a_number_in_the_range_is_a_plain_number(parser, key, text, value):
     got = parser.parse_args([f"--a.{key}={text}"]).a[key]
     assert got == value
     assert type(got) is type(value)
@@ -69,14 +67,15 @@ def test_fits(parser: ArgumentParser, key: str, text: str, value: Any) -> None:
         *(("share", text) for text in ("{a: 1.1}", "{a: -0.1}", "{a: nan}")),
     ],
 )
-def test_is_refused(parser: ArgumentParser, key: str, text: str) -> None:
+def test_a_number_out_of_the_range_is_refused(parser, key, text):
     with pytest.raises(ArgumentError, match=rf"(?s){key}.*xpected an? (integer|finite|number)"):
         parser.parse_args([f"--a.{key}={text}"])
 
 
-def test_a_plain_lightning_cli_takes_our_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plain_lightning_cli_takes_our_classes(monkeypatch):
     monkeypatch.setattr("sys.argv", ["own.py"])
     model = ("--model.scale=2", "--model.network=lightning_modules.EDSR")
     data = ("--data.scale=2", "--data.crop_size=16", "--trainer.logger=false")
     cli = LightningCLI(Regression, SRDataModule, args=[*model, *data], run=False)
-    assert (cli.model.scale, cli.datamodule.crop_size) == (2.0, 16)
+    assert cli.model.scale == 2.0
+    assert cli.datamodule.crop_size == 16

@@ -27,7 +27,7 @@ from callbacks.metrics.fid import (
 )
 from tests.callbacks.random_inception import inception, inception_file, small_inception
 from tests.callbacks.tiny import Images, Tiny, loader, trainer
-from tests.make_images import keys, smooth, uniform
+from tests.make import keys, smooth, uniform
 
 __all__ = ["inception", "inception_file", "small_inception"]
 pytestmark = pytest.mark.filterwarnings("ignore:Matrix is singular")  # as tested here

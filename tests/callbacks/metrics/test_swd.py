@@ -13,7 +13,7 @@ from torch.nn import functional
 from callbacks.metrics.pixels import to_pixels
 from callbacks.metrics.swd import SWD, blur, wasserstein
 from degradations.bicubic import resize
-from tests.make_images import as_tensor, keys, noisy, photograph, read
+from tests.make import as_tensor, keys, noisy, photograph, read
 
 
 @settings(deadline=None, max_examples=50)

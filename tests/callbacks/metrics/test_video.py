@@ -15,7 +15,7 @@ from callbacks.metrics.fid import frechet_distance, polynomial_mmd
 from callbacks.metrics.swd import SWD
 from callbacks.metrics.video import FVD, KVD, Flicker, FrameSWD
 from tests.callbacks.tiny import Images, Tiny, trainer
-from tests.make_images import keys, noisy, smooth, uniform
+from tests.make import keys, noisy, smooth, uniform
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
 

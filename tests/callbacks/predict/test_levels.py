@@ -1,8 +1,7 @@
-"""Images that are written strip by strip: the same pixels, little memory, and what is too large."""
+"""Large images: written strip by strip with little memory, and shown reduced."""
 
 from __future__ import annotations
 
-import errno
 import shutil
 import time
 import weakref
@@ -19,16 +18,17 @@ from PIL import Image
 from torch import Tensor, nn
 
 from benchmarks.memory import peak_mib
-from callbacks.predict.files import Extras, write_image
+from callbacks.predict import screen
+from callbacks.predict.files import write_image
 from callbacks.predict.writer import Writer
 from datamodules import SRDataModule
 from files.images import arrays
 from files.images.decode import read_image
-from files.owned import MovedError, free_place, hold_place
 from lightning_modules import Regression
 from lightning_modules.sampling.tiling import Tiling
 from tests.callbacks.predict.test_predictions import stored
 from tests.callbacks.tiny import trainer
+from tests.datamodules.profiles import rgb_profile
 
 
 class Nearest(nn.Module):
@@ -42,16 +42,14 @@ class Nearest(nn.Module):
         return lr.repeat_interleave(self.scale, 2).repeat_interleave(self.scale, 3)
 
 
-def predict(
-    folder: Path, tile: int, scale: float = 4, **settings: Any
-) -> tuple[Writer, dict[str, Any]]:
-    """Enlarge the images of a folder; return the writer, and the first line."""
+def predict(folder: Path, tile: int, scale: float = 4, **settings: Any) -> Writer:
+    """Enlarge the images of a folder, in tiles of a side."""
     writer = Writer(str(folder / str(tile)), **settings)
     model = Regression(4, network=Nearest)
     model.set_tiling(Tiling(size=tile))
     data = SRDataModule(scale, predict=str(folder / "in"), workers=0)
     trainer(folder, writer).predict(model, data, return_predictions=False)
-    return writer, stored(folder / str(tile))[0]
+    return writer
 
 
 def photograph(side: int, channels: int = 3, dtype: str = "uint8") -> Any:
@@ -76,9 +74,9 @@ KINDS: list[tuple[str, str, int, dict[str, Any], float]] = [
 
 
 @pytest.mark.parametrize(("format", "dtype", "channels", "settings", "scale"), KINDS)
-def test_pixels_are_those_of_the_whole_image(
-    tmp_path: Path, format: Any, dtype: str, channels: int, settings: Any, scale: float
-) -> None:
+def test_pixels_of_tiles_are_those_of_the_whole_image(
+    tmp_path, format, dtype, channels, settings, scale
+):
     """But for bicubic's last bit, where a value lies between two levels."""
     pixels = photograph(60, channels, dtype)
     (tmp_path / "in").mkdir()
@@ -87,19 +85,21 @@ def test_pixels_are_those_of_the_whole_image(
     else:
         order = [[0], [0, 1], [2, 1, 0], [2, 1, 0, 3]][channels - 1]
         cv2.imwrite(str(tmp_path / "in/a.png"), pixels[..., order])
-    found = []
+
     for tile in (64, 24):
-        _, line = predict(tmp_path, tile, scale, format=format, **settings)
-        image = read_image(tmp_path / str(tile) / line["output"])
-        found.append(image.array().astype(int))
+        predict(tmp_path, tile, scale, format=format, **settings)
+
+    whole = read_image(tmp_path / f"64/a.{format}").array().astype(int)
+    tiled = read_image(tmp_path / f"24/a.{format}").array().astype(int)
+    (line,) = stored(tmp_path / "24")
     assert line["tiles"] > 4
-    difference = np.abs(found[1] - found[0])
+    difference = np.abs(tiled - whole)
     by_bicubic = channels == 4 or settings.get("strength") or scale != 4
     assert difference.max() <= (1 if by_bicubic else 0)
     assert difference.mean() < 0.01
 
 
-def test_memory_holds_no_output(tmp_path: Path) -> None:
+def test_memory_holds_no_output(tmp_path):
     """Of 27 megapixels, which take 80 MB in 8 bits, and 325 as floats."""
     (tmp_path / "in").mkdir()
     Image.fromarray(photograph(1300)).save(tmp_path / "in/a.png")
@@ -114,9 +114,7 @@ def test_memory_holds_no_output(tmp_path: Path) -> None:
 Usage = namedtuple("Usage", ["free"])
 
 
-def test_a_large_image_waits_for_the_room_of_another_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_large_image_waits_for_the_room_of_another_one(tmp_path, monkeypatch):
     """On a disk with room for the levels and the file of one image: 2 x 168 kB."""
     (tmp_path / "in").mkdir()
     for name in ("a", "b", "c"):
@@ -141,50 +139,14 @@ def test_a_large_image_waits_for_the_room_of_another_one(
     monkeypatch.setattr(shutil, "disk_usage", usage)
     monkeypatch.setattr("callbacks.predict.writer.write_image", write_slowly)
 
-    writer, _ = predict(tmp_path, 128)
+    writer = predict(tmp_path, 128)
 
-    assert (writer.written, writer.failed) == (3, 0)
-
-
-def test_a_disk_that_cannot_map_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: Any, **__: Any) -> None:
-        raise OSError(errno.ENODEV, "No such device")
-
-    monkeypatch.setattr(arrays, "LARGE", 1000)
-    monkeypatch.setattr(np, "memmap", refuse)
-    pixels = arrays.empty((40, 30, 3), "uint8", tmp_path)
-    pixels[:] = 7
-    assert pixels.sum() == 7 * 3600
-
-
-def test_no_array_goes_to_a_folder_that_was_moved(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(arrays, "LARGE", 1000)
-    folder = tmp_path / "out"
-    folder.mkdir()
-    hold_place(folder)
-    folder.rename(tmp_path / "moved")
-    with pytest.raises(MovedError):
-        arrays.empty((40, 30, 3), "uint8", folder)
-    free_place(folder)
-    assert not folder.exists()
-
-
-def test_a_part_of_a_large_array_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(arrays, "LARGE", 1000)
-    pixels = arrays.empty((40, 30, 3), "uint8", tmp_path)
-    pixels[:] = photograph(40)[:, :30]
-    write_image(tmp_path / "part.png", pixels[10:30], Extras(), "png", 0)
-    assert (read_image(tmp_path / "part.png").rgb == pixels[10:30]).all()
+    assert writer.written == 3
+    assert writer.failed == 0
 
 
 @pytest.mark.parametrize("lacks", ["disk", "room for the file", "memory"])
-def test_what_is_too_large_ends_before_it_starts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacks: str
-) -> None:
+def test_what_is_too_large_ends_before_it_starts(tmp_path, monkeypatch, lacks):
     (tmp_path / "in").mkdir()
     Image.fromarray(photograph(60)).save(tmp_path / "in/a.png")
     monkeypatch.setattr(Nearest, "forward", lambda self, lr: pytest.fail("it has started"))
@@ -200,3 +162,35 @@ def test_what_is_too_large_ends_before_it_starts(
     (line,) = stored(tmp_path / "64")
     assert line["error"].startswith("an output of 204 x 240 pixels needs 0.0 GB")
     assert line["error"].endswith("0.0 are free")
+
+
+# ----------------------------------------------------------------------- What pages show of images
+
+
+DRAWS = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("type", [np.uint8, np.uint16])
+def test_a_reduction_is_the_mean_of_squares_however_rows_come(type, monkeypatch):
+    monkeypatch.setattr(screen, "SIDE", 20)
+    pixels = DRAWS.integers(0, 256, (31, 47, 3)).astype(type)
+    reduction = screen.Reduction()
+
+    for start, stop in ((0, 1), (1, 12), (12, 31)):
+        reduction.add(pixels[start:stop], (31, 47))
+
+    squares = pixels[:30, :45].reshape(10, 3, 15, 3, 3)
+    assert reduction.height == 31
+    assert np.array_equal(reduction.pixels(), squares.mean((1, 3)).round())
+
+
+def test_a_large_image_is_shown_reduced_with_its_profile(tmp_path, monkeypatch):
+    monkeypatch.setattr(screen, "SIDE", 20)
+    source = tmp_path / "photograph.png"
+    rgb = DRAWS.integers(0, 256, (30, 60, 3), dtype=np.uint8)
+    Image.fromarray(rgb).save(source, icc_profile=rgb_profile())
+
+    shown = screen.reduced(read_image(source))
+
+    assert shown.size == (20, 10)
+    assert shown.info["icc_profile"] == rgb_profile()

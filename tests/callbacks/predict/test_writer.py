@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import os
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -122,9 +121,7 @@ def images_in(folder: Path) -> list[str]:
     ("mode", "bit_depth", "written"),
     [("RGB", 8, "RGB"), ("L", 8, "L"), ("1", 8, "L"), ("I;16", 16, "I;16")],
 )
-def test_pixels_and_profile(
-    tmp_path: Path, format: str, mode: str, bit_depth: int, written: str
-) -> None:
+def test_pixels_and_profile_are_written(tmp_path, format, mode, bit_depth, written):
     sample = batch_of(mode=mode, bit_depth=bit_depth, icc=RGB_PROFILE if mode == "RGB" else None)
     image = Image.open(one(tmp_path, sample, format))
     assert image.mode == written
@@ -134,12 +131,13 @@ def test_pixels_and_profile(
         assert image.info["icc_profile"] == RGB_PROFILE
 
 
-def test_formats_by_another_name() -> None:
-    assert [Writer(format=name).format for name in ("jpeg", "tif")] == ["jpg", "tiff"]
+def test_formats_by_another_name():
+    assert Writer(format="jpeg").format == "jpg"
+    assert Writer(format="tif").format == "tiff"
 
 
 @pytest.mark.parametrize(("format", "kind"), [("jpg", "JPEG"), ("webp", "WEBP")])
-def test_lossy_formats(tmp_path: Path, format: str, kind: str) -> None:
+def test_lossy_formats_are_near(tmp_path, format, kind):
     smooth = torch.linspace(0, 1, 64).expand(1, 3, 32, 64)
     sample = batch_of(icc=RGB_PROFILE) | {"lr": smooth}
     image = Image.open(one(tmp_path, sample, format))
@@ -149,17 +147,14 @@ def test_lossy_formats(tmp_path: Path, format: str, kind: str) -> None:
     assert np.abs(difference).max() <= 6
 
 
-def test_quality(tmp_path: Path) -> None:
+def test_quality_is_that_of_the_format(tmp_path):
     sample = batch_of()
-    sizes = []
-    for quality in (20, 100):
-        writer = Writer(format="jpg", quality=quality)
-        predict(tmp_path, writer, Data({"a": sample}))
-        sizes.append((tmp_path / "predict/a.jpg").stat().st_size)
-    assert sizes[0] < sizes[1]
+    low = one(tmp_path / "20", sample, "jpg", quality=20)
+    high = one(tmp_path / "100", sample, "jpg", quality=100)
+    assert low.stat().st_size < high.stat().st_size
 
 
-def test_16_bit_rgb_png_with_profile(tmp_path: Path) -> None:
+def test_16_bit_rgb_png_with_profile(tmp_path):
     sample = batch_of(bit_depth=16, icc=RGB_PROFILE)
     path = one(tmp_path, sample)
     pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)[..., ::-1]
@@ -169,7 +164,7 @@ def test_16_bit_rgb_png_with_profile(tmp_path: Path) -> None:
     assert image.info["icc_profile"] == RGB_PROFILE
 
 
-def test_16_bit_rgb_tiff_with_profile(tmp_path: Path) -> None:
+def test_16_bit_rgb_tiff_with_profile(tmp_path):
     sample = batch_of(bit_depth=16, icc=RGB_PROFILE)
     with tifffile.TiffFile(one(tmp_path, sample, "tiff")) as file:
         assert np.array_equal(file.asarray(), doubled(sample))
@@ -189,9 +184,7 @@ def test_16_bit_rgb_tiff_with_profile(tmp_path: Path) -> None:
         ("webp", "L", 8, "RGB "),
     ],
 )
-def test_a_profile_of_grey_fits_the_file(
-    tmp_path: Path, given: bytes, format: str, mode: str, bit_depth: int, space: str
-) -> None:
+def test_a_profile_of_grey_fits_the_file(tmp_path, given, format, mode, bit_depth, space):
     """Levels look as in the input, whose gamma is 1.8, whether or not the file is grey."""
     alpha = np.full((6, 5), 9, f"uint{bit_depth}") if mode == "LA" else None
     sample = batch_of(mode=mode, icc=given, bit_depth=bit_depth, alpha=alpha)
@@ -209,7 +202,7 @@ def test_a_profile_of_grey_fits_the_file(
 
 
 @pytest.mark.parametrize("bit_depth", [8, 16])
-def test_hdr_is_kept_by_png(tmp_path: Path, bit_depth: int) -> None:
+def test_hdr_is_kept_by_png(tmp_path, bit_depth):
     path = one(tmp_path, batch_of(cicp=bytes([9, 16, 0, 1]), bit_depth=bit_depth))
     with path.open("rb") as file:
         assert code_points_of(file) == bytes([9, 16, 0, 1])
@@ -225,7 +218,7 @@ def expected_alpha(alpha: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 @pytest.mark.parametrize("format", ["png", "tiff", "webp"])
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_8_bit_alpha(tmp_path: Path, format: str, mode: str) -> None:
+def test_8_bit_alpha_is_enlarged(tmp_path, format, mode):
     alpha = np.random.default_rng(0).integers(0, 256, (6, 5), dtype=np.uint8)
     image = Image.open(one(tmp_path, batch_of(alpha=alpha, mode=mode), format))
     assert image.mode == ("RGBA" if format == "webp" else mode)
@@ -233,7 +226,7 @@ def test_8_bit_alpha(tmp_path: Path, format: str, mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_16_bit_alpha(tmp_path: Path, mode: str) -> None:
+def test_16_bit_alpha_is_enlarged(tmp_path, mode):
     alpha = np.random.default_rng(0).integers(0, 65536, (6, 5), dtype=np.uint16)
     sample = batch_of(alpha=alpha, mode=mode, bit_depth=16)
     pixels = cv2.imread(str(one(tmp_path, sample)), cv2.IMREAD_UNCHANGED)
@@ -253,7 +246,7 @@ def some_exif(comment: bytes = b"x") -> bytes:
     ("format", "bit_depth"),
     [("png", 8), ("png", 16), ("jpg", 8), ("webp", 8), ("tiff", 8), ("tiff", 16)],
 )
-def test_exif_is_kept_and_says_the_size(tmp_path: Path, format: str, bit_depth: int) -> None:
+def test_exif_is_kept_and_says_the_size(tmp_path, format, bit_depth):
     sample = batch_of(exif=some_exif(), bit_depth=bit_depth)
     path = one(tmp_path, sample, format)
     if format == "tiff":  # which is rewritten for it
@@ -269,7 +262,7 @@ def test_exif_is_kept_and_says_the_size(tmp_path: Path, format: str, bit_depth: 
     assert tags.get_ifd(IFD.GPSInfo)[GPS.GPSLatitude] == (1.0, 2.0, 3.0)
 
 
-def test_exif_without_the_place_and_none(tmp_path: Path) -> None:
+def test_exif_can_be_dropped_or_its_place(tmp_path):
     sample = batch_of(exif=some_exif())
     tags = Image.open(one(tmp_path, sample, exif="no_place")).getexif()
     assert tags[Base.Make] == "Maker"
@@ -280,58 +273,48 @@ def test_exif_without_the_place_and_none(tmp_path: Path) -> None:
 
 HDR = bytes([9, 16, 0, 1])
 CLEAR = np.zeros((6, 5), np.uint8)
-NO_GREY = grey_profile().replace(b"XYZ ", b"Lab ", 1)
 
 
 @pytest.mark.parametrize(
     ("meta", "settings", "said"),
     [
         ({"alpha": CLEAR}, {"format": "jpg"}, "that lost their transparency, which jpg"),
-        ({"bit_depth": 16}, {"format": "jpg"}, "that lost their 16 bit, which jpg cannot hold: 1"),
         ({"exif": some_exif(bytes(70_000))}, {"format": "jpg"}, "that lost their EXIF"),
-        ({"mode": "L", "icc": NO_GREY}, {"format": "webp"}, "that lost their colour profile"),
         ({"cicp": HDR}, {"format": "webp"}, "that lost their colours (cICP code points"),
-        (
-            {"cicp": HDR},
-            {"profile": "convert"},
-            "which are not converted, since sRGB cannot show them: 1",
-        ),
         ({"lost": ("gain map",)}, {}, "that are read without their gain map: 1"),
     ],
 )
-def test_what_is_not_kept_is_counted(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, meta: Any, settings: Any, said: str
-) -> None:
+def test_what_is_not_kept_is_counted(tmp_path, caplog, meta, settings, said):
     one(tmp_path, batch_of(**meta), **settings)
-    assert f"images {said}" in caplog.text or f"HDR images, {said}" in caplog.text
+    assert f"images {said}" in caplog.text
 
 
-def test_what_is_transparent_becomes_white_where_a_format_has_no_alpha(tmp_path: Path) -> None:
+def test_what_is_transparent_becomes_white_where_a_format_has_no_alpha(tmp_path):
     image = Image.open(one(tmp_path, batch_of(alpha=CLEAR), "jpg"))
     assert image.getextrema() == ((255, 255),) * 3
     colours = np.random.default_rng(0).integers(0, 256, (12, 10, 4), dtype=np.uint8)
-    colours[:6, :, 3], colours[6:, :, 3] = 0, 255
+    colours[:6, :, 3] = 0
+    colours[6:, :, 3] = 255
     found = image_file.fitted_pixels(colours, "jpg")
     assert (found[:6] == 255).all()
     assert (found[6:] == colours[6:, :, :3]).all()
 
 
-def test_a_side_that_a_format_cannot_have(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_side_that_a_format_cannot_have_is_an_error_of_the_image(tmp_path, caplog):
     long = batch_of() | {"lr": torch.zeros(1, 3, 1, 8192)}
     data = Data({"a": long, "b": batch_of()})
     writer = Writer(format="webp")
     predict(tmp_path, writer, data)
-    assert (writer.written, writer.failed) == (1, 1)
-    reason = (
-        "16384 pixels are more than the 16383 that a side of webp can have: set writer.format png"
-    )
+    assert writer.written == 1
+    assert writer.failed == 1
+    reason = "16384 pixels are more than the 16383 that a side of webp can have"
     assert f"not written: a: {reason}" in caplog.text
-    assert "0 unusable, 1 failed" in caplog.text
-    assert [line.get("error") for line in stored(tmp_path / "predict")] == [reason, None]
+    broken, _ = stored(tmp_path / "predict")
+    assert broken["error"].startswith(reason)
     assert images_in(tmp_path / "predict") == ["b.webp"]
 
 
-def test_an_output_that_is_not_finite_is_not_written(tmp_path: Path) -> None:
+def test_an_output_that_is_not_finite_is_not_written(tmp_path):
     broken = batch_of()
     broken["lr"][0, 1, 2, 3] = torch.nan
     with pytest.raises(ValueError, match="none of the 1 inputs could be enlarged"):
@@ -341,51 +324,52 @@ def test_an_output_that_is_not_finite_is_not_written(tmp_path: Path) -> None:
     assert line["error"] == "the output has pixels that are not finite"
 
 
-def test_values_out_of_range_do_not_wrap_around(tmp_path: Path) -> None:
+def test_values_out_of_range_do_not_wrap_around(tmp_path):
     sample = batch_of() | {"lr": torch.tensor([-0.1, 0.5, 1.1]).view(1, 3, 1, 1)}
     assert np.asarray(Image.open(one(tmp_path, sample)))[0, 0].tolist() == [0, 128, 255]
 
 
-@pytest.mark.parametrize("count", [2, 12])  # waited for at the end, and on the way
-def test_an_image_that_cannot_be_encoded_does_not_end_the_run(tmp_path: Path, count: int) -> None:
+def test_an_image_that_cannot_be_encoded_does_not_end_the_run(tmp_path):
     broken = batch_of(exif=b"Exif\0\0no tags at all")  # a plug-in's Source may give anything
-    data = Data({"a": broken} | {str(number): batch_of() for number in range(count - 1)})
+    data = Data({"a": broken} | {str(number): batch_of() for number in range(11)})
     writer = Writer()
     predict(tmp_path, writer, data)
-    assert (writer.written, writer.failed) == (count - 1, 1)
+    assert writer.written == 11
+    assert writer.failed == 1
     (line,) = (line for line in stored(tmp_path / "predict") if "error" in line)
     assert line["output"] == "a.png"
     assert line["error"].startswith("it cannot be written as png: SyntaxError: not a TIFF file")
-    assert len(images_in(tmp_path / "predict")) == count - 1
+    assert len(images_in(tmp_path / "predict")) == 11
 
 
-@pytest.mark.parametrize("length", [255, 256])  # of the output's name; disks take 255 bytes
-def test_a_name_that_is_too_long_does_not_end_the_run(tmp_path: Path, length: int) -> None:
-    long, fits = "x" * (length - 4), length == 255
+def test_a_name_that_is_too_long_does_not_end_the_run(tmp_path):
+    """Disks take names of 255 bytes."""
+    fits = "x" * 251
     for _ in range(2):  # the second one meets what the first one did
-        writer, data = Writer(), Data({long: batch_of(), "b": batch_of()})
+        writer = Writer()
+        data = Data({fits: batch_of(), fits + "x": batch_of()})
         predict(tmp_path, writer, data)
-    assert data.left_out == ({long, "b"} if fits else {"b"})
-    assert (writer.written, writer.failed) == (0, 0 if fits else 1)
-    assert sorted(images_in(tmp_path / "predict")) == sorted(f"{k}.png" for k in data.left_out)
-    said = [line["error"] for line in stored(tmp_path / "predict") if "error" in line]
-    assert len(said) == 2 * writer.failed
-    assert all("File name too long" in error for error in said)
+    assert data.left_out == {fits}
+    assert writer.failed == 1
+    assert images_in(tmp_path / "predict") == [f"{fits}.png"]
+    errors = [line["error"] for line in stored(tmp_path / "predict") if "error" in line]
+    assert len(errors) == 2
+    assert "File name too long" in errors[0]
 
 
 # -------------------------------------------------------------------------- names, skipping, inputs
 
 
-def test_what_is_done_is_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_done_is_skipped(tmp_path, caplog):
     predict(tmp_path, Writer(), Data({"a": batch_of()}))
     done = tmp_path / "predict/a.png"
     done.write_text("made smaller by another program")  # which is allowed
-    data, writer = Data({"a": batch_of(), "b": batch_of()}), Writer()
+    data = Data({"a": batch_of(), "b": batch_of()})
+    writer = Writer()
     with caplog.at_level(logging.INFO):
         predict(tmp_path, writer, data)
     assert data.left_out == {"a"}
     assert done.read_text() == "made smaller by another program"
-    assert (writer.written, writer.skipped, writer.unusable) == (1, 1, 0)
     assert "1 written, 1 skipped (done before), 0 unusable" in caplog.text
 
 
@@ -394,7 +378,9 @@ class Stepped(Method, Double):
 
     def __init__(self, width: int = 3) -> None:
         super().__init__(width)
-        self._noise_seed, self._drew_noise, self._tile_count = 7, True, 6
+        self._noise_seed = 7
+        self._drew_noise = True
+        self._tile_count = 6
         self.weights_source = "runs/a/best.ckpt"
 
 
@@ -404,22 +390,28 @@ def configured(**options: Any) -> Writer:
     return writer
 
 
-def test_a_line_for_each_image(tmp_path: Path) -> None:
+def test_a_line_for_each_image(tmp_path):
     source = tmp_path / "in.jpg"
     source.write_bytes(b"an image")
     samples = {"a/b": batch_of(path=str(source)), "c": {"error": ["c.jpg: truncated"]}}
     data = Data(samples, paths=[str(source), "c.jpg"])
-    model, writer = Stepped(), configured(steps=4)
-    trainer(tmp_path, writer).predict(model, data, return_predictions=False)
+    model = Stepped()
+    trainer(tmp_path, configured(steps=4)).predict(model, data, return_predictions=False)
     lost, line = sorted(stored(tmp_path / "predict"), key=lambda line: "error" not in line)
     assert lost == {"key": "c", "input": "c.jpg", "output": "c.png", "error": "c.jpg: truncated"}
+    options = {"model.init_args.steps": 4, "writer.profile": "keep", "writer.exif": "keep"}
     expected = {
-        **{"key": "a/b", "input": str(source), "output": "a/b.png"},
-        **{"lr_size": [6, 5], "size": [12, 10], "seed": 7, "tiles": 6, "device": "cpu"},
-        **{"model": f"{__name__}.Stepped", "weights": "runs/a/best.ckpt"},
-        "options": {
-            **{"model.init_args.steps": 4, "writer.profile": "keep", "writer.exif": "keep"}
-        },
+        "key": "a/b",
+        "input": str(source),
+        "output": "a/b.png",
+        "lr_size": [6, 5],
+        "size": [12, 10],
+        "seed": 7,
+        "tiles": 6,
+        "device": "cpu",
+        "model": f"{__name__}.Stepped",
+        "weights": "runs/a/best.ckpt",
+        "options": options,
     }
     assert {key: line[key] for key in expected} == expected
     assert line["seconds"] > 0
@@ -427,31 +419,31 @@ def test_a_line_for_each_image(tmp_path: Path) -> None:
     assert line["peak_memory"] > 1 << 20
 
 
-def test_what_was_made_otherwise_is_made_again(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_was_made_otherwise_is_made_again(tmp_path, caplog):
     samples = {"a": batch_of(), "b": batch_of()}
     predict(tmp_path, configured(steps=15), Data({"a": samples["a"]}))
     again = configured(steps=4)
     predict(tmp_path, again, Data(samples))
-    assert (again.written, again.skipped) == (2, 0)
+    assert again.written == 2
     assert "1 outputs were made otherwise, and are made again" in caplog.text
     kept = configured(steps=4)
     predict(tmp_path, kept, Data(samples))
-    assert (kept.written, kept.skipped) == (0, 2)
+    assert kept.skipped == 2
     model = Double()
     with torch.no_grad():
         model.net.weight[0, 0, 0, 0] += 1
     trainer(tmp_path, kept).predict(model, Data(samples), return_predictions=False)
-    assert (kept.written, kept.skipped) == (2, 0)
+    assert kept.written == 2
 
 
-def test_without_a_configuration_the_objects_say_how_it_was_made(tmp_path: Path) -> None:
+def test_without_a_configuration_the_objects_say_how_it_was_made(tmp_path):
     Image.new("RGB", (6, 5)).save(tmp_path / "a.png")
     written = []
-    for scale, size, fix in ((4, None, "none"), (2, None, "none"), *2 * [(2, (9, 9), "adain")]):
+    ways = [(4, None, "none"), (2, None, "none"), (2, (9, 9), "adain"), (2, (9, 9), "adain")]
+    for scale, size, fix in ways:
         data = SRDataModule(scale, predict=str(tmp_path / "a.png"), workers=0, size=size)
-        model, writer = Bicubic(scale), Writer(str(tmp_path / "out"))
+        model = Bicubic(scale)
+        writer = Writer(str(tmp_path / "out"))
         model.color_fix = fix
         trainer(tmp_path, writer).predict(model, data, return_predictions=False)
         written.append(writer.written)
@@ -459,9 +451,10 @@ def test_without_a_configuration_the_objects_say_how_it_was_made(tmp_path: Path)
     assert [line["scale"] for line in stored(tmp_path / "out")] == [4, 2, None]
 
 
-def test_without_a_configuration_other_weights_are_noticed(tmp_path: Path) -> None:
+def test_without_a_configuration_other_weights_are_noticed(tmp_path):
     Image.new("RGB", (6, 5)).save(tmp_path / "a.png")
-    file, written = str(tmp_path / "a.ckpt"), []
+    file = str(tmp_path / "a.ckpt")
+    written = []
 
     def model(**arguments: Any) -> Regression:
         torch.manual_seed(0)
@@ -487,9 +480,7 @@ def test_without_a_configuration_other_weights_are_noticed(tmp_path: Path) -> No
     assert written == [1, 1, 0]
 
 
-def test_an_image_is_never_below_the_line_of_another(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_image_is_never_below_the_line_of_another(tmp_path, monkeypatch):
     """After a kill between the line and the image, the next run writes the image."""
     predict(tmp_path, configured(steps=15), Data({"a": batch_of()}))
 
@@ -506,13 +497,7 @@ def test_an_image_is_never_below_the_line_of_another(
     assert writer.written == 1
 
 
-def test_only_our_data_module_says_what_may_be_replaced(tmp_path: Path) -> None:
-    loader = DataLoader(Inputs({"a": batch_of()}), batch_size=None)
-    with pytest.raises(ValueError, match=r"images of datamodules\.SRDataModule alone"):
-        trainer(tmp_path, Writer()).predict(Double(), loader)
-
-
-def test_a_folder_that_cannot_be_one_is_refused_before_any_work(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_one_is_refused_before_any_work(tmp_path):
     (tmp_path / "file").write_bytes(b"precious")
     (tmp_path / "link").symlink_to(tmp_path / "disk/that/is/not/there")
     for name in ("file", "file/below", "link"):
@@ -521,19 +506,8 @@ def test_a_folder_that_cannot_be_one_is_refused_before_any_work(tmp_path: Path) 
     assert (tmp_path / "file").read_bytes() == b"precious"
 
 
-def test_a_read_only_folder_is_refused_unless_all_is_done(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    predict(tmp_path, Writer(), Data({"a": batch_of()}))
-    monkeypatch.setattr("os.access", lambda *_: False)  # tests may run as root
-    predict(tmp_path, Writer(), Data({"a": batch_of()}))
-    with pytest.raises(ValueError, match=r"nothing can be written in .*predict: it is read-only"):
-        predict(tmp_path, Writer(), Data({"a": batch_of(), "b": batch_of()}))
-    assert images_in(tmp_path / "predict") == ["a.png"]
-
-
 @pytest.mark.parametrize("key", ["../a", "b/../../a", "/a"])
-def test_keys_that_lead_out_of_the_folder(tmp_path: Path, key: str) -> None:
+def test_keys_that_lead_out_of_the_folder_are_refused(tmp_path, key):
     with pytest.raises(ValueError, match=f"the key '{key}' leads out of the folder"):
         predict(tmp_path, Writer(), Data({key: batch_of()}))
 
@@ -541,44 +515,11 @@ def test_keys_that_lead_out_of_the_folder(tmp_path: Path, key: str) -> None:
 # ---------------------------------------------------------------------------------- what goes wrong
 
 
-@pytest.mark.parametrize("count", [2, 12])  # waited for at the end, and on the way
-def test_a_full_disk_stops_the_run_and_leaves_no_half_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
-) -> None:
+def test_a_full_disk_stops_the_run_and_leaves_no_half_file(tmp_path, monkeypatch):
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        predict(tmp_path, Writer(), Data({str(i): batch_of() for i in range(count)}))
+        predict(tmp_path, Writer(), Data({str(i): batch_of() for i in range(12)}))
     assert not list((tmp_path / "predict").iterdir())
-
-
-def test_few_images_wait_and_threads_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gate, most = threading.Event(), 0
-
-    class Counts(Writer):
-        def _submit(self, *arguments: Any) -> None:
-            nonlocal most
-            if len(self._pending) == 4:
-                gate.set()
-            super()._submit(*arguments)
-            most = max(most, len(self._pending))
-
-    original = image_file.encode
-
-    def slow(*arguments: Any) -> bytes:
-        assert gate.wait(120)
-        return original(*arguments)
-
-    monkeypatch.setattr(image_file, "encode", slow)
-    writer = Counts()
-    predict(tmp_path, writer, Data({str(i): batch_of() for i in range(20)}))
-    assert writer.written == len(images_in(tmp_path / "predict")) == 20
-    assert most == 4  # it continued while images were being encoded, but not without limit
-    assert not [t for t in threading.enumerate() if t.name.startswith("writer")]
-
-
-def test_a_suffix_is_no_folder() -> None:
-    with pytest.raises(ValueError, match=r"writer\.suffix is '/x'"):
-        Writer(suffix="/x")

@@ -123,16 +123,6 @@ def test_a_left_out_update_changes_nothing_but_the_count(tmp_path, fault, optimi
     assert guard.skipped == (2 if accumulates else 3)
 
 
-def test_the_line_names_step_and_images(tmp_path, caplog):
-    fit(tmp_path, Poisoned("nan input", (key(5),)), batches([0, 1, 2, 3]), Guard())
-
-    [line] = [record.getMessage() for record in caplog.records if "guard" in record.name]
-    assert line.startswith(
-        "left out the update of optimizer 0 in step 3 (1 so far; the step counts)"
-    )
-    assert line.endswith("(rank 0: tiny/04, tiny/05)")
-
-
 # -------------------------------------------------------------------------------- refusals
 
 

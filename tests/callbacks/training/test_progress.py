@@ -67,15 +67,6 @@ def test_lines_count_the_batches_of_all_loaders(
     assert done == [f"{command}: batch {number} of 8" for number in range(2, 9)]
 
 
-def test_lines_come_from_the_first_process_only(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    other = Lines()
-    other.disable()
-    trainer(tmp_path, other).fit(Logging(), loader())
-    assert lines(caplog) == []
-
-
 def test_a_bar_in_a_terminal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,71 +1,115 @@
-"""The packer resumes after kills, full disks and Ctrl-C, with the bytes of an uninterrupted run."""
+"""Packing in parts, in several processes, and after kills, full disks and Ctrl-C: equal bytes."""
 
 from __future__ import annotations
 
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+from torch.utils.data import Dataset
 
 from datamodules.pack import __main__ as pack
 from datamodules.pack import shard_set
+from datamodules.pack.workers import read_in_order
+from datamodules.shards.shards import Shards
 from tests.conftest import REPO
 from tests.datamodules.image_files import save
+from tests.datamodules.pack.conftest import content
 
-OPTIONS = ["--images-per-shard", "3", "--crop", "8", "--step", "8", "--encode", "png"]
+OPTIONS = ["--images-per-shard", "4", "--crop", "8", "--encode", "png", "--workers", "0"]
 
 
 @pytest.fixture
-def images(tmp_path):
-    for number in range(12):
-        save(tmp_path / "images" / f"{number:02d}.png", (16, 8), seed=number)
-    broken = tmp_path / "images" / "05.png"
-    broken.write_bytes(broken.read_bytes()[:60])
-    (tmp_path / "images" / "zz.png").write_bytes(b"")
-    return tmp_path / "images"
+def images(tmp_path: Path) -> Path:
+    """60 images: broken ones, and a shard of broken ones alone."""
+    folder = tmp_path / "images"
+    for number in range(60):
+        save(folder / f"{number:02d}.png", (8 * (1 + number % 3), 8), seed=number)
+        (folder / f"{number:02d}.txt").write_text(f"caption {number % 7}")
+    for number in (5, 24, 25, 26, 27, 58, 59):
+        broken = folder / f"{number:02d}.png"
+        broken.write_bytes(broken.read_bytes()[:60] if number % 2 else b"")
+    return folder
 
 
-def run(images, out, *more):
-    return pack.main([str(images), str(out), *OPTIONS, "--workers", "0", *more])
+def run(images: Path, out: Path, *options: str) -> int:
+    return pack.main([str(images), str(out), *OPTIONS, *options])
 
 
-def content(out):
-    """The contents without times of modification."""
-    found = {path.name: path.read_bytes() for path in sorted(out.iterdir())}
-    for name in found:
-        if name.endswith(".idx.json"):
-            found[name] = {**json.loads(found[name]), "mtime_ns": 0}
-    return found
+# ------------------------------------------------------------------------------------------ parts
 
 
-# -------------------------------------------------------------------------------------------- kills
+@pytest.mark.parametrize("parts", [2, 7, 40])
+def test_any_number_of_parts_gives_the_same_bytes(images, tmp_path, parts, caplog):
+    whole = tmp_path / "whole"
+    out = tmp_path / "out"
+    assert run(images, whole) == 1
+    for part in reversed(range(parts)):
+        assert run(images, out, "--part", f"{part}/{parts}") in (0, 1)
+
+    assert content(out) == content(whole)
+    assert "shards are missing: make the other parts" in caplog.text
+    assert not (out / "shard-000006.tar").exists()  # of broken images alone
+    source = Shards(str(out / "*.tar"))
+    source.prepare(2.0)
+    records = [json.loads(path.read_text()) for path in out.glob("shard-??????.json")]
+    assert len(source.keys) == sum(record["samples"] for record in records) == 105
+    assert sum(len(record["refused"]) for record in records) == 7
+
+
+def test_another_division_into_parts_goes_on(images, tmp_path):
+    assert run(images, tmp_path / "whole") == 1
+    for part in ("1/3", "2/3", "5/7"):
+        run(images, tmp_path / "out", "--part", part)
+    assert run(images, tmp_path / "out") == 1
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+
+
+def test_parts_of_other_options_or_images_are_refused(images, tmp_path):
+    out = tmp_path / "out"
+    run(images, out, "--part", "1/2")
+    with pytest.raises(ValueError, match="--encode was 'png', now it is 'webp'"):
+        run(images, out, "--encode", "webp", "--part", "0/2")
+    shutil.copy(images / "11.png", images / "10.png")  # another size under its name
+    with pytest.raises(ValueError, match="images was '60 of names and sizes"):
+        run(images, out, "--part", "0/2")
+    (images / "10.png").unlink()
+    with pytest.raises(ValueError, match="now it is '59 of names and sizes"):
+        run(images, out, "--part", "0/2")
+
+
+# ------------------------------------------------------------------------------------------ kills
 
 
 @pytest.mark.slow
-def test_a_kill_with_workers(tmp_path):
-    """They end with the command, which goes on when it is given again."""
+def test_a_killed_command_goes_on_and_its_workers_end(tmp_path):
     for number in range(36):
         save(tmp_path / "images" / f"{number:02d}.png", (150, 100), seed=number)
-    words = ["--images-per-shard", "6", "--encode", "webp"]
-    images, whole, out = (str(tmp_path / name) for name in ("images", "whole", "out"))
-    command = [sys.executable, "-m", "datamodules.pack", images, out, *words, "--workers", "2"]
+    images = str(tmp_path / "images")
+    out = str(tmp_path / "out")
+    options = ["--images-per-shard", "6", "--encode", "webp", "--workers"]
+    command = [sys.executable, "-m", "datamodules.pack", images, out, *options, "2"]
+
     with subprocess.Popen(command, cwd=REPO, stderr=subprocess.DEVNULL) as process:
         while process.poll() is None and not list(Path(out).rglob("*.tar")):
             time.sleep(0.001)
         workers = psutil.Process(process.pid).children(recursive=True)
         process.kill()
+
     assert process.returncode == -signal.SIGKILL
     assert not psutil.wait_procs(workers, timeout=60)[1]
-    assert pack.main([images, out, *words, "--workers", "2"]) == 0
-    assert pack.main([images, whole, *words, "--workers", "0"]) == 0
-    assert content(Path(out)) == content(Path(whole))
+    assert pack.main([images, out, *options, "2"]) == 0
+    assert pack.main([images, str(tmp_path / "whole"), *options, "0"]) == 0
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("written", ["before", "after"])
@@ -73,7 +117,7 @@ def test_ctrl_c_at_the_record_of_a_shard(images, tmp_path, monkeypatch, written)
     """It is the last file before the shard gets its name."""
     write_whole = shard_set.write_whole
 
-    def interrupt(path, text):
+    def interrupt(path: Path, text: Any) -> None:
         if written == "after" or path.name != "shard-000001.json":
             write_whole(path, text)
         if path.name == "shard-000001.json":
@@ -90,36 +134,30 @@ def test_ctrl_c_at_the_record_of_a_shard(images, tmp_path, monkeypatch, written)
     assert content(out) == content(tmp_path / "whole")
 
 
-# ------------------------------------------------------------------------------------------- disks
-
-
 @pytest.mark.slow
-def test_a_disk_that_is_full(images, tmp_path):
+def test_a_full_disk_stops_the_command_which_then_goes_on(images, tmp_path):
     """A limit on file size simulates it: it stops a shard in the middle, too."""
-    assert run(images, tmp_path / "whole") == 1
-    arguments = [str(images), str(tmp_path / "out"), *OPTIONS, "--workers", "0"]
-    command = [sys.executable, "main.py", "pack", *arguments]
+    arguments = [str(images), str(tmp_path / "out"), *OPTIONS]
 
-    def limit():
+    def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (5000, resource.RLIM_INFINITY))
 
     stopped = subprocess.run(
-        command,
+        [sys.executable, "main.py", "pack", *arguments],
         cwd=REPO,
         env={name: value for name, value in os.environ.items() if not name.startswith("COV")},
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=limit,  # also for the file that coverage would write at the end
     )
+
     assert stopped.returncode == 2
     assert "error: [Errno 27] File too large: " in stopped.stderr
     assert "Traceback" not in stopped.stderr
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["shard.json"]
     assert run(images, tmp_path / "out") == 1
+    assert run(images, tmp_path / "whole") == 1
     assert content(tmp_path / "out") == content(tmp_path / "whole")
-
-
-# ------------------------------------------------------------------------------------------- damage
 
 
 def test_a_shard_that_is_gone_is_made_again(images, tmp_path):
@@ -131,10 +169,80 @@ def test_a_shard_that_is_gone_is_made_again(images, tmp_path):
     assert content(out) == before
 
 
-def test_a_shard_that_is_another(images, tmp_path):
+def test_a_shard_that_is_another_is_left_alone(images, tmp_path):
     out = tmp_path / "out"
     run(images, out)
     (out / "shard-000001.tar").write_bytes(b"mine")
     with pytest.raises(ValueError, match=r"shard-000001\.tar is not the shard that was written"):
         run(images, out)
     assert (out / "shard-000001.tar").read_bytes() == b"mine"
+
+
+# ---------------------------------------------------------------------------------------- workers
+
+
+class Numbers(Dataset):
+    """Numbers; the worker that reads one of them sends itself a signal."""
+
+    def __init__(self, last: int | None = None, signal_number: int | None = None) -> None:
+        self.last = last
+        self.signal_number = signal_number
+
+    def __getitem__(self, index: int) -> int:
+        if index == self.last:
+            os.kill(os.getpid(), self.signal_number)
+        return index
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_results_of_workers_are_in_order(workers):
+    items = read_in_order(Numbers(), list(range(5, 100)), workers, 1, str, chunk=4)
+    assert list(items) == list(range(5, 100))
+
+
+@pytest.mark.parametrize(
+    ("signal_number", "cause"),
+    [(signal.SIGKILL, "DataLoader worker"), (signal.SIGSTOP, "DataLoader timed out after 3")],
+)
+def test_a_worker_that_stops_is_named(signal_number, cause):
+    dataset = Numbers(2, signal_number)
+    items = read_in_order(dataset, list(range(40)), 2, 0.05, "image {}".format)
+    with pytest.raises(ValueError, match=rf"{cause}.*, at about image [0-2]: .*fewer workers"):
+        list(items)
+
+
+class Large(Dataset):
+    """Items that no pipe holds: a worker waits while it sends."""
+
+    def __getitem__(self, index: int) -> bytes:
+        return bytes(10_000_000)
+
+
+def test_a_worker_that_stops_while_it_sends_is_named():
+    items = read_in_order(Large(), list(range(40)), 1, 0.03, "image {}".format)
+    next(items)
+    time.sleep(0.5)  # until the next item is being sent
+    (worker,) = psutil.Process().children()
+    worker.suspend()
+    with pytest.raises(ValueError, match=r"DataLoader worker.*, at about image 1: "):
+        list(items)
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_workers_that_are_stopped(tmp_path):
+    for number in range(60):
+        save(tmp_path / "images" / f"{number:02d}.png", (400, 300), seed=number)
+    words = [str(tmp_path / "images"), str(tmp_path / "out"), "--workers", "2", "--encode", "webp"]
+    command = [sys.executable, "main.py", "pack", *words]
+    with subprocess.Popen(command, cwd=REPO, stderr=subprocess.PIPE, text=True) as process:
+        workers = []
+        while len(workers) < 2:
+            workers = psutil.Process(process.pid).children()
+        for worker in workers:
+            worker.suspend()
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.endswith("stopped by SIGINT\n")
+    assert not psutil.wait_procs(workers, timeout=60)[1]

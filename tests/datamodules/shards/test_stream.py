@@ -21,10 +21,10 @@ from datamodules.shards.index import METADATA, split_name
 from datamodules.shards.sample import decode_sample, raw_of
 from datamodules.shards.shards import Shards
 from datamodules.shards.stream import Stream, whole_samples
-from tests.datamodules.image_files import pixels
-from tests.datamodules.memory import noisy, with_crops
+from tests.datamodules.image_files import image_bytes, pixels
+from tests.datamodules.image_files import write_tar as write
+from tests.datamodules.memory import data_of, keys_of, opened
 from tests.datamodules.server import serving
-from tests.datamodules.shards.test_shards import image_bytes, write
 from tests.quick import quick
 
 SHARDS = 7
@@ -36,12 +36,11 @@ def tars(tmp_path_factory):
     root = tmp_path_factory.mktemp("tars")
     number = itertools.count()
     for shard in range(SHARDS):
-        members = [
-            (f"k{n}.png", image_bytes(root, n, size=(20, 18)))
-            for n in itertools.islice(number, shard + 2)
-        ]
+        numbers = itertools.islice(number, shard + 2)
+        members = [(f"k{n}.png", image_bytes(n, (20, 18))) for n in numbers]
         if shard == 4:
-            members[2] = (members[2][0], members[2][1][:100])
+            name, image = members[2]
+            members[2] = (name, image[:100])
         write(root / f"t{shard}.tar", members)
     last = root / "t6.tar"
     with tarfile.open(last) as tar:
@@ -55,16 +54,13 @@ def even(tmp_path_factory):
     """8 whole tars of 4 images each: e0 to e31."""
     root = tmp_path_factory.mktemp("even")
     for shard in range(8):
-        members = [
-            (f"e{n}.png", image_bytes(root, n, size=(20, 18)))
-            for n in range(4 * shard, 4 * shard + 4)
-        ]
-        write(root / f"{shard}.tar", members)
+        numbers = range(4 * shard, 4 * shard + 4)
+        write(root / f"{shard}.tar", {f"e{n}.png": image_bytes(n, (20, 18)) for n in numbers})
     return root
 
 
 @pytest.fixture(autouse=True)
-def one_process(monkeypatch):
+def _one_process(monkeypatch):
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
 
@@ -73,10 +69,12 @@ def source(tars, **options):
     return Stream(**{"samples": 24, "urls": f"{tars}/t{{0..6}}.tar", "shuffle": 9} | options)
 
 
+def even_source(even, **options):
+    return source(even, **{"urls": f"{even}/{{0..7}}.tar", "samples": 32} | options)
+
+
 def module(train, **options) -> SRDataModule:
-    defaults = {"batch_size": 8, "crop_size": 16, "workers": 0, "degradation": noisy()}
-    defaults |= {"streams": 4, "unreadable_limit": 1.0}
-    return SRDataModule(2, train, **with_crops(defaults | options))
+    return data_of(train, **{"batch_size": 8, "streams": 4, "unreadable_limit": 1.0} | options)
 
 
 def batches(data, places=((0, 0), (1, 0), (2, 0)), rank=0, world=1):
@@ -101,10 +99,6 @@ def same(one, other):
         assert a["key"] == b["key"]
         assert torch.equal(a["seed"], b["seed"])
         assert torch.equal(a["hr"], b["hr"])
-
-
-def keys_of(batches):
-    return [key for batch in batches for key in batch["key"]]
 
 
 def read(*urls):
@@ -140,7 +134,7 @@ def test_the_same_order_for_the_same_seed(tars, uninterrupted, workers):
 def test_every_sample_once_an_epoch(even, world, workers, shuffle):
     epochs = [[] for _ in range(3)]
     for rank in range(world):
-        made = source(even, urls=f"{even}/{{0..7}}.tar", samples=32, shuffle=shuffle)
+        made = even_source(even, shuffle=shuffle)
         seen = batches(module(made, workers=workers), rank=rank, world=world)
         for epoch, keys in enumerate(epochs):
             keys += keys_of(seen[4 * epoch : 4 * epoch + 4])
@@ -158,7 +152,7 @@ def test_resumed_at_the_beginning_of_an_epoch(tars, workers):
 
 def test_resumed_within_an_epoch(even, caplog):
     def made():
-        return module(source(even, urls=f"{even}/{{0..7}}.tar", samples=32), seed=3)
+        return module(even_source(even), seed=3)
 
     whole = batches(made())
     resumed = batches(made(), [(1, 1), (2, 0)])
@@ -171,25 +165,15 @@ def test_resumed_within_an_epoch(even, caplog):
     same(batches(made(), [(1, 1), (2, 0)]), resumed)
 
 
-def test_it_is_pickled_while_it_is_read(tars):
-    data = module(source(tars))
-    batches(data, [(0, 0)])
-    dataset = data.train_dataloader().dataset
-    again = pickle.loads(pickle.dumps(dataset))
-    items = next(iter(data.plan().batches(1, 0, 0, 1)))
-    expected = [sample["key"] for sample in dataset.__getitems__(items)]
-    assert [sample["key"] for sample in again.__getitems__(items)] == expected
-
-
-def test_shuffles_within_a_tar(tmp_path):
-    image = image_bytes(tmp_path, 0, size=(8, 8))
-    write(tmp_path / "one.tar", [(f"{n}.png", image) for n in range(100)])
-    for shuffle, ordered in ((0, True), (50, False)):
-        made = Stream(100, f"{tmp_path}/one.tar", shuffle=shuffle)
-        data = module(made, batch_size=1, streams=1, crop_size=4)
-        keys = [int(key.removeprefix("train/")) for key in keys_of(batches(data, [(0, 0)]))]
-        assert (keys == list(range(100))) == ordered
-        assert sorted(keys) == list(range(100))
+@pytest.mark.parametrize(("shuffle", "ordered"), [(0, True), (50, False)])
+def test_samples_are_shuffled_within_a_tar(tmp_path, shuffle, ordered):
+    image = image_bytes(0, (8, 8))
+    write(tmp_path / "one.tar", {f"{n}.png": image for n in range(100)})
+    stream = Stream(100, f"{tmp_path}/one.tar", shuffle=shuffle)
+    data = module(stream, batch_size=1, streams=1, crop_size=4)
+    keys = [int(key.removeprefix("train/")) for key in keys_of(batches(data, [(0, 0)]))]
+    assert (keys == list(range(100))) == ordered
+    assert sorted(keys) == list(range(100))
 
 
 # --------------------------------------------------------------------------------------- what is in
@@ -233,9 +217,7 @@ class Evil:
 
 def test_pickles_are_passed_over(tmp_path):
     evil = pickle.dumps(Evil())
-    write(
-        tmp_path / "a.tar", [("a.pyd", evil), ("a.png", image_bytes(tmp_path, 0)), ("a.pkl", evil)]
-    )
+    write(tmp_path / "a.tar", {"a.pyd": evil, "a.png": image_bytes(0), "a.pkl": evil})
     ((raw,), _) = read(tmp_path / "a.tar")
     assert set(raw.fields) == {"hr"}
 
@@ -244,7 +226,7 @@ def test_pickles_are_passed_over(tmp_path):
 
 
 def test_an_unreadable_image_is_replaced_by_the_next_one(tmp_path):
-    image = image_bytes(tmp_path, 0, size=(20, 20))
+    image = image_bytes(0, (20, 20))
     members = [(f"{n}.png", image[:100] if n in (2, 3) else image) for n in range(8)]
     write(tmp_path / "a.tar", members)
     data = module(Stream(6, f"{tmp_path}/a.tar", shuffle=0), batch_size=1, streams=1)
@@ -275,14 +257,16 @@ def flipped(data: bytes, offset: int) -> bytes:
     ],
 )
 @pytest.mark.parametrize("more", [0, 300_000])
-def test_tars_that_are_not_whole(tmp_path, damage, where, more):
+def test_whole_samples_of_a_broken_tar_are_read_and_it_is_counted(tmp_path, damage, where, more):
     """Samples of one image each, of one block each; perhaps after a long one."""
-    first = [("long.png", b"y" * more)] if more else []
-    path = write(tmp_path / "a.tar", [*first, *((f"{n}.png", b"x" * 400) for n in range(3))])
+    members = {"long.png": b"y" * more} if more else {}
     before = (512 + -(-more // 512) * 512) if more else 0
+    path = write(tmp_path / "a.tar", members | {f"{n}.png": b"x" * 400 for n in range(3)})
     path.write_bytes(damage(path.read_bytes(), before + where))
-    next_one = write(tmp_path / "b.tar", [("2.png", b"x")])
+    next_one = write(tmp_path / "b.tar", {"2.png": b"x"})
+
     raws, (note,) = read(path, next_one)
+
     assert len(raws) < 3 + bool(more)
     assert raws[-1].shard == str(next_one)
     assert note.reason == "unreadable tar"
@@ -290,15 +274,16 @@ def test_tars_that_are_not_whole(tmp_path, damage, where, more):
 
 
 def test_a_sample_of_which_a_part_is_missing_is_not_given(tmp_path):
-    path = write(tmp_path / "a.tar", [("a.png", b"x"), ("b.hr.png", b"x"), ("b.lr.png", b"x" * 99)])
+    members = {"a.png": b"x", "b.hr.png": b"x", "b.lr.png": b"x" * 99}
+    path = write(tmp_path / "a.tar", members)
     path.write_bytes(path.read_bytes()[: 5 * 512 + 50])
-    raws, notes = read(path, write(tmp_path / "b.tar", [("b.png", b"other")]))
+    raws, notes = read(path, write(tmp_path / "b.tar", {"b.png": b"other"}))
     assert [(raw.key, raw.fields["hr"]) for raw in raws] == [("a", b"x"), ("b", b"other")]
     assert len(notes) == 1
 
 
 @pytest.mark.parametrize("content", ["nothing", "no image", "no tar"])
-def test_a_set_without_samples(tmp_path, content):
+def test_a_set_without_samples_is_refused(tmp_path, content):
     path = write(tmp_path / "a.tar", [("a.txt", b"x")] if content == "no image" else [])
     if content == "no tar":
         path.write_bytes(b"<html>" * 1000)
@@ -311,20 +296,11 @@ def test_a_set_without_samples(tmp_path, content):
 # ---------------------------------------------------------------------------------- servers, pipes
 
 
-def test_servers_give_the_same(tars, uninterrupted):
+def test_servers_give_the_same_as_files(tars, uninterrupted):
     with serving(tars) as server:
         data = module(source(tars, urls=f"{server.url}/t{{0..6}}.tar"))
         same(batches(data), uninterrupted[0])
         assert data.tally.reasons == uninterrupted[1]
-
-
-def test_a_broken_connection_is_tried_again(even, monkeypatch):
-    monkeypatch.setattr(remote, "FIRST_PAUSE", 0.01)
-    with serving(even) as server:
-        server.faults = ["cut", 503]
-        raws, notes = read(f"{server.url}/0.tar")
-    assert [raw.key for raw in raws] == [f"e{n}" for n in range(4)]
-    assert notes == []
 
 
 def test_a_missing_tar_is_counted(even):
@@ -336,36 +312,24 @@ def test_a_missing_tar_is_counted(even):
     assert "secret" not in str(note)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_server_that_stalls_is_counted(even, monkeypatch, workers):
+def test_a_server_that_stalls_is_counted(even, monkeypatch):
     monkeypatch.setattr(remote, "STALL", 0.5)
     monkeypatch.setattr(remote, "DEADLINE", 0.1)
     with serving(even) as server:
         server.always = "stall"
         urls = [f"{server.url}/0.tar", f"{even}/1.tar"]
-        data = module(Stream(8, urls, shuffle=0), workers=workers)
+        data = module(Stream(8, urls, shuffle=0), workers=1)
         seen = batches(data, [(0, 0)])
     assert set(keys_of(seen)) == {f"train/e{n}" for n in range(4, 8)}
     (message,) = data.tally.images.values()
     assert "Timeout" in message
 
 
-def piped(command, **options):
-    return Stream(
-        **{"samples": 24, "urls": f"pipe:{command}", "shuffle": 9, "allow_pipes": True} | options
-    )
-
-
 @pytest.mark.parametrize("workers", [0, 1])
-def test_pipes_give_the_same(tars, uninterrupted, workers):
-    data = module(piped(f"cat {tars}/t{{0..6}}.tar"), workers=workers)
+def test_pipes_give_the_same_as_files(tars, uninterrupted, workers):
+    piped = source(tars, urls=f"pipe:cat {tars}/t{{0..6}}.tar", allow_pipes=True)
+    data = module(piped, workers=workers)
     same(batches(data), uninterrupted[0])
-
-
-def test_pipes_are_refused_by_default(tars):
-    data = module(piped(f"cat {tars}/t{{0..6}}.tar", allow_pipes=False))
-    with pytest.raises(ValueError, match="allow_pipes: true if you trust"):
-        data.setup("fit")
 
 
 @pytest.mark.parametrize("then", ["; exit 3", " | head -c 700; exit 3"])
@@ -378,7 +342,7 @@ def test_a_command_that_fails_is_no_short_tar(tars, then):
 # ---------------------------------------------------------------------------------------- refusals
 
 
-def test_fewer_tars_than_processes(tars):
+def test_fewer_tars_than_processes_are_refused(tars):
     made = source(tars, urls=f"{tars}/t{{0..1}}.tar")
     with pytest.raises(ValueError, match=r"2 tars, fewer than the 4 processes"):
         batches(module(made), rank=0, world=4)
@@ -387,16 +351,18 @@ def test_fewer_tars_than_processes(tars):
     assert data.train_dataloader().num_workers == 2
 
 
-def test_a_checkpoint_of_another_order_is_refused(tars):
-    def state(**options):
-        data = module(source(tars, **options))
-        data.setup("fit")
-        return data
-
-    saved = state().state_dict()
-    state().load_state_dict(saved)
-    for options, message in (({"shuffle": 40}, "shuffle was 9, now"), ({"samples": 32}, "number")):
-        with pytest.raises(ValueError, match=message):
-            state(**options).load_state_dict(saved)
-    with pytest.raises(ValueError, match="hash of the names"):
-        state(urls=f"{tars}/t{{0..5}}.tar").load_state_dict(saved)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"shuffle": 40}, "shuffle was 9, now"),
+        ({"samples": 32}, "number"),
+        ({"urls": "t{0..5}.tar"}, "hash of the names"),
+    ],
+)
+def test_a_checkpoint_of_another_order_is_refused(tars, monkeypatch, change, message):
+    monkeypatch.chdir(tars)
+    saved = opened(source(tars)).state_dict()
+    opened(source(tars)).load_state_dict(saved)
+    other = opened(source(tars, **change))
+    with pytest.raises(ValueError, match=message):
+        other.load_state_dict(saved)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Callable
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -101,9 +99,7 @@ def as_stored(rgb: NDArray[np.uint8]) -> Floats:
         pytest.param(avif(2, 2), as_stored, id="nclx that says nothing"),
     ],
 )
-def test_levels_are_shown_as_the_tags_say(
-    data: bytes, expected: Callable[[NDArray[np.uint8]], Floats]
-) -> None:
+def test_levels_are_shown_as_the_tags_say(data, expected):
     """In training, in metrics, and in a viewer that applies the profile of `predict`'s output."""
     stored = decode(data, "a")
     step = 257 if stored.bit_depth == 16 else 1
@@ -131,24 +127,17 @@ def test_levels_are_shown_as_the_tags_say(
         (avif(9, 18), (9, 18, 0, 1)),  # HLG
     ],
 )
-def test_colours_without_a_profile_keep_their_code_points(
-    data: bytes, points: tuple[int, ...]
-) -> None:
+def test_colours_without_a_profile_keep_their_code_points(data, points):
     image = decode(data, "a")
-    assert (image.cicp, image.icc) == (bytes(points), None)
+    assert image.cicp == bytes(points)
+    assert image.icc is None
 
 
-def test_an_image_opened_by_pillow_has_the_tags_of_its_file(tmp_path: Path) -> None:
+def test_an_image_opened_by_pillow_has_the_tags_of_its_file(tmp_path):
     (tmp_path / "a.avif").write_bytes(avif(12, 13))
     expected = decode((tmp_path / "a.avif").read_bytes(), "a")
     found = from_pillow(Image.open(tmp_path / "a.avif"))
     assert found.icc == expected.icc is not None
-
-
-def test_an_avif_with_a_profile_has_its_colours() -> None:
-    buffer = io.BytesIO()
-    Image.new("RGB", (16, 16)).save(buffer, "AVIF", icc_profile=rgb_profile())
-    assert decode(buffer.getvalue(), "a").icc == rgb_profile()
 
 
 # ------------------------------------------------------------------------- several frames or pages
@@ -176,7 +165,7 @@ def tiff(*pages: tuple[NDArray[np.uint8] | NDArray[np.uint16], int]) -> bytes:
         ([(RGB, 1)], 0, False),
     ],
 )
-def test_a_thumbnail_before_the_image_is_not_the_image(pages, page, more) -> None:
+def test_a_thumbnail_before_the_image_is_not_the_image(pages, page, more):
     image = decode(tiff(*pages), "a")
     np.testing.assert_array_equal(image.rgb, pages[page][0])
     assert (image.lost != ()) is more

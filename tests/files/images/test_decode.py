@@ -7,11 +7,8 @@ import io
 import os
 import re
 import struct
-import subprocess
-import sys
 import tracemalloc
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -93,20 +90,14 @@ TEXTS = {
 
 
 @pytest.mark.parametrize("kind", TEXTS)
-@pytest.mark.parametrize(("deep", "late"), [(False, False), (False, True), (True, False)])
-def test_texts_of_a_png_have_no_say_in_its_pixels(kind, deep, late, tmp_path):
+@pytest.mark.parametrize("deep", [False, True])
+def test_texts_of_a_png_have_no_say_in_its_pixels(kind, deep):
     """Pillow's own limit is 1 MB of text in a chunk."""
     name, begin = TEXTS[kind]
     whole = png(RGB_16, 16, 2) if deep else encoded(Image.fromarray(RGB))
-    data = inserted(whole, chunk(name, begin + zlib.compress(bytes(20_000_000))), late)
+    data = inserted(whole, chunk(name, begin + zlib.compress(bytes(20_000_000))))
     np.testing.assert_array_equal(decode(data, "a").rgb, RGB_16 if deep else RGB)
-    (tmp_path / "a.png").write_bytes(data)
-    assert read_size(tmp_path / "a.png") == read_size(io.BytesIO(data)) == (7, 5)
-
-
-def test_16_bits_beside_a_text_that_opencv_refuses():
-    text = chunk(b"iTXt", b"workflow\0\0\0\0\0" + bytes(9_000_000))
-    np.testing.assert_array_equal(decode(inserted(png(RGB_16, 16, 2), text), "a").rgb, RGB_16)
+    assert read_size(io.BytesIO(data)) == (7, 5)
 
 
 def test_a_text_that_expands_to_a_bomb_is_refused():
@@ -116,60 +107,26 @@ def test_a_text_that_expands_to_a_bomb_is_refused():
     assert caught.value.reason == "too large"
 
 
-@pytest.mark.parametrize("compressed", [False, True])
-def test_a_png_lies_on_its_side_by_a_large_xmp(compressed):
-    packet = b'<rdf:Description tiff:Orientation="6"/>' + b" " * 30_000_000
-    packed = b"\1\0\0\0" + zlib.compress(packet) if compressed else bytes(4) + packet
-    data = inserted(encoded(Image.fromarray(RGB)), chunk(b"iTXt", b"XML:com.adobe.xmp\0" + packed))
-    np.testing.assert_array_equal(decode(data, "a").rgb, np.rot90(RGB, -1))
-    assert read_size(io.BytesIO(data)) == (5, 7)
-
-
-@pytest.mark.parametrize("deep", [False, True])
-def test_a_large_colour_profile_of_a_png(deep):
-    whole = png(RGB_16, 16, 2) if deep else encoded(Image.fromarray(RGB))
-
-    def with_profile(size):
-        icc = rgb_profile(gamma=1.5)
-        icc = struct.pack(">I", size) + icc[4:] + bytes(size - len(icc))
-        return icc, inserted(whole, chunk(b"iCCP", b"icc\0\0" + zlib.compress(icc)))
-
-    expected = with_profile(1000)[1]
-    icc, data = with_profile(1_500_000)
-    assert decode(data, "a").icc == icc
-    converted = decode(data, "a", srgb=True).rgb
-    np.testing.assert_array_equal(converted, decode(expected, "a", srgb=True).rgb)
-    assert (converted != decode(expected, "a").rgb).any()
-
-
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("kind", ["eXIf", "raw profile", "XMP"])
-def test_size_of_a_png_that_lies_on_its_side(kind, late, tmp_path):
+def test_the_size_of_a_png_that_lies_on_its_side_is_the_turned_one(kind, late, tmp_path):
     """Training crops the decoded, oriented image by the header's size."""
-    data = encoded(Image.fromarray(RGB))
-    at = data.rfind(b"IEND") - 4 if late else 33
-    (tmp_path / "a.png").write_bytes(data[:at] + orienting_chunk(kind) + data[at:])
-    turned = read_image(tmp_path / "a.png").rgb
-    np.testing.assert_array_equal(turned, np.rot90(RGB, -1))
-    assert read_size(tmp_path / "a.png") == (turned.shape[1], turned.shape[0])
-    with (tmp_path / "a.png").open("rb") as file:
-        assert read_size(file) == (turned.shape[1], turned.shape[0])
+    path = tmp_path / "a.png"
+    path.write_bytes(inserted(encoded(Image.fromarray(RGB)), orienting_chunk(kind), late))
+    np.testing.assert_array_equal(read_image(path).rgb, np.rot90(RGB, -1))
+    assert read_size(path) == (5, 7)
 
 
-@pytest.mark.parametrize("tags", [{}, {700: b"<x:xmpmeta/>"}])
-def test_size_of_a_tiff_that_lies_on_its_side(tags):
-    data = encoded(Image.fromarray(RGB), "TIFF", tiffinfo={274: 6, **tags})
+def test_size_of_a_tiff_that_lies_on_its_side():
+    data = encoded(Image.fromarray(RGB), "TIFF", tiffinfo={274: 6, 700: b"<x:xmpmeta/>"})
     np.testing.assert_array_equal(decode(data, "a").rgb, np.rot90(RGB, -1))
     assert read_size(io.BytesIO(data)) == (5, 7)
 
 
-def test_broken_exif_is_ignored_without_a_word():
-    """In a process of its own, as pytest has its own filters of warnings."""
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # Pillow's
+def test_broken_exif_is_ignored():
     data = encoded(Image.fromarray(RGB), exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
     np.testing.assert_array_equal(decode(data, "a").rgb, RGB)
-    code = f"from files.images.decode import decode; decode({data!r}, 'a')"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
-    assert run.stderr == b""
 
 
 def test_rgb_profile_is_kept_and_others_dropped():
@@ -177,17 +134,19 @@ def test_rgb_profile_is_kept_and_others_dropped():
     assert decode(encoded(Image.fromarray(RGB), icc_profile=srgb), "a").icc == srgb
     grey = srgb[:16] + b"GRAY" + srgb[20:]
     image = decode(encoded(Image.fromarray(RGB[..., 0]), icc_profile=grey), "a")
-    assert (image.icc, image.grey_icc) == (None, grey)
+    assert image.icc is None
+    assert image.grey_icc == grey
     assert decode(encoded(Image.fromarray(RGB), icc_profile=grey), "a").grey_icc is None
     lab = srgb[:16] + b"Lab " + srgb[20:]
     image = decode(encoded(Image.fromarray(RGB), icc_profile=lab), "a")
-    assert (image.icc, image.grey_icc) == (None, None)
+    assert image.icc is None
+    assert image.grey_icc is None
 
 
 # ------------------------------------------------------------------------------- profiles to sRGB
 
 
-def test_rgb_profile_to_srgb():
+def test_an_rgb_profile_is_converted_to_srgb():
     data = encoded(Image.fromarray(RGB), icc_profile=rgb_profile())
     image = decode(data, "a", srgb=True)
     np.testing.assert_allclose(image.rgb, srgb_of_rgb(RGB), atol=1)
@@ -204,7 +163,7 @@ def test_profiles_are_found_in_every_format(kind):
 
 
 @pytest.mark.parametrize("kind", ["TIFF", "JPEG"])
-def test_cmyk_profile_to_srgb(kind):
+def test_a_cmyk_profile_is_converted_to_srgb(kind):
     mixtures = np.array(np.meshgrid(*[[0, 1]] * 4)).reshape(1, 4, -1).transpose(0, 2, 1)
     inks = np.kron(mixtures, np.ones((16, 16, 1), int))  # 16 squares of flat colour
     cmyk = image_of((255 * inks).astype(np.uint8), "CMYK")
@@ -256,7 +215,7 @@ def test_16_bits_keep_their_profile_or_are_converted_as_8_bits():
 
 @pytest.mark.parametrize("sampling", ["444", "422", "420", "440", "411", "Gray"])
 @pytest.mark.parametrize("size", [(64, 48), (33, 17), (1, 1)])
-def test_pixels_are_those_of_pillow(sampling, size):
+def test_pixels_of_a_jpeg_are_those_of_pillow(sampling, size):
     pixels = np.random.default_rng(3).integers(0, 256, (*size, 3)).astype(np.uint8)
     data = simplejpeg.encode_jpeg(pixels, quality=70, colorsubsampling=sampling)
     whole = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
@@ -284,7 +243,7 @@ def photograph(**options):
     return encoded(image, "JPEG", quality=95, **options)
 
 
-@pytest.mark.parametrize("missing", [1, 2, 3, 10, 100, 1000])
+@pytest.mark.parametrize("missing", [1, 2, 100, 1000])
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"exif": exif(6)}])
 def test_a_jpeg_without_its_end_is_refused(options, missing):
     with pytest.raises(UnreadableImage, match="truncated") as caught:
@@ -434,7 +393,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_file(case):
+def test_a_bad_file_is_refused_with_a_reason(case):
     data, reason = BAD[case]
     with pytest.raises(UnreadableImage, match=r"^bad/a\.jpg: ") as caught:
         decode(data, "bad/a.jpg")
@@ -459,7 +418,7 @@ def test_a_bomb_is_refused_before_memory_is_taken(case):
 
 
 @pytest.mark.parametrize("read", [read_image, read_size])
-def test_what_is_there_is_not_called_missing(read, tmp_path, monkeypatch):
+def test_what_is_no_file_is_not_called_missing(read, tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "folder.png").mkdir()
     for name in ("pipe.png", "folder.png"):
@@ -474,13 +433,3 @@ def test_what_is_there_is_not_called_missing(read, tmp_path, monkeypatch):
 
 def _refuse(path):
     raise PermissionError(errno.EACCES, "Permission denied", path)
-
-
-def test_meta_holds_what_a_writer_needs():
-    meta = decode(encoded(Image.fromarray(RGB)), "a").meta(Path("b/c.png"))
-    expected = {"path": "b/c.png", "alpha": None, "icc": None, "bit_depth": 8, "mode": "RGB"}
-    assert meta == expected | {"exif": None, "cicp": None, "lost": ()}
-    grey = encoded(Image.fromarray(RGB[..., 0]), icc_profile=grey_profile())
-    assert decode(grey, "a").meta("a.png")["icc"] == grey_profile()
-    tagged = encoded(Image.fromarray(RGB), "JPEG", exif=exif(6))
-    assert decode(tagged, "a").meta("a.jpg")["exif"] == exif(6).tobytes()

@@ -94,9 +94,7 @@ def write(path: Path, codec: str, frame: Any, options: dict[str, str]) -> None:
 @pytest.mark.parametrize("full", [False, True])
 @pytest.mark.parametrize("depth", [8, 10])
 @pytest.mark.parametrize("size", [(WIDTH, HEIGHT), (WIDTH - 1, HEIGHT - 1)])
-def test_chroma_is_written_to_the_left(
-    matrix: int, full: bool, depth: int, size: tuple[int, int]
-) -> None:
+def test_chroma_is_written_to_the_left(matrix, full, depth, size):
     colours = BT709._replace(matrix=matrix, full=full, depth=depth)
     frame = rgb_to_frame(levels(colours, size), colours)
     _, *chroma = planes(frame)
@@ -106,7 +104,7 @@ def test_chroma_is_written_to_the_left(
 
 
 @pytest.mark.parametrize("codec", ["h264", "hevc", "av1"])
-def test_the_file_says_where_its_chroma_lies(tmp_path: Path, codec: Any) -> None:
+def test_the_file_says_where_its_chroma_lies(tmp_path, codec):
     source = tmp_path / "a.mp4"
     write(source, "libx264", frame_of("left", "yuv420p", (2, 2)), {"crf": "1"})
     (sample,) = Videos({"a": str(source)}).decode(0)
@@ -123,7 +121,7 @@ def test_the_file_says_where_its_chroma_lies(tmp_path: Path, codec: Any) -> None
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("codec", ["libx264", "libx265"])
-def test_chroma_is_read_where_the_file_says(tmp_path: Path, codec: str, place: str) -> None:
+def test_chroma_is_read_where_the_file_says(tmp_path, codec, place):
     options = {"crf": "1", "chroma_sample_location": place}
     options |= {"x265-params": "log-level=error"} if codec == "libx265" else {}
     write(tmp_path / "a.mp4", codec, frame_of(place, "yuv420p", (2, 2)), options)
@@ -131,7 +129,7 @@ def test_chroma_is_read_where_the_file_says(tmp_path: Path, codec: str, place: s
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_chroma_of_y4m_is_read_where_the_file_says(tmp_path: Path, place: str) -> None:
+def test_chroma_of_y4m_is_read_where_the_file_says(tmp_path, place):
     untagged = BT709._replace(matrix=BT601)
     frame = frame_of(place, "yuv420p", (2, 2), untagged)
     write(tmp_path / "a.y4m", "wrapped_avframe", frame, {"chroma_sample_location": place})
@@ -146,9 +144,7 @@ def test_chroma_of_y4m_is_read_where_the_file_says(tmp_path: Path, place: str) -
         ("a.mp4", "libx264", "yuv444p", (1, 1)),
     ],
 )
-def test_chroma_without_a_place_is_read_to_the_left(
-    tmp_path: Path, name: str, codec: str, pixels: str, steps: tuple[int, int]
-) -> None:
+def test_chroma_without_a_place_is_read_to_the_left(tmp_path, name, codec, pixels, steps):
     options = {} if codec == "ffv1" else {"crf": "1"}
     write(tmp_path / name, codec, frame_of("left", pixels, steps), options)
     assert_shows_the_scene(tmp_path / name)

@@ -106,23 +106,30 @@ def test_a_base_of_another_process_is_refused(trained, message, tmp_path):
         set_up(method, file)
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-def test_the_scheduler_beside_a_base_is_compared(prediction, tmp_path):
+@pytest.mark.parametrize(
+    ("settings", "difference"),
+    [
+        ({"prediction_type": "epsilon"}, None),
+        ({"prediction_type": "v_prediction"}, "there v_prediction"),
+        ({"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr False, there True"),
+    ],
+)
+def test_the_scheduler_beside_a_base_is_compared(settings, difference, tmp_path):
     """As of Stable Diffusion 2.1 of 768 px, which predicts v: its images would be noise."""
     bare().save_pretrained(tmp_path / "unet")
     config = {
         "beta_start": 0.00085,
         "beta_end": 0.012,
         "beta_schedule": "scaled_linear",
-        "prediction_type": prediction,
+        **settings,
     }
     (tmp_path / "scheduler").mkdir()
     (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
     denoiser = UNet2D(str(tmp_path), null_token="zero", flags=Flags(frozen=True))
 
     for method in (direct(denoiser=denoiser), Diffusion(1.0, denoiser)):
-        refused = pytest.raises(ValueError, match="there v_prediction")
-        with nullcontext() if prediction == "epsilon" else refused:
+        refused = pytest.raises(ValueError, match=difference)
+        with nullcontext() if difference is None else refused:
             method.setup("test")
 
 
@@ -179,9 +186,9 @@ def test_a_layer_is_as_before_afterwards_also_after_an_error(factor, stride):
 
 def test_factors_by_step():
     falling = ScaleCrafter(DEEP, tau=37, progressive=True)
-    assert [falling.factor(4, i) for i in (0, 9, 10, 18, 19, 36, 37)] == [4, 4, 3, 3, 2, 2, 1]
+    assert [falling.factor_at(i, 4) for i in (0, 9, 10, 18, 19, 36, 37)] == [4, 4, 3, 3, 2, 2, 1]
     same = ScaleCrafter(DEEP, tau=20)
-    assert [same.factor(2.5, i) for i in (0, 19, 20)] == [2.5, 2.5, 1]
+    assert [same.factor_at(i, 2.5) for i in (0, 19, 20)] == [2.5, 2.5, 1]
 
 
 def test_of_several_names_the_longest_counts():

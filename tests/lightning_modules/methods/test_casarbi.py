@@ -198,10 +198,10 @@ def test_a_batch_that_is_not_finite_does_not_count_for_sigma_r(bad, monkeypatch)
     broken = batch | {"lr": torch.full((2, 3, 12, 8), bad)}
 
     monkeypatch.setattr(casarbi, "first_batches", lambda *_: [batch])
-    expected = model._measured()
+    expected = model._measure_sigma_r()
     monkeypatch.setattr(casarbi, "first_batches", lambda *_: [broken, batch])
 
-    assert torch.equal(model._measured(), expected)
+    assert torch.equal(model._measure_sigma_r(), expected)
 
 
 def test_noise_is_added_to_a_share_of_the_inputs_and_the_network_knows_its_level():
