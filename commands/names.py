@@ -31,7 +31,7 @@ BY_GROUP = {
 }
 ABOUT = {name: about for group in BY_GROUP.values() for name, about in group.items()}
 
-# Modules with a `main(words)`, which returns the exit status; `python -m MODULE` is the same.
+# Modules with a `main(words)`, which returns the exit status.
 TOOLS = {
     "app": "commands.app",
     "list": "commands.arguments.listing",

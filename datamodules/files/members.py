@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from files.images.decode import UnreadableImage
+from files.paths import read_bytes
 
 T = TypeVar("T")
 
@@ -26,10 +29,40 @@ def parse_member(parse: Callable[[bytes], T], data: bytes, name: str) -> T:
     Raises:
         UnreadableImage: If the parser fails, so that training skips the sample and counts it.
     """
-    try:
+    with _errors_as_unreadable(name):
         return parse(data)
-    except (ValueError, EOFError, OSError, RecursionError) as error:
+
+
+def parse_file(parse: Callable[[bytes], T], path: Path) -> T:
+    """Return the parsed content of a file. Args and errors as ``parse_member``.
+
+    Raises:
+        UnreadableImage: Also if the file cannot be read.
+    """
+    with _errors_as_unreadable(str(path)):
+        return parse(read_bytes(path))
+
+
+@contextmanager
+def _errors_as_unreadable(name: str) -> Iterator[None]:
+    """Raise every error as ``UnreadableImage``: of arbitrary bytes, NumPy raises anything."""
+    try:
+        yield
+    except Exception as error:
         raise UnreadableImage(f"{name}: {error}") from error
+
+
+def read_json_object(path: Path) -> dict[str, Any] | None:
+    """Return the object in a JSON file; None if it is damaged, or holds something else.
+
+    Raises:
+        OSError: If the file cannot be read.
+    """
+    data = path.read_bytes()
+    content = None
+    with suppress(UnreadableImage):
+        content = parse_member(parse_json, data, str(path))
+    return content if isinstance(content, dict) else None
 
 
 def parse_json(data: bytes) -> Any:

@@ -6,6 +6,7 @@ import argparse
 import io
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -28,7 +29,6 @@ from files.images.encoders import (
 from files.images.header import open_header
 
 Planes = list[Pixels]  # colours (H, W, 3), and alpha (H, W) if present
-LONGEST_SIDE = {"webp": 16383, "jpeg": 65535}  # pixels that a format can store
 
 # On photographs, a third of the time of Pillow's defaults (54 ms of 162 for a WebP of a fifth of a
 # megapixel, 22 of 57 for a PNG) for 1 % more bytes.
@@ -105,19 +105,22 @@ def encode(original: Original, planes: Planes | None, encoding: Encoding) -> Enc
         planes = _planes(original.image)
     if kind in ("keep", "png"):
         return Encoded("png", _encode_png(planes, original.image))
-    if planes[0].dtype != np.uint8 or max(planes[0].shape) > LONGEST_SIDE[kind]:
+    try:
+        return _encode_webp_or_jpeg(planes, original.image, encoding)
+    except (OSError, TypeError, ValueError) as error:  # of too many pixels or bits, by Pillow
         height, width = planes[0].shape[:2]
         raise UnreadableImage(
-            f"{original.where}: {kind} cannot hold {width}x{height} pixels of {planes[0].dtype}: "
-            "use --encode png, or --crop",
+            f"{original.where}: {kind} cannot hold {width}x{height} pixels of {planes[0].dtype} "
+            f"({error}): use --encode png, or --crop",
             f"impossible as {kind}",
-        )
-    return _encode_webp_or_jpeg(planes, original.image, encoding)
+        ) from error
 
 
 def _format_of(original: Original) -> str:
-    """Return Pillow's name of the format of an image that was decoded, such as ``PNG``."""
-    return open_header(io.BytesIO(original.data)).format
+    """Return Pillow's name of an image's format, such as ``PNG``; "" if Pillow cannot tell."""
+    with suppress(Exception):  # of a JPEG with damaged metadata, which the decoder reads
+        return open_header(io.BytesIO(original.data)).format
+    return ""
 
 
 # ---------------------------------------------------------------------------------------- the kinds
@@ -238,7 +241,7 @@ def _check_pair(hr: Original, lr: Original, recipe: Recipe) -> None:
 
 def _decode_for(recipe: Recipe, data: bytes, where: str, role: str) -> DecodedImage:
     """Decode an image into the colour space in which the recipe's encoding stores it."""
-    # Our JPEGs have no profile, so their pixels must be sRGB.
+    # Programs without colour management take a JPEG for sRGB.
     jpeg = recipe.encode.kind == "jpeg" and role != "lr."
     image = decode(data, where, srgb=jpeg)
     # Other formats keep the profile, unless it is for CMYK or grey: we write RGB.

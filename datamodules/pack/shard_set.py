@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from datamodules.files.members import parse_json, parse_member
+from datamodules.files.members import read_json_object
 from datamodules.shards.index import ShardIndex
 from datamodules.shards.writer import Members, find_shards, write_shard
 from files.owned import hold_place, write_whole
@@ -228,5 +228,16 @@ def parse_part(text: str) -> tuple[int, int]:
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
-    """Return the object in a JSON file; None if there is no such file."""
-    return parse_member(parse_json, path.read_bytes(), str(path)) if path.exists() else None
+    """Return the object in a JSON file; None if there is no such file.
+
+    Raises:
+        ValueError: If it holds something else.
+    """
+    if not path.exists():
+        return None
+    content = read_json_object(path)
+    if content is None:
+        raise ValueError(
+            f"{path} is not of this program: move it away, or give another folder or name"
+        )
+    return content

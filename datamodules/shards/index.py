@@ -363,8 +363,12 @@ def _member_to_json(member: Member) -> list[int | str | None]:
 
 
 def read_index(path: Path) -> ShardIndex | None:
-    """Return the index in a file; None if it is missing, damaged, or of another version."""
-    return parse_index(path.read_bytes(), str(path)) if path.exists() else None
+    """Return the index in a file; None without a readable one of this version."""
+    try:
+        return parse_index(path.read_bytes(), str(path)) if path.exists() else None
+    except OSError as error:  # such as a colleague's file
+        log.warning("an index cannot be read, and is made again: %s", error)
+        return None
 
 
 def parse_index(data: bytes, name: str) -> ShardIndex | None:

@@ -41,6 +41,7 @@ from files.images.decode import UnreadableImage, decode, most_pixels, read_size
 from files.images.deep import Pixels
 from files.images.jpeg import read_rows
 from files.numbers import NonNegativeInt
+from files.owned import remove_file
 from files.paths import expand_path
 
 log = logging.getLogger(__name__)
@@ -105,7 +106,11 @@ def _index_of_download(shard: RemoteShard, cache: ShardCache) -> ShardIndex:
             f"{name} has no index beside it, and does not fit into {cache.folder} to make one: put "
             f"{name}.idx.json there, or raise Shards.cache_size ({cache.limit} bytes)"
         )
-    index = build_index(path, examine=True)
+    try:
+        index = build_index(path, examine=True)
+    except ValueError as error:
+        remove_file(path)  # it is in our cache, and would be found there at the next start
+        raise ValueError(str(error).replace(str(path), hide_secrets(shard.url))) from error
     # Without sizes, images are decoded whole. These were never decoded, unlike those of `pack`,
     # and a crop whose lower rows are not decoded would hide damage.
     sizeless = [

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from datamodules.files.members import parse_floats, parse_json, parse_member
+from datamodules.files.members import parse_floats, parse_member, read_json_object
 from datamodules.samples import SampleDraws, TrainingImages
 from datamodules.shards.cache import ShardCache
 from datamodules.shards.reader import Tar
@@ -133,12 +133,12 @@ def _read_about(path: Path) -> dict[str, Any]:
     """Return the content of ``encode.json``, which describes the latents beside it.
 
     Raises:
-        ValueError: If it is missing, or no JSON.
+        ValueError: If it is missing or damaged.
     """
-    if not path.is_file():
+    about = read_json_object(path) if path.is_file() else None
+    if about is None or not {"space", "factor", "scale"} <= about.keys():
         raise ValueError(
-            f"{path}, which main.py encode writes at its end, is missing: run the same encode "
-            "command again, or set Latents.urls to other shards (of this host)"
+            f"{path}, which main.py encode writes at its end, is missing or damaged: run the same "
+            "encode command again, or set Latents.urls to other shards (of this host)"
         )
-    about: dict[str, Any] = parse_member(parse_json, path.read_bytes(), str(path))
     return about

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.files.captions import parse_caption
-from datamodules.files.members import parse_member
+from datamodules.files.members import parse_file
 from datamodules.files.pairs import fill_scale, match_pairs, size_problem
 from datamodules.source import Sample, Source
 from files.images.decode import UnreadableImage, read_image, read_size
-from files.paths import expand_path, images_by_key, read_bytes
+from files.paths import expand_path, images_by_key
 from files.words import first_of
 
 
@@ -80,8 +80,7 @@ class Paired(Source):
         sample: Sample = {"hr": hr.rgb, "lr": read_image(lr, self.srgb).rgb, "meta": hr.meta(path)}
         if self._has_captions:
             caption = _caption_file(path)
-            data = read_bytes(caption) if caption.is_file() else b""
-            sample["text"] = parse_member(parse_caption, data, str(caption))
+            sample["text"] = parse_file(parse_caption, caption) if caption.is_file() else ""
         return sample
 
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, cast
 
-from datamodules.files.members import parse_array, parse_member
+from datamodules.files.members import parse_array, parse_file
 from datamodules.samples import Images, SampleDraws, TrainingImages
 from datamodules.source import Sample, Source
 from files.images.decode import UnreadableImage, read_image
-from files.paths import expand_path, images_below, read_bytes, walk
+from files.paths import expand_path, images_below, walk
 from files.words import first_of
 
 PARTS = ("ref", "p0", "p1")
@@ -74,8 +74,7 @@ class Triplets(Source):
         sizes = {image.shape for image in images.values()}
         if len(sizes) > 1:
             raise UnreadableImage(f"{key}: ref, p0 and p1 have the shapes {sorted(sizes)}")
-        path = files["judge"]
-        judgement = parse_member(_parse_judgement, read_bytes(path), str(path))
+        judgement = parse_file(_parse_judgement, files["judge"])
         return cast(Sample, {**images, "judge": judgement})
 
 

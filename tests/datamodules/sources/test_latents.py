@@ -80,7 +80,7 @@ def test_latents_of_another_scale_or_without_their_description_are_refused(tmp_p
     with pytest.raises(ValueError, match=r"scale 4, but data\.init_args\.scale is 2"):
         Latents(urls).prepare(2.0)
     (tmp_path / "pairs" / ABOUT).write_text("{")
-    with pytest.raises(ValueError, match=r"encode\.json: Expecting"):
+    with pytest.raises(ValueError, match=r"encode\.json, which .* is missing or damaged"):
         Latents(urls).prepare(4.0)
     (tmp_path / "pairs" / ABOUT).unlink()
     with pytest.raises(ValueError, match=r"encode\.json, which .* is missing"):
