@@ -267,6 +267,7 @@ def sgd(cell: Cell, *options: object, processes: int = 2, within: float = 0.01) 
     model["optimizer"] = SGD
     model.pop("lr_scheduler", None)
     content["trainer"].pop("gradient_clip_val", None)  # which would hide a factor, too
+    content["trainer"].pop("precision", None)  # FSDP rounds gradients to bfloat16, too
     for given in (model, model.get("training", {})):
         given.pop("clip", None)
         if "discriminator" in given:
