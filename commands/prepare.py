@@ -11,7 +11,6 @@ import re
 import shutil
 import sys
 import tempfile
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,7 +51,7 @@ def main(words: Sequence[str]) -> int:
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:
         # A tar may name places outside; shutil takes no filter for zip files, which may not.
-        filters: dict[str, Any] = {} if zipfile.is_zipfile(archive) else {"filter": "data"}
+        filters: dict[str, Any] = {} if archive.suffix == ".zip" else {"filter": "data"}
         try:
             shutil.unpack_archive(archive, folder, **filters)
         except Exception as error:  # of many types, as its decompressors have

@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from commands.arguments.saved_config import flat
 from commands.errors import CONFIGS, ConfigurationError, did_you_mean
 from commands.run.directory import options_of_run
 from commands.run.files import CONFIG
@@ -125,9 +126,11 @@ def read_run_config(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: If the file is of something else.
     """
-    content = read_yaml(path)
-    if not isinstance(content, dict) or not {"model", "data"} <= content.keys():
-        raise ValueError(f"{path} is not of a run or an export: it lacks model or data")
+    content: dict[str, Any] = read_yaml(path)
+    if not {"model.class_path", "data.init_args.scale"} <= flat(content).keys():
+        raise ValueError(
+            f"{path} is not of a run or an export: it lacks model, or data.init_args.scale"
+        )
     return content
 
 
