@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ def _set_paths() -> None:
     # Ours first, so that an installed package of the same name never wins. The working directory
     # is removed, which Python also adds for an empty part of PYTHONPATH: a user's classes are found
     # there without it.
-    checkout, working = str(ROOT), os.getcwd()
+    checkout, working = str(ROOT), _working_directory()
     removed = {checkout, ""}
     python_path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     if "" in python_path and working not in python_path:
@@ -25,6 +26,14 @@ def _set_paths() -> None:
     OWN.folder = working
     if __name__ == "__main__":
         start_safely()
+
+
+def _working_directory() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        sys.stderr.write("error: the working directory was deleted: change to another one\n")
+        raise SystemExit(2) from None
 
 
 def _run_alone(words: Sequence[str]) -> int | None:
@@ -50,12 +59,23 @@ def _run_alone(words: Sequence[str]) -> int | None:
             status = import_module(TOOLS[words[0]]).main(words[1:])
         else:
             return None
-        if sys.stdout is not None:  # a service may have none
+        if sys.stdout is not None:
             sys.stdout.flush()
-    except BrokenPipeError:  # of `main.py list methods | head`
+    except BrokenPipeError:
+        if not _reader_ended():  # the pipe is another one
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return status
+
+
+def _reader_ended() -> bool:
+    """Return whether nobody reads what is printed any more, as in `main.py list methods | head`."""
+    if sys.stdout is None:  # a service may have none
+        return False
+    events = select.poll()
+    events.register(sys.stdout.fileno(), 0)  # 0: errors alone
+    return bool(events.poll(0))
 
 
 def _run_with_lightning(words: Sequence[str], debug: bool) -> None:

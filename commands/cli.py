@@ -503,7 +503,8 @@ def run(args: Sequence[str], commands: Mapping[str, Command], debug: bool) -> No
         log.warning("%s; the same command continues", stopped)
         status = stopped.status
     except BaseException as error:
-        if not is_distributed():
+        is_exit = isinstance(error, SystemExit) and not is_interrupt(error)  # of a user's callback
+        if is_exit or not is_distributed():
             raise
         if not print_reason(error, debug):
             traceback.print_exception(cause_of_parser_error(error))

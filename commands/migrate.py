@@ -19,8 +19,7 @@ from typing import Any
 import yaml
 
 from commands.errors import CONFIGS, ConfigurationError
-from files.paths import read_text
-from files.yaml import plain_yaml
+from files.yaml import read_yaml
 
 # What networks call their factor of enlargement.
 FACTORS = ("upscale", "scale", "upscaling_factor", "upscale_factor", "up_scale", "sf")
@@ -76,12 +75,15 @@ def main(words: Sequence[str]) -> int:
     )
     parser.add_argument("file", help="The option file, such as options/train_x4.yml.")
     file = Path(parser.parse_args(words).file)
-    options = plain_yaml(read_text(file))
+    options = read_yaml(file)
     if not isinstance(options, dict) or not {"scale", "network_g"} <= options.keys():
         raise ConfigurationError(
             f"{file} is no option file of BasicSR or traiNNer-redux: it has no scale or network_g"
         )
-    migration = Migration(options)
+    try:
+        migration = Migration(options)
+    except KeyError as error:
+        raise ConfigurationError(f"{file}: a part of it has no {error}") from error
     command = "fit" if "train" in options else "test"
     if migration.others:
         sys.stdout.write(f"# this trains something else: {'; '.join(migration.others)}\n")
@@ -100,7 +102,7 @@ def main(words: Sequence[str]) -> int:
 @functools.cache
 def table() -> dict[str, Any]:
     """Return ``configs/migrating.yaml``: sections of options, ``defaults`` and ``classes``."""
-    content: dict[str, Any] = plain_yaml(read_text(CONFIGS / "migrating.yaml"))
+    content: dict[str, Any] = read_yaml(CONFIGS / "migrating.yaml")
     return content
 
 

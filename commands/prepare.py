@@ -11,7 +11,6 @@ import re
 import shutil
 import sys
 import tempfile
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,8 @@ from PIL import Image
 
 from commands.errors import CONFIGS, ConfigurationError
 from files.owned import whole_file
-from files.paths import expand_path, list_images, read_text
-from files.yaml import plain_yaml
+from files.paths import expand_path, list_images
+from files.yaml import read_yaml
 
 
 def main(words: Sequence[str]) -> int:
@@ -34,9 +33,9 @@ def main(words: Sequence[str]) -> int:
         0; the status of ``pack`` where the set becomes shards.
 
     Raises:
-        ConfigurationError: If the archive has another number of images than the set.
+        ConfigurationError: If the archive is damaged, or has another number of images than the set.
     """
-    recipes = plain_yaml(read_text(CONFIGS / "needs.yaml"))["prepare"]
+    recipes = read_yaml(CONFIGS / "needs.yaml")["prepare"]
     parser = argparse.ArgumentParser(
         prog="main.py prepare",
         description="Turn a downloaded set of images into what configurations read.",
@@ -52,8 +51,11 @@ def main(words: Sequence[str]) -> int:
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:
         # A tar may name places outside; shutil takes no filter for zip files, which may not.
-        filters: dict[str, Any] = {} if zipfile.is_zipfile(archive) else {"filter": "data"}
-        shutil.unpack_archive(archive, folder, **filters)
+        filters: dict[str, Any] = {} if archive.suffix == ".zip" else {"filter": "data"}
+        try:
+            shutil.unpack_archive(archive, folder, **filters)
+        except Exception as error:  # of many types, as its decompressors have
+            raise ConfigurationError(f"prepare cannot unpack {archive}: {error}") from error
         return _prepare(Path(folder), out, recipes[options.name])
 
 

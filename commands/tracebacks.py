@@ -16,7 +16,7 @@ OURS = (*(f"{ROOT / room}{os.sep}" for room in ROOMS), str(ROOT / "enlarger.py")
 # What they raise on purpose is about the configuration, or names a worker that died.
 _LIBRARY = re.compile(
     r".*[/\\](site|dist)-packages[/\\]"
-    r"(jsonargparse|yaml|lightning|torch[/\\](optim|nn[/\\]parallel|utils[/\\]data))[/\\]"
+    r"(jsonargparse|lightning|torch[/\\](optim|nn[/\\]parallel|utils[/\\]data))[/\\]"
 )
 _PARSER = re.compile(r".*[/\\](site|dist)-packages[/\\]jsonargparse[/\\]")
 _FRAME = re.compile(r'^\s*File "(.+)", line \d+, in .*\n\s*(.*)', re.MULTILINE)

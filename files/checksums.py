@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import re
@@ -37,9 +38,13 @@ def checksum_of(path: Path) -> Path:
 
 
 def stated_digests(path: Path) -> list[str]:
-    """Return the SHA-256 that ``FILE.sha256`` states for a file, usually one; none without it."""
-    beside = checksum_of(path)
-    text = beside.read_text(encoding="utf-8", errors="replace") if beside.is_file() else ""
+    """Return the SHA-256 that ``FILE.sha256`` states for a file, usually one.
+
+    There is none if that file is missing or cannot be read.
+    """
+    text = ""
+    with contextlib.suppress(OSError):
+        text = checksum_of(path).read_text(encoding="utf-8", errors="replace")
     return [digest.lower() for digest in _DIGEST.findall(text)]
 
 

@@ -103,7 +103,7 @@ def whole_file(path: Path, before: Callable[[], None] | None = None) -> Iterator
     refuse_foreign(path)
     refuse_moved(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _open_temporary(path) as file:
+    with _naming(path), _open_temporary(path) as file:
         try:
             yield file
             file.flush()
@@ -112,13 +112,22 @@ def whole_file(path: Path, before: Callable[[], None] | None = None) -> Iterator
                 before()
             refuse_moved(path)
             os.replace(file.name, path)
-        except BaseException as error:
+        except BaseException:
             Path(file.name).unlink(missing_ok=True)
-            if isinstance(error, OSError) and error.errno is not None and error.filename is None:
-                error.filename = str(path)  # the error of a full disk does not say which
             raise
         finally:
             free(file.fileno())
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Name a file in errors of the disk, as in that of a full one, which closing may raise."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def _open_temporary(path: Path) -> BinaryIO:

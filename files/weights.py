@@ -127,7 +127,10 @@ def read_weights(path: str | Path) -> Weights:
             frozen=content.get("frozen", {}),
             trained_with=content.get("trained_with", {}),
         )
-    tensors, group = unwrapped(content, path)
+    try:
+        tensors, group = unwrapped(content, path)
+    except RecursionError as error:
+        raise ValueError(f"{path} has a group that contains itself") from error
     return Weights(tensors, None, str(path), averages=group)  # such as params_ema
 
 
@@ -188,11 +191,12 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 def _read_parts(index: Path) -> dict[str, Tensor]:
     """Return the tensors of all files that an index of transformers names."""
-    file_of_tensor = json.loads(index.read_text(encoding="utf-8")).get("weight_map")
-    if not file_of_tensor:
-        raise ValueError(f"{index} is no index of weights: it has no weight_map")
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ValueError(f"{index} is no index of weights: it has no weight_map") from error
     tensors: dict[str, Tensor] = {}
-    for name in sorted(set(file_of_tensor.values())):
+    for name in sorted(names):
         tensors |= read_file(index.parent / name)
     return tensors
 

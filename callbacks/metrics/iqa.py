@@ -18,7 +18,6 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -78,12 +77,17 @@ class IQA(WeightsMetric, ImageMetric):
         self.higher_is_better = metric != "pi"
 
     def absent(self) -> str:
-        """Name the missing package, or the missing files, in one line."""
+        """Name the package that cannot be imported, or the missing files, in one line."""
         packages = ["pyiqa", "clip"] if self.metric == "clipiqa" else ["pyiqa"]
-        if not all(map(find_spec, packages)):
+        try:
+            with _process_unchanged():
+                for package in packages:
+                    importlib.import_module(package)
+        except Exception as error:  # an installed package may be broken in any way
+            reason = " ".join(str(error).split())
             return (
-                f"it needs the packages {' and '.join(packages)}, which are optional: pip install "
-                "-c constraints.txt -e '.[iqa]'"
+                f"{' and '.join(packages)} cannot be imported ({type(error).__name__}: {reason}): "
+                "install the extra: pip install -c constraints.txt -e '.[iqa]'"
             )
         return super().absent()
 

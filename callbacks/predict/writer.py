@@ -49,7 +49,7 @@ from files.memory import free_disk
 from files.method import Method, method_of
 from files.numbers import NonNegativeInt, PositiveInt, UnitInterval
 from files.own_modules import class_path
-from files.owned import hidden, hold_place, remove_file
+from files.owned import MovedError, hidden, hold_place, remove_file
 from files.paths import expand_path, size_and_time
 
 log = logging.getLogger(__name__)
@@ -575,12 +575,13 @@ class Writer(Callback):
         """Count an output as failed if one of these errors is raised, and go on after the block.
 
         A video is not continued. An error of the disk, which all other outputs would have, too,
-        ends the run, unless it is about this output's name.
+        ends the run, unless it is about this output's name. One of an encoder has no number.
         """
         try:
             yield
         except errors as error:
-            if isinstance(error, OSError) and error.errno != errno.ENAMETOOLONG:
+            number = error.errno if isinstance(error, OSError) else None
+            if number not in (None, errno.ENAMETOOLONG) or isinstance(error, MovedError):
                 raise
             reason = str(error)
             if not isinstance(error, OutputError | MemoryError):

@@ -21,8 +21,8 @@ from commands.errors import CONFIGS, EXPERIMENTS
 from files.manifest import manifest, place_of
 from files.network import answers, hub_answers
 from files.own_modules import import_own
-from files.paths import expand_path, glob_paths, read_text
-from files.yaml import plain_yaml
+from files.paths import expand_path, glob_paths
+from files.yaml import read_yaml
 
 REPOSITORY = re.compile(r"[\w-]+/[\w.-]+")  # of the hub
 OF_REPOSITORY = ("network", "vae", "path")  # arguments that may name one
@@ -64,7 +64,7 @@ def find_missing(config: Mapping[str, Any]) -> list[Finding]:
 @functools.cache
 def _addresses() -> dict[str, Any]:
     """Return ``configs/needs.yaml``: where sets, files and repositories of the hub come from."""
-    content: dict[str, Any] = plain_yaml(read_text(CONFIGS / "needs.yaml"))
+    content: dict[str, Any] = read_yaml(CONFIGS / "needs.yaml")
     return content
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
+from safetensors import SafetensorError
 
 from commands.arguments.saved_config import as_yaml
 from commands.errors import ConfigurationError
@@ -106,7 +107,10 @@ def export(model: ImageModel, options: ExportOptions, origin: Origin) -> None:
     _refuse_impossible(model, options, out)
     origin = replace(origin, config=_with_network_arguments(origin.config, model))
     with whole_folder(out) as beside:
-        lines = _write(model, options, origin, beside)
+        try:
+            lines = _write(model, options, origin, beside)
+        except SafetensorError as error:  # of a full disk, too
+            raise OSError(f"{out} cannot be written ({error}): set another export.out") from error
     for line in lines:
         log.info("%s", line)
     log.info("exported to %s", out)

@@ -236,11 +236,19 @@ def write_onnx(model: ImageModel, path: Path, about: dict[str, str]) -> str:
         A line for the user.
 
     Raises:
-        ConfigurationError: If outputs differ.
+        ConfigurationError: If the network cannot be traced for all sizes, or outputs differ.
     """
     network = Graph(cast(SuperResolver, model)).eval()
-    _trace(network, path, about)
-    difference = max(_difference(network, path, shape) for shape in SHAPES)
+    try:
+        _trace(network, path, about)
+        difference = max(_difference(network, path, shape) for shape in SHAPES)
+    except Exception as error:  # of many types; errors of onnxruntime have no common base
+        part = type(model.network if isinstance(model, OnePass) else model).__name__
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise ConfigurationError(
+            f"{part} cannot be traced to ONNX of any height and width ({reason}): remove "
+            "--export.onnx"
+        ) from error
     sizes = ", ".join(f"{h}x{w}" for _, h, w in SHAPES)
     if not difference <= TOLERANCE:
         raise ConfigurationError(

@@ -28,7 +28,7 @@ from callbacks.predict.levels import Finish, levels_of
 from commands.arguments.parser import Parser, parse
 from commands.errors import CONFIGS, did_you_mean
 from commands.interface.images import Picture, bit_depth, to_tensor
-from commands.interface.named import method_of_file, released
+from commands.interface.named import method_of_file, read_run_config, released
 from commands.run.directory import RunDirectory
 from commands.run.files import CONFIG, FOLDER, list_checkpoints
 from commands.run.weights import EXPORT, choose_weights, find_weights, load_trained
@@ -42,8 +42,8 @@ from files.images.decode import DecodedImage, read_image
 from files.images.deep import Pixels
 from files.manifest import place_of
 from files.own_modules import import_own
-from files.paths import CONFIGURATIONS, read_text
-from files.yaml import plain_yaml
+from files.paths import CONFIGURATIONS
+from files.yaml import read_yaml
 from lightning_modules.base import ImageModel, SuperResolver
 from lightning_modules.sampling.tiling import Tiling
 
@@ -368,7 +368,7 @@ def _build_from_source(source: str, scale: float | None, arguments: dict[str, An
 
 def _build_from_run(path: Path, scale: float | None, arguments: dict[str, Any]) -> ImageModel:
     """Build the method of a run's or an exported folder, with its weights and its tiling."""
-    content = plain_yaml(read_text(path / CONFIG))
+    content = read_run_config(path / CONFIG)
     if (path / EXPORT).is_file():
         arguments = {"weights": str(path / EXPORT), **arguments}
     if scale is None:
@@ -435,7 +435,7 @@ def _is_loadable(config: Path) -> bool:
     if not (config.with_name(EXPORT).is_file() or list_checkpoints(config.parent / FOLDER)):
         return False
     try:
-        module, _, name = plain_yaml(read_text(config))["model"]["class_path"].rpartition(".")
+        module, _, name = read_yaml(config)["model"]["class_path"].rpartition(".")
         return issubclass(getattr(import_own(module), name), SuperResolver)
     except Exception as error:  # another program's file; a class of yours may raise anything
         log.debug("%s is left out: %r", config, error)

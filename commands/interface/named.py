@@ -13,14 +13,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from commands.arguments.saved_config import flat
 from commands.errors import CONFIGS, ConfigurationError, did_you_mean
 from commands.run.directory import options_of_run
 from commands.run.files import CONFIG
 from commands.run.weights import EXPORT
 from files.manifest import manifest
-from files.paths import WEIGHTS, expand_path, read_text
+from files.paths import WEIGHTS, expand_path
 from files.weights import EXPORTED, read_metadata, read_weights
-from files.yaml import plain_yaml
+from files.yaml import read_yaml
 from lightning_modules.networks import edsr, imdn
 from lightning_modules.networks.spandrel import described
 
@@ -57,7 +58,7 @@ def released() -> dict[str, Named]:
     published = manifest()
     models: dict[str, Named] = {}
     for file in sorted((CONFIGS / "model").glob("*.yaml")):
-        model = plain_yaml(read_text(file))
+        model = read_yaml(file)
         weights = str((model.get("init_args") or {}).get("weights"))
         for scale in SCALES:
             name = weights.replace("{scale}", str(scale))
@@ -114,9 +115,23 @@ def _arguments_and_scale(path: Path, model: str) -> tuple[dict[str, Any], float]
             f"{path} is a checkpoint of {model}, without the {CONFIG} of its run two folders "
             "above: name the run, or give --config with --ckpt_path"
         )
-    content = plain_yaml(read_text(config))
+    content = read_run_config(config)
     arguments = content["model"].get("init_args") or {}
     return arguments, float(content["data"]["init_args"]["scale"])
+
+
+def read_run_config(path: Path) -> dict[str, Any]:
+    """Return the configuration of a run or an export.
+
+    Raises:
+        ValueError: If the file is of something else.
+    """
+    content: dict[str, Any] = read_yaml(path)
+    if not {"model.class_path", "data.init_args.scale"} <= flat(content).keys():
+        raise ValueError(
+            f"{path} is not of a run or an export: it lacks model, or data.init_args.scale"
+        )
+    return content
 
 
 def _name_from_path(path: Path) -> str:

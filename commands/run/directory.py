@@ -250,9 +250,15 @@ class RunDirectory:
             command: Name of the command; some write elsewhere.
 
         Raises:
-            ConfigurationError: If the path is not a writable folder.
+            ConfigurationError: If the path is not a writable folder, or has a checkpoint of SLURM's
+                requeueing.
             NotOursError: If it has files of the names of ours that another program wrote.
         """
+        for checkpoint in self.path.glob("hpc_ckpt_*.ckpt"):
+            raise ConfigurationError(
+                f"{checkpoint} is there, from which Lightning would resume by itself: move it "
+                "away; fit begins with it by --ckpt_path"
+            )
         if command not in WRITE:
             return
         problem = why_no_folder(self.path, to_write=True)
@@ -446,7 +452,7 @@ class RunDirectory:
         """Return the saved configuration; an empty one if its file is missing or damaged."""
         try:
             content = plain_yaml(self.config_file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError):
+        except (FileNotFoundError, ValueError, yaml.YAMLError):
             return {}
         return content if isinstance(content, dict) else {}
 

@@ -14,8 +14,8 @@ from typing import Any
 from jsonargparse import ArgumentError, ArgumentParser
 
 from degradations.base import Degradation
-from files.paths import CONFIGURATIONS, read_text
-from files.yaml import plain_yaml
+from files.paths import CONFIGURATIONS
+from files.yaml import read_yaml
 
 
 def degradation_of(
@@ -40,7 +40,7 @@ def degradation_of(
     words: list[str] = []
     found: float | None = None
     for path in map(Path, paths):
-        content = plain_yaml(read_text(path))
+        content = read_yaml(path)
         if not isinstance(content, dict):
             raise ValueError(f"{path} holds no configuration")
         part: Any = str(path)  # what --degradation gets: a file, or the section of an experiment
@@ -64,6 +64,6 @@ def degradation_of(
 def _scale_of(part: Any, folder: Path) -> float | None:
     """Return the scale in a section or its file; None without one."""
     if isinstance(part, str) and part.endswith(CONFIGURATIONS):
-        part = plain_yaml(read_text(folder / part))
+        part = read_yaml(folder / part)
     arguments = part.get("init_args") if isinstance(part, dict) else None
     return arguments.get("scale") if isinstance(arguments, dict) else None

@@ -218,17 +218,17 @@ def _diagnosis(error: Exception, file: IO[bytes] | None) -> tuple[str, str]:
 
     Args:
         error: What was raised.
-        file: The file; None if it could not be opened, which the system's errors number.
+        file: The file; None if it could not be opened.
     """
     text = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.errno is not None:  # without it, a decoder's
         return reason_of(error), error.strerror or text
     if isinstance(error, Image.DecompressionBombError | MemoryError):
         return "too large", f"refused because of its size: {text}"
-    start = b""
-    if file is not None:
-        file.seek(0)
-        start = file.read(HEADER_BYTES)
+    if file is None:
+        return "unreadable", text
+    file.seek(0)
+    start = file.read(HEADER_BYTES)
     if not start:
         return "empty", "the file is empty"
     if TOO_MUCH_TEXT.search(text):

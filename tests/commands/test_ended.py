@@ -1,0 +1,69 @@
+"""How commands end: in one sentence, or with the status of what ended them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import main
+from commands import cli
+from tests.conftest import REPO
+
+FIT = "fit --config tiny.yaml"
+
+
+def test_lightning_chooses_no_checkpoint(tiny, refusal):
+    Path("runs/tiny").mkdir(parents=True)
+    Path("runs/tiny/hpc_ckpt_1.ckpt").touch()
+    assert "from which Lightning would resume" in refusal(FIT)
+
+
+def test_a_configuration_that_cannot_be_read_is_not_a_damaged_one(trained, refusal):
+    config = trained / "config.yaml"
+    config.unlink()
+    config.symlink_to(config.name)
+    assert "symbolic links" in refusal(f"{FIT} --run.change true")
+
+
+@pytest.mark.parametrize("has_output", [True, False])
+def test_a_broken_pipe_of_a_tool_is_no_success(monkeypatch, has_output):
+    def write_to_another_pipe(words):
+        raise BrokenPipeError
+
+    monkeypatch.setattr("commands.migrate.main", write_to_another_pipe)
+    with open("/dev/null", "w") as output:
+        monkeypatch.setattr(sys, "stdout", output if has_output else None)
+        with pytest.raises(BrokenPipeError):
+            main.main(["migrate", "a.yml"])
+
+
+def test_a_deleted_working_directory_is_named(tmp_path):
+    command = f"rmdir {tmp_path} && exec {sys.executable} {REPO / 'main.py'} list methods"
+    ended = subprocess.run(command, shell=True, cwd=tmp_path, text=True, capture_output=True)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: the working directory was deleted")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"\xff\xfe", "a.yml is no YAML"),
+        (b"a: [1\nb: }", "a.yml is no YAML"),
+        (b"scale: 2\nnetwork_g: {num_feat: 3}", "a part of it has no 'type'"),
+    ],
+)
+def test_a_damaged_option_file_is_named(tmp_path, refusal, content, said):
+    (tmp_path / "a.yml").write_bytes(content)
+    assert said in refusal("migrate", tmp_path / "a.yml")
+
+
+def test_an_exit_of_a_callback_keeps_its_status_in_several_processes(monkeypatch):
+    def leave(args, commands):
+        raise SystemExit(7)
+
+    monkeypatch.setattr(cli, "EnlargerCLI", leave)
+    monkeypatch.setattr(cli, "is_distributed", lambda: True)
+    monkeypatch.setattr(cli, "_exit_alone", pytest.fail)
+    with pytest.raises(SystemExit, match="7"):
+        cli.run(["fit"], {}, debug=False)
