@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -183,7 +184,7 @@ def test_what_is_done_is_left_alone(tmp_path):
 def test_a_clip_that_was_cut_off_is_made_again(tmp_path, monkeypatch):
     def cut_off(path: Path, *rest: Any) -> list[str]:
         if path.name == "0002.png":
-            raise OSError("the disk is full")
+            raise OSError(errno.ENOSPC, "the disk is full", str(path))
         return write_image(path, *rest)
 
     with monkeypatch.context() as patched:
