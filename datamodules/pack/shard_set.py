@@ -25,7 +25,7 @@ from tqdm import tqdm
 from datamodules.files.members import read_json_object
 from datamodules.shards.index import ShardIndex
 from datamodules.shards.writer import Members, find_shards, write_shard
-from files.owned import hold_place, write_whole
+from files.owned import free_place, hold_place, write_whole
 from files.progress import bar_options
 
 log = logging.getLogger(__name__)
@@ -126,6 +126,7 @@ class ShardSet:
         Raises:
             ValueError: If it differs, or the shards in the folder are not of this program.
         """
+        free_place(self.out)  # which an earlier command of this process may have held
         job = json.loads(json.dumps(job))  # tuples become lists, as in the file
         path = self.out / f"{self.name}.json"
         shards = find_shards(self.out, self.name)  # before the file, which was written before them
