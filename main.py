@@ -43,7 +43,7 @@ def _run_alone(words: Sequence[str]) -> int | None:
         words: As typed after ``main.py``.
 
     Returns:
-        The exit status; None for the other commands, of which nothing was run.
+        The exit status; None, with nothing run, for the other commands.
     """
     from importlib import import_module
 
@@ -70,7 +70,7 @@ def _run_alone(words: Sequence[str]) -> int | None:
 
 
 def _reader_ended() -> bool:
-    """Return whether nobody reads what is printed any more, as in `main.py list methods | head`."""
+    """Return whether the reader of our output has ended, as in ``main.py list methods | head``."""
     if sys.stdout is None:  # a service may have none
         return False
     events = select.poll()

@@ -460,7 +460,7 @@ class TrainingImages(Images):
         return sample
 
     def _read_known_size(self, index: int, size: tuple[int, int], draws: SampleDraws) -> Sample:
-        """Return a random crop of an image of known (H, W), of which only that part is decoded."""
+        """Return a random crop of an image of known (H, W); only that part is decoded."""
         top, left, orientation = self._draw_place(size, self.crop_size, index, draws)
         sample = self._check_sample(
             self.source.read_crop(index, top, left, self.crop_size, self.crop_size), index

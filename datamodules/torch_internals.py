@@ -9,7 +9,7 @@ from torch._C import _remove_worker_pids
 
 
 def kill_workers_of(batches: Any) -> None:
-    """Kill the workers of an iterator of a DataLoader; whoever waits for one gets torch's error.
+    """Kill the workers of an iterator of a DataLoader; waiting for one then raises torch's error.
 
     Args:
         batches: The iterator; one without workers has none.

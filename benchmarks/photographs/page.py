@@ -230,10 +230,10 @@ def draw(table: Table, row: Row, folder: Path) -> None:
         _squares(panels, table.shown, folder / f"{row.name}.webp")
     for name, sheet in table.sheets.items():
         if row.name in sheet.rows and _tested(table, sheet.rows):
-            panels = {labels[each]: _outputs(table, each, "sr") for each in sheet.rows}
             last = sheet.rows[-1]
-            ends = {part: _outputs(table, last, part.lower()) for part in ("LR", "HR")}
-            panels = {"LR": ends["LR"], **panels, "HR": ends["HR"]}
+            panels = {"LR": _outputs(table, last, "lr")}
+            panels |= {labels[each]: _outputs(table, each, "sr") for each in sheet.rows}
+            panels["HR"] = _outputs(table, last, "hr")
             _squares(panels, sheet.images or table.shown, folder / f"{name}.webp")
     for name in table.sets[row.set].tables:
         names = table.tables[name].samples

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from jsonargparse import Namespace
 
 from callbacks.predict.files import why_no_folder
@@ -25,7 +24,7 @@ from files.numbers import PositiveFloat, PositiveInt
 from files.owned import hold_place, move_aside, refuse_foreign, remove_file, remove_unfinished
 from files.paths import expand_path
 from files.weights import read_file
-from files.yaml import plain_yaml
+from files.yaml import read_yaml
 
 log = logging.getLogger(__name__)
 LOCK_SECONDS = 60.0  # that a command waits for another one that writes to its folder
@@ -451,8 +450,8 @@ class RunDirectory:
     def _read_saved_config(self) -> dict[str, Any]:
         """Return the saved configuration; an empty one if its file is missing or damaged."""
         try:
-            content = plain_yaml(self.config_file.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError, yaml.YAMLError):
+            content = read_yaml(self.config_file)
+        except (FileNotFoundError, ValueError):
             return {}
         return content if isinstance(content, dict) else {}
 

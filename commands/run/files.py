@@ -6,7 +6,7 @@ name, flushed to the disk, given its checksum, and only then renamed.
 
 from __future__ import annotations
 
-import json
+import contextlib
 import logging
 import os
 import re
@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 
 from commands.errors import ConfigurationError
 from files.checksums import checksum_of, file_hash, stated_digests
+from files.json import read_json_object
 from files.owned import sync_folder, whole_file
 from files.owned import write_whole as write_whole_file
 
@@ -61,11 +62,9 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Return the content of a small JSON file of ours; an empty one if it is missing or damaged."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    with contextlib.suppress(OSError):
+        return read_json_object(path) or {}
+    return {}
 
 
 def list_checkpoints(folder: Path) -> list[Path]:

@@ -31,7 +31,7 @@ class FolderLock:
         self._locked_path = folder  # or HOLDER in it
         self._made_folder = False
         self._descriptor: int | None = None  # which holds the lock while it is open
-        self._process = os.getpid()  # of which forked children are copies
+        self._process = os.getpid()  # forked children have a copy of this lock
 
     def acquire(self) -> bool:
         """Try once to lock the folder that is now at the path; return whether it is locked.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -50,19 +50,6 @@ def _errors_as_unreadable(name: str) -> Iterator[None]:
         yield
     except Exception as error:
         raise UnreadableImage(f"{name}: {error}") from error
-
-
-def read_json_object(path: Path) -> dict[str, Any] | None:
-    """Return the object in a JSON file; None if it is damaged, or holds something else.
-
-    Raises:
-        OSError: If the file cannot be read.
-    """
-    data = path.read_bytes()
-    content = None
-    with suppress(UnreadableImage):
-        content = parse_member(parse_json, data, str(path))
-    return content if isinstance(content, dict) else None
 
 
 def parse_json(data: bytes) -> Any:

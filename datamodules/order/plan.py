@@ -253,7 +253,7 @@ class Plan:
 
     @cached_property
     def _order(self) -> Shuffle | Interleave:
-        """The endless order of samples, of which epochs are consecutive parts."""
+        """The endless order of samples; epochs are its consecutive parts."""
         # Shuffled windows that are kept: a place and its NEAR may lie in three of each stream, and
         # the random place of a replacement in two more.
         keep = 3 * self.streams + 2

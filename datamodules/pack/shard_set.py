@@ -22,9 +22,9 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from datamodules.files.members import read_json_object
 from datamodules.shards.index import ShardIndex
 from datamodules.shards.writer import Members, find_shards, write_shard
+from files.json import read_json_object
 from files.owned import free_place, hold_place, write_whole
 from files.progress import bar_options
 

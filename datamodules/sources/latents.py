@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from datamodules.files.members import parse_floats, parse_member, read_json_object
+from datamodules.files.members import parse_floats, parse_member
 from datamodules.samples import SampleDraws, TrainingImages
 from datamodules.shards.cache import ShardCache
 from datamodules.shards.reader import Tar
@@ -22,6 +22,7 @@ from datamodules.shards.table import Table, table_of
 from datamodules.shards.urls import list_shards
 from datamodules.source import Sample
 from files.images.decode import decode
+from files.json import read_json_object
 
 ABOUT = "encode.json"  # beside the shards, written after all of them
 LATENTS = ("latent", "lr_latent")

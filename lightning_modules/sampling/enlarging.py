@@ -230,7 +230,7 @@ class InTiles(Method, LightningModule):
         yield from _resized(sr, size)
 
     def _in_tiles(self, batch: Batch, size: Size, tile: Size) -> Iterator[Piece]:
-        """Restore an image in tiles, each of which is resized if ``size`` is not the batch's."""
+        """Restore an image in tiles, and resize each tile if ``size`` is not the batch's."""
         lr = batch["lr"]
         h, w = lr.shape[-2:]
         H, W = batch["size"]

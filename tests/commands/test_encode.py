@@ -160,7 +160,7 @@ def test_a_stopped_command_goes_on(work, enlarger, monkeypatch, refusal):
 
 
 def save_images(folder, count):
-    """Write images of noise, of which one is too narrow; make some of them broken."""
+    """Write images of noise; one is too narrow, and some are broken."""
     Path(folder).mkdir()
     for number in range(count):
         width = 24 if number == 6 else 48

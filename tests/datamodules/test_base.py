@@ -206,9 +206,9 @@ def test_unreadable_images_are_replaced_counted_and_told(caplog):
     assert len(keys) == 48
     assert not any("bad" in key for key in keys)
     assert data.tally.unreadable >= 16  # four times each; replacements may be broken, too
-    told = [record.getMessage() for record in caplog.records]
-    assert told[0].startswith("skipped a training image, unreadable (1 so far): /photos/bad")
-    assert len(told) == min(data.tally.unreadable, 20)
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages[0].startswith("skipped a training image, unreadable (1 so far): /photos/bad")
+    assert len(messages) == min(data.tally.unreadable, 20)
 
 
 # ------------------------------------------------------------------------------------- evaluation

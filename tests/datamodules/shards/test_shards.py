@@ -452,7 +452,7 @@ def test_links_are_refused(shard, kind):
 
 
 def test_the_same_samples_give_the_same_bytes(tmp_path, monkeypatch):
-    """Whoever writes them, and whenever; members are sorted, and none is left out."""
+    """At any time and by any user. Members are sorted, and none is left out."""
     samples = {"a/1": {"txt": b"1", "hr.png": b"x" * 700, "_x": b"2"}, "ä" * 120: {"json": b"{}"}}
     turned = {key: dict(reversed(members.items())) for key, members in samples.items()}
     monkeypatch.setattr("time.time", lambda: 1e9)
