@@ -331,13 +331,9 @@ def workers(cell: Cell) -> None:
     assert_same(cell.fit(STEPS, "--data.init_args.workers", 2), newest(cell.trained))
 
 
-def bf16(cell: Cell) -> None:
-    cell.fit(2, "--trainer.precision", "bf16-mixed")
-
-
 def accumulate(cell: Cell) -> None:
-    """Four batches a step, of epochs with another number of them."""
-    cell.fit(2, *accumulation(cell))
+    """In bfloat16, four batches a step, of epochs with another number of them."""
+    cell.fit(2, "--trainer.precision", "bf16-mixed", *accumulation(cell))
 
 
 def accumulation(cell: Cell) -> tuple[str, int]:
@@ -622,7 +618,6 @@ WAYS: dict[str, Callable[[Cell], None]] = {
     "resume": resume,
     "2to1": to_one,
     "1to2": to_two,
-    "bf16": bf16,
     "compile": compiled,
     "sgd": sgd,
     "+accum": accumulate_sgd,
@@ -640,6 +635,7 @@ WAYS: dict[str, Callable[[Cell], None]] = {
 EACH = ("train", "evaluate")  # ways that every recipe meets
 TWO_PROCESSES = ("ddp", "fsdp", "2to1", "1to2", "sgd")
 HALVES = ("2to1", "1to2")
+PAIRS = ("ddp", "resume", "lightning")  # ways in which model and data may disturb each other
 # Ways whose mechanism does not know the method: a few recipes of different kinds meet them.
 FEW = {
     "+accum": ("edsr_shards", "quickstart_gan", "mini/resshift/pixel"),
@@ -671,7 +667,7 @@ def left_out(cell: Cell) -> str:
     if way == "compile" and not compilable(recipe.small["model"]):
         return "none of its classes is compiled"
     if way not in EACH and recipe not in chosen(way):
-        return "another recipe of its family, of the same classes of model and data, meets it"
+        return "another recipe of its family, of the same class of model, meets it"
     return ""
 
 
@@ -685,7 +681,8 @@ def trains_batch_norm(model: Any) -> bool:
 def chosen(way: str) -> list[Recipe]:
     """Return a recipe of each family for a way; the n-th way takes the n-th of a family.
 
-    One half of the families changes from two processes to one, the other from one to two.
+    A family has one class of model, and in some ways also one of data. One half of the families
+    changes from two processes to one, the other from one to two.
     """
     families: dict[Any, list[Recipe]] = {}
     for recipe in RECIPES:
@@ -702,4 +699,4 @@ def key_of(recipe: Recipe, way: str) -> Any:
     """Return by what recipes are of one family in a way."""
     if way == "compile":
         return tuple(sorted({path for path, _ in compilable(recipe.small["model"])}))
-    return recipe.family[0] if way == "sgd" else recipe.family
+    return recipe.family if way in PAIRS else recipe.family[0]
