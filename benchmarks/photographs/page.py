@@ -37,7 +37,6 @@ COLUMNS = {  # heading and digits of each metric
     "swd_2": ("SWD halved", 2),
     "swd_4": ("SWD quartered", 3),
     "lr_psnr": ("LR, dB", 1),
-    "kid_thumb": ("KID-thumb", 4),
 }
 GAP, HEAD, FONT, QUALITY = 4, 20, 13, 90  # pixels between and above images; WebP
 UNKNOWN = "not trained yet"
