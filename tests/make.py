@@ -66,9 +66,9 @@ def smooth(count: int, size: tuple[int, int], cell: int = 5, seed: int = 0) -> T
     return functional.interpolate(coarse, size, mode="bilinear")
 
 
-def noisy(images: Tensor, level: float = 0.05) -> Tensor:
+def noisy(images: Tensor, level: float = 0.05, seed: int = 1) -> Tensor:
     """The images with the same Gaussian noise each time, in [0, 1]."""
-    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
+    noise = normal(*images.shape, seed=seed)
     return (images + level * noise).clamp(0, 1)
 
 
