@@ -264,3 +264,8 @@ def save_run(model: LightningModule, path: Path) -> Path:
     model.on_save_checkpoint(checkpoint)
     torch.save(checkpoint, path)
     return path
+
+
+def lr_batch(h: int, w: int, scale: float = 2.0, count: int = 1) -> Any:
+    """A batch of LR alone, whose output has ``scale`` times its sides."""
+    return batch(count, (round(h * scale), round(w * scale)), lr=(3, h, w))
