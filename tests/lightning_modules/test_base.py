@@ -153,7 +153,14 @@ def test_an_optimiser_goes_on_with_weights_of_another_memory_layout():
 
 # ------------------------------------------------------------------------------------- checkpoints
 
-PARAMETERS = {"net.0.weight", "net.0.bias", "net.1.weight", "net.1.bias", "tail.weight", "tail.bias"}
+PARAMETERS = {
+    "net.0.weight",
+    "net.0.bias",
+    "net.1.weight",
+    "net.1.bias",
+    "tail.weight",
+    "tail.bias",
+}
 STATE = PARAMETERS | {
     "net.1.running_mean",
     "net.1.running_var",

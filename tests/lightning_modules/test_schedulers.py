@@ -83,9 +83,7 @@ def test_as_released_it_goes_on_where_it_stopped(stop, tmp_path):
     assert before + rates(second, 12 - stop) == pytest.approx(released_rates(5e-5, 4, 12, 2e-5))
 
 
-@pytest.mark.parametrize(
-    "kind", [lambda made, steps, warm_up: WarmUp(made, warm_up), WarmUpCosine]
-)
+@pytest.mark.parametrize("kind", [lambda made, steps, warm_up: WarmUp(made, warm_up), WarmUpCosine])
 def test_it_goes_on_by_new_settings(kind, tmp_path):
     """Such as a later end, where a run that is over is to be trained for longer."""
     first = kind(optimizer(5e-5), 12, 4)
