@@ -8,10 +8,7 @@ import pytest
 from lightning.pytorch import Callback
 from torchmetrics.image import UniversalImageQualityIndex
 
-from callbacks.metrics.base import ImageMetric, Metric
-from callbacks.metrics.consistency import Repetition
-from callbacks.metrics.iqa import IQA
-from callbacks.metrics.torchmetric import TorchMetric
+from callbacks import IQA, ImageMetric, Metric, Repetition, TorchMetric
 from tests.contracts import discovery
 from tests.contracts.arguments import build
 from tests.contracts.callback_contract import CallbackContract, MetricContract

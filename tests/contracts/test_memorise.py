@@ -13,33 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 
+import lightning_modules as lm
 from degradations.bicubic import resize
-from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.library import Flags
-from lightning_modules.backbone.schedule import Schedule
-from lightning_modules.backbone.shifting import ResidualShift
-from lightning_modules.backbone.space import PixelSpace
-from lightning_modules.base import ImageModel
 from lightning_modules.controls import direct, finetune, sd, simple
-from lightning_modules.first_stage.autoencoder import Autoencoder
-from lightning_modules.first_stage.latent_perceptual import LatentPerceptual
-from lightning_modules.first_stage.tokenizer import Tokenizer
-from lightning_modules.losses import GAN, Charbonnier
-from lightning_modules.methods.casarbi import CasArbi, ShiftSampling
-from lightning_modules.methods.diffusion import Diffusion
-from lightning_modules.methods.infinity import Infinity
-from lightning_modules.methods.invsr import InvSR
-from lightning_modules.methods.nsarm import NSARM, NSARMStageOne
-from lightning_modules.methods.real_esrgan import RealESRGAN
-from lightning_modules.methods.regression import Regression
-from lightning_modules.methods.resshift import ResShift
-from lightning_modules.methods.self_cascade import SelfCascade, Tuning
-from lightning_modules.networks.discriminator import UNetDiscriminator
+from lightning_modules.methods.casarbi import ShiftSampling
+from lightning_modules.methods.self_cascade import Tuning
 from lightning_modules.networks.feature_upsampler import Full
-from lightning_modules.networks.liif import LIIF
-from lightning_modules.networks.rrdb import SRVGGNetCompact
-from lightning_modules.networks.sft_unet import SFTUNet
-from lightning_modules.networks.swin_unet import SwinUNet
 from lightning_modules.sampling.solvers import Sampler
 from tests.contracts import discovery, memorising, test_memorise_invsr, test_memorise_nsarm
 from tests.contracts.memorising import SIDE, batch_of, photographs, psnr
@@ -47,12 +27,12 @@ from tests.contracts.memorising import SIDE, batch_of, photographs, psnr
 learn = functools.partial(memorising.learn, clip=1.0)
 
 
-def images(model: ImageModel, batch: dict[str, Any]) -> Tensor:
+def images(model: lm.ImageModel, batch: dict[str, Any]) -> Tensor:
     """What a test would measure, (B, 3, H, W) in [0, 1]."""
     return model.test_step(batch, 0)["sr"]
 
 
-def decibels_above_bicubic(model: ImageModel, batch: dict[str, Any]) -> float:
+def decibels_above_bicubic(model: lm.ImageModel, batch: dict[str, Any]) -> float:
     """PSNR of the outputs minus that of bicubic."""
     bicubic = resize(batch["lr"], batch["size"])
     return psnr(images(model, batch), batch["hr"]) - psnr(bicubic, batch["hr"])
@@ -72,10 +52,10 @@ def adam(rate: float) -> Any:
 def test_resshift(tmp_path):
     torch.manual_seed(0)
     sizes = {"width": 32, "multipliers": (1, 2), "blocks": 1, "swin_width": 32, "heads": 2}
-    network = SwinUNet(size=SIDE, condition_factor=0.25, window=4, patch=2, **sizes)
-    process = ResidualShift(prediction="residual", input_scale="pixel", kappa=1.0)
+    network = lm.SwinUNet(size=SIDE, condition_factor=0.25, window=4, patch=2, **sizes)
+    process = lm.ResidualShift(prediction="residual", input_scale="pixel", kappa=1.0)
     given = {"process": process, "sampler": "dpm_solver_2m", "optimizer": adam(2e-3)}
-    model = ResShift(4.0, network, PixelSpace(), **given)
+    model = lm.ResShift(4.0, network, lm.PixelSpace(), **given)
     learn(model, 80, tmp_path)
     assert decibels_above_bicubic(model, batch_of(4.0)) >= 6
 
@@ -83,12 +63,12 @@ def test_resshift(tmp_path):
 @pytest.mark.slow
 def test_casarbi(tmp_path):
     torch.manual_seed(0)
-    base = functools.partial(LIIF, blocks=1, channels=16, hidden=(16,), global_skip=True)
-    network = SFTUNet(16, 32, (1, 2), 1, attention=False, patch=2)
-    process = ResidualShift(kappa=4.0, min_noise=0.34, relative=True)
+    base = functools.partial(lm.LIIF, blocks=1, channels=16, hidden=(16,), global_skip=True)
+    network = lm.SFTUNet(16, 32, (1, 2), 1, attention=False, patch=2)
+    process = lm.ResidualShift(kappa=4.0, min_noise=0.34, relative=True)
     given = {"process": process, "sampling": ShiftSampling(solver="dpm_solver_2m")}
     given |= {"noise_probability": 0.0, "optimizer": adam(2e-3)}
-    model = CasArbi(2.0, base, network=network, **given)
+    model = lm.CasArbi(2.0, base, network=network, **given)
     learn(model, 80, tmp_path)
     assert decibels_above_bicubic(model, batch_of(2.0)) >= 6
 
@@ -97,13 +77,13 @@ def test_casarbi(tmp_path):
 def test_real_esrgan(tmp_path):
     """Against a discriminator from the first step; HR is not sharpened, so that PSNR says it."""
     torch.manual_seed(0)
-    model = RealESRGAN(
+    model = lm.RealESRGAN(
         4.0,
-        network=functools.partial(SRVGGNetCompact, channels=48, convolutions=5),
-        losses={"pixel": Charbonnier()},
-        gan=GAN(weight=0.005),
+        network=functools.partial(lm.SRVGGNetCompact, channels=48, convolutions=5),
+        losses={"pixel": lm.Charbonnier()},
+        gan=lm.GAN(weight=0.005),
         sharpen=False,
-        discriminator=UNetDiscriminator(8),
+        discriminator=lm.UNetDiscriminator(8),
         optimizer=adam(4e-3),
         lr_scheduler=functools.partial(
             torch.optim.lr_scheduler.OneCycleLR, max_lr=4e-3, total_steps=150
@@ -119,7 +99,7 @@ UNET = {
     "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
     **{"norm_num_groups": 8, "attention_head_dim": 16, "cross_attention_dim": 8},
 }
-COSINE = Schedule(betas="squaredcos_cap_v2", prediction="v_prediction")
+COSINE = lm.Schedule(betas="squaredcos_cap_v2", prediction="v_prediction")
 SAMPLER = Sampler(25, "trailing", clamp=1.0)
 
 
@@ -127,7 +107,9 @@ SAMPLER = Sampler(25, "trailing", clamp=1.0)
 def diffusion(tmp_path_factory):
     """A diffusion that has memorised the photographs at 16 pixels a side."""
     torch.manual_seed(0)
-    model = Diffusion(1.0, UNet2D(UNET), schedule=COSINE, sampler=SAMPLER, optimizer=adam(2e-3))
+    model = lm.Diffusion(
+        1.0, lm.UNet2D(UNET), schedule=COSINE, sampler=SAMPLER, optimizer=adam(2e-3)
+    )
     learn(model, 350, tmp_path_factory.mktemp("diffusion"), side=SIDE // 2)
     return model
 
@@ -144,11 +126,11 @@ def test_self_cascade(diffusion, tmp_path):
 
     def cascade(**settings):
         torch.manual_seed(0)
-        denoiser = UNet2D(UNET, flags=Flags(frozen=True))
+        denoiser = lm.UNet2D(UNET, flags=Flags(frozen=True))
         denoiser.unet.load_state_dict(diffusion.denoiser.unet.state_dict())
         denoiser.source = "the diffusion above"
         given = {"denoiser": denoiser, "schedule": COSINE, "sampler": SAMPLER}
-        return SelfCascade(2.0, **given, **settings)
+        return lm.SelfCascade(2.0, **given, **settings)
 
     tuned, free = cascade(tuning=Tuning(Full), optimizer=adam(1e-3)), cascade().eval()
     learn(tuned, 50, tmp_path)
@@ -158,30 +140,30 @@ def test_self_cascade(diffusion, tmp_path):
 
 
 MEMORISES = {
-    CasArbi: test_casarbi,
-    Diffusion: test_diffusion,
-    RealESRGAN: test_real_esrgan,
-    ResShift: test_resshift,
-    SelfCascade: test_self_cascade,
-    Autoencoder: test_memorise_invsr.test_autoencoder,
-    InvSR: test_memorise_invsr.test_invsr,
-    Tokenizer: test_memorise_nsarm.test_tokenizer,
-    NSARM: test_memorise_nsarm.test_both_stages,
-    NSARMStageOne: test_memorise_nsarm.test_both_stages,
+    lm.CasArbi: test_casarbi,
+    lm.Diffusion: test_diffusion,
+    lm.RealESRGAN: test_real_esrgan,
+    lm.ResShift: test_resshift,
+    lm.SelfCascade: test_self_cascade,
+    lm.Autoencoder: test_memorise_invsr.test_autoencoder,
+    lm.InvSR: test_memorise_invsr.test_invsr,
+    lm.Tokenizer: test_memorise_nsarm.test_tokenizer,
+    lm.NSARM: test_memorise_nsarm.test_both_stages,
+    lm.NSARMStageOne: test_memorise_nsarm.test_both_stages,
 }
 NOTHING_TRAINED = [simple.Bicubic, simple.RoundTrip]
 OTHERS = {
     **dict.fromkeys(NOTHING_TRAINED, "it trains nothing"),
-    Regression: "it does not sample",
-    LatentPerceptual: "it makes no images",
+    lm.Regression: "it does not sample",
+    lm.LatentPerceptual: "it makes no images",
     **dict.fromkeys([direct.Direct, sd.SDSR, sd.SDUpscale], "it trains nothing"),
     **dict.fromkeys([finetune.FineTune, finetune.LoRA], "it has the loss of Diffusion"),
-    Infinity: "it is the base that NSARM's test trains",
+    lm.Infinity: "it is the base that NSARM's test trains",
 }
 
 
 def test_every_generative_method_has_a_test():
-    found = discovery.concrete_subclasses(ImageModel, "lightning_modules")
+    found = discovery.concrete_subclasses(lm.ImageModel, "lightning_modules")
     names = {cls.__name__ for cls in found if cls not in MEMORISES and cls not in OTHERS}
     assert not names, f"{', '.join(names)}: add a test to MEMORISES in {__name__}"
     assert not MEMORISES.keys() & OTHERS.keys()

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from lightning_modules.backbone.bitwise import BitwiseSpace
-from lightning_modules.networks.autoencoders import BitwiseVAE
-from lightning_modules.networks.infinity import InfinityTransformer
-from lightning_modules.networks.transformation import Branch, Transformation
+from lightning_modules import BitwiseSpace, BitwiseVAE, InfinityTransformer, Transformation
+from lightning_modules.networks.transformation import Branch
 
 GRIDS = [(1, 1), (2, 2), (3, 3), (4, 4)]
 BITS = 4

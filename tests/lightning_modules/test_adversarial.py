@@ -14,8 +14,7 @@ from torch.optim.lr_scheduler import ExponentialLR
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
-from callbacks.training.ema import EMA
-from callbacks.training.guard import Guard
+from callbacks import EMA, Guard
 from lightning_modules.adversarial import Adversarial, hinge_discriminator, hinge_generator
 from lightning_modules.noise import Noise
 from tests import make

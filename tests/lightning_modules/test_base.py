@@ -14,10 +14,7 @@ from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
 from callbacks.training.ema import EMA
-from lightning_modules.base import ImageModel
-from lightning_modules.methods.regression import Regression
-from lightning_modules.networks.edsr import EDSR
-from lightning_modules.networks.imdn import IMDN
+from lightning_modules import EDSR, IMDN, ImageModel, Regression
 from lightning_modules.optimisation import optimizer_of
 from tests import make
 from tests.datamodules.memory import trainer

@@ -9,15 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from lightning_modules.backbone.space import PixelSpace
-from lightning_modules.base import SuperResolver
-from lightning_modules.controls.simple import Bicubic
-from lightning_modules.methods.casarbi import CasArbi, ShiftSampling, Stages
-from lightning_modules.methods.regression import Regression
-from lightning_modules.methods.resshift import ResShift
-from lightning_modules.networks.edsr import EDSR
-from lightning_modules.networks.liif import LIIF, AnySize
-from lightning_modules.networks.rrdb import RRDBNet
+import lightning_modules as lm
+from lightning_modules.methods.casarbi import ShiftSampling, Stages
 from lightning_modules.sampling.color import fix_colors
 from lightning_modules.sampling.solvers import residual_shift
 from lightning_modules.sampling.tiling import Tiling
@@ -33,7 +26,7 @@ def at_once(model, batch):
     return model.eval().enlarge(batch)["sr"]
 
 
-class Stochastic(SuperResolver):
+class Stochastic(lm.SuperResolver):
     """Two steps of residual shifting in pixels; looks one pixel of LR around each."""
 
     tile = 32
@@ -77,22 +70,22 @@ class Near(nn.Module):
         return self.conv(x)
 
 
-SMALL_LIIF = partial(LIIF, blocks=1, channels=8, hidden=(16,), global_skip=True)
-SMALL_EDSR = partial(AnySize, network=partial(EDSR, blocks=1, channels=8))
+SMALL_LIIF = partial(lm.LIIF, blocks=1, channels=8, hidden=(16,), global_skip=True)
+SMALL_EDSR = partial(lm.AnySize, network=partial(lm.EDSR, blocks=1, channels=8))
 
 
 def cascade(scale, **settings):
     """By its base, LIIF, and a denoiser."""
-    return CasArbi(scale, SMALL_LIIF, network=Near(), **settings)
+    return lm.CasArbi(scale, SMALL_LIIF, network=Near(), **settings)
 
 
 METHODS = {
-    "bicubic": Bicubic,
-    "LIIF": partial(Regression, network=SMALL_LIIF),
-    "EDSR": partial(Regression, network=SMALL_EDSR),
+    "bicubic": lm.Bicubic,
+    "LIIF": partial(lm.Regression, network=SMALL_LIIF),
+    "EDSR": partial(lm.Regression, network=SMALL_EDSR),
     "cascade by 2": partial(cascade, sampling=ShiftSampling(timesteps=[14, 0], guidance=0.5)),
     "cascade by 1.5": partial(cascade, stages=Stages(1.5)),
-    "ResShift": lambda scale: ResShift(scale, Near(), PixelSpace(), timesteps=[14, 4, 0]),
+    "ResShift": lambda scale: lm.ResShift(scale, Near(), lm.PixelSpace(), timesteps=[14, 4, 0]),
 }
 
 
@@ -101,7 +94,7 @@ METHODS = {
 def test_a_tile_is_a_part_of_the_whole(method, scale, window):
     """Where no cut between LR pixels is one between output pixels, and sides differ in factor."""
     model = fill(METHODS[method](scale))
-    if isinstance(model, CasArbi):
+    if isinstance(model, lm.CasArbi):
         model.sigma_r.fill_(0.1)
     batch = lr_batch(93, 71, scale)
     if method != "ResShift":  # which has one factor
@@ -114,13 +107,13 @@ def test_a_tile_is_a_part_of_the_whole(method, scale, window):
 
 
 @pytest.mark.parametrize("side", [100, 101])
-@pytest.mark.parametrize("method", [Regression, partial(CasArbi, network=None)])
+@pytest.mark.parametrize("method", [lm.Regression, partial(lm.CasArbi, network=None)])
 def test_pixels_that_a_network_folds_keep_their_phase(method, side, monkeypatch):
     """Also where the tile at the end of an odd side would start within a square."""
     # So that far pixels count little.
     monkeypatch.setattr("lightning_modules.networks.rrdb.GROWTH", 4)
-    network = partial(RRDBNet, channels=8, blocks=1)
-    model = fill(method(2, partial(AnySize, network=network)))
+    network = partial(lm.RRDBNet, channels=8, blocks=1)
+    model = fill(method(2, partial(lm.AnySize, network=network)))
     batch = lr_batch(side, side)
 
     sr = in_tiles(model, batch, size=64, overlap=32)
@@ -131,7 +124,7 @@ def test_pixels_that_a_network_folds_keep_their_phase(method, side, monkeypatch)
 @pytest.mark.parametrize("scale", [2.0, 3.7])
 def test_tiles_of_one_pass_overlap_by_what_it_sees(scale):
     """By default, so that they change nothing; of any network that does not see everything."""
-    model = fill(Regression(scale, network=SMALL_EDSR))
+    model = fill(lm.Regression(scale, network=SMALL_EDSR))
     batch = lr_batch(90, 100, scale)
 
     sr = in_tiles(model, batch, size=56)
@@ -146,7 +139,7 @@ def test_tiles_of_one_pass_overlap_by_what_it_sees(scale):
 @pytest.mark.parametrize(("memory", "tiles"), [(1 << 40, 1), (50_000_000, 4 * 4)])
 def test_memory_decides_how_large_tiles_are(memory, tiles, monkeypatch):
     monkeypatch.setattr("lightning_modules.methods.regression.free_memory", lambda _: memory)
-    model = fill(Regression(1, network=SMALL_EDSR))
+    model = fill(lm.Regression(1, network=SMALL_EDSR))
     batch = lr_batch(700, 700, 1)
 
     sr = in_tiles(model, batch)
@@ -181,7 +174,7 @@ def test_bfloat16_where_it_loses_next_to_nothing(
 ):
     """In prediction alone, of 8 bits a channel, and only if a command allows it."""
     monkeypatch.setattr("lightning_modules.methods.regression.computes_in_bf16", lambda: True)
-    model = Regression(1, network=partial(Rounding, error=error)).eval()
+    model = lm.Regression(1, network=partial(Rounding, error=error)).eval()
     model.may_use_bf16 = allowed
     batch = lr_batch(20, 22, 1) | {"meta": [{"bit_depth": bits}]}
 
@@ -270,7 +263,7 @@ def test_tiles_are_as_few_and_small_as_they_can_be(scale, side):
     """Of at most 640 pixels, an output of 1280 or four overlaps."""
     sides = set()
 
-    class Watched(Bicubic):
+    class Watched(lm.Bicubic):
         def restore(self, batch, noise):
             sides.add(batch["lr"].shape[-1])
             return super().restore(batch, noise)

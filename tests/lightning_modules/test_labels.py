@@ -6,20 +6,10 @@ from functools import partial
 
 import pytest
 
+import lightning_modules as lm
 from callbacks.results.files import made_by
 from files.weights import unlike
-from lightning_modules.backbone.shifting import ResidualShift
-from lightning_modules.backbone.space import PixelSpace
-from lightning_modules.controls.direct import Direct
-from lightning_modules.controls.simple import RoundTrip
-from lightning_modules.methods.casarbi import CasArbi
-from lightning_modules.methods.diffusion import Diffusion
-from lightning_modules.methods.regression import Regression
-from lightning_modules.methods.resshift import ResShift
-from lightning_modules.methods.self_cascade import SelfCascade, Tuning
-from lightning_modules.networks.feature_upsampler import Shared
-from lightning_modules.networks.liif import LIIF
-from lightning_modules.networks.swin_unet import SwinUNet
+from lightning_modules.methods.self_cascade import Tuning
 from lightning_modules.sampling.solvers import Sampler
 from tests import make
 from tests.lightning_modules.backbone.texts import Words
@@ -36,10 +26,10 @@ def from_source(method, part, digit):
 
 
 OTHERS = {
-    "setting": lambda n: RoundTrip(2.0, PixelSpace(), ("hr", "bicubic")[n]),
-    "sampler": lambda n: Diffusion(1.0, wrapped(), sampler=Sampler(3, eta=float(n))),
+    "setting": lambda n: lm.RoundTrip(2.0, lm.PixelSpace(), ("hr", "bicubic")[n]),
+    "sampler": lambda n: lm.Diffusion(1.0, wrapped(), sampler=Sampler(3, eta=float(n))),
     "encoder": lambda n: from_source(
-        Direct(2.0, denoiser=base(), encoder=Words()), "encoder", "01"[n]
+        lm.Direct(2.0, denoiser=base(), encoder=Words()), "encoder", "01"[n]
     ),
     "space": lambda n: from_source(invsr(), "space", "01"[n]),
 }
@@ -54,12 +44,12 @@ def test_other_outputs_of_the_same_weights_have_another_label(kind):
 
 
 def liif(skip):
-    return Regression(2, LIIF(2, 1, 8, (8,), global_skip=skip))
+    return lm.Regression(2, lm.LIIF(2, 1, 8, (8,), global_skip=skip))
 
 
 def self_cascade(resize, pivot_features):
-    tuning = Tuning(partial(Shared, resize=resize), pivot_features=pivot_features)
-    return SelfCascade(2.0, denoiser=base(), tuning=tuning)
+    tuning = Tuning(partial(lm.Shared, resize=resize), pivot_features=pivot_features)
+    return lm.SelfCascade(2.0, denoiser=base(), tuning=tuning)
 
 
 @pytest.mark.parametrize(
@@ -67,8 +57,8 @@ def self_cascade(resize, pivot_features):
     [
         (invsr, lambda: invsr(predictor=predictor(32)), ["predictor.head_width 16, there 32"]),
         (
-            lambda: ResShift(2, SwinUNet(**SMALL), PixelSpace()),
-            lambda: ResShift(2, SwinUNet(**(SMALL | {"size": 64})), PixelSpace()),
+            lambda: lm.ResShift(2, lm.SwinUNet(**SMALL), lm.PixelSpace()),
+            lambda: lm.ResShift(2, lm.SwinUNet(**(SMALL | {"size": 64})), lm.PixelSpace()),
             ["network.size 16, there 64"],
         ),
         (
@@ -77,8 +67,8 @@ def self_cascade(resize, pivot_features):
             ["enlarge_lr False, there True"],
         ),
         (
-            lambda: CasArbi(2.0, process=ResidualShift(kappa=4)),
-            lambda: CasArbi(2.0, domain="image"),
+            lambda: lm.CasArbi(2.0, process=lm.ResidualShift(kappa=4)),
+            lambda: lm.CasArbi(2.0, domain="image"),
             ["process.kappa 4, there 2.0", "domain residual, there image"],
         ),
         (lambda: liif(True), lambda: liif(False), ["network.global_skip True, there False"]),

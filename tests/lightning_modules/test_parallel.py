@@ -9,8 +9,7 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import nn
 
-from lightning_modules.methods.real_esrgan import RealESRGAN
-from lightning_modules.methods.regression import Regression
+from lightning_modules import RealESRGAN, Regression
 from lightning_modules.parallel import networks, refuse_other_results
 
 

@@ -10,9 +10,7 @@ import pytest
 import torch
 from lightning.pytorch.plugins.precision import HalfPrecision
 
-from lightning_modules.adversarial import Adversarial
-from lightning_modules.backbone.space import KLSpace
-from lightning_modules.methods.regression import Regression
+from lightning_modules import Adversarial, KLSpace, Regression
 from tests.contracts.model_contract import SCALE
 from tests.contracts.test_models import EXAMPLES
 from tests.lightning_modules import next_scale_parts

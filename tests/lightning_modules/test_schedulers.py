@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
-from lightning_modules.optimisation import SequentialLR, WarmUp, WarmUpCosine
+from lightning_modules import SequentialLR, WarmUp, WarmUpCosine
 
 
 def optimizer(rate=5e-5):

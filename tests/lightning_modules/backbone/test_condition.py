@@ -9,17 +9,9 @@ import torch
 from safetensors import safe_open
 from torch.testing import assert_close
 
+from lightning_modules import T5, FixedPrompt, FixedText, SDXLTextEncoder, TextEncoder
 from lightning_modules.backbone import prompt as prompts
-from lightning_modules.backbone.condition import (
-    T5,
-    Condition,
-    FixedPrompt,
-    FixedText,
-    SDXLTextEncoder,
-    TextEncoder,
-    guided,
-    text_of,
-)
+from lightning_modules.backbone.condition import Condition, guided, text_of
 from lightning_modules.backbone.prompt import NEGATIVE, PROMPT
 from tests import make, small_t5
 from tests.lightning_modules.backbone.texts import save_text_encoder

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from lightning_modules.backbone.schedule import CLEAN, Schedule, spaced
-from lightning_modules.backbone.shifting import ResidualShift
+from lightning_modules import ResidualShift, Schedule
+from lightning_modules.backbone.schedule import CLEAN, spaced
 from lightning_modules.sampling.solvers import residual_shift
 from tests import make
 from tests.make import assert_near

@@ -9,7 +9,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel, UNet3DConditionModel
 from torch import Tensor
 
-from lightning_modules.backbone.denoiser import UNet2D, UNet3D
+from lightning_modules import UNet2D, UNet3D
 from lightning_modules.backbone.library import Flags
 from tests.make import normal
 

@@ -9,9 +9,8 @@ import torch
 from torch.nn import functional
 from torch.testing import assert_close
 
-from lightning_modules.backbone.schedule import Schedule
-from lightning_modules.controls.finetune import FineTune, LoRA, add_layers, targets
-from lightning_modules.methods.diffusion import Diffusion
+from lightning_modules import Diffusion, FineTune, LoRA, Schedule
+from lightning_modules.controls.finetune import add_layers, targets
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.solvers import Sampler
 from tests import make

@@ -9,11 +9,10 @@ import torch
 from torch.nn import functional
 from torch.testing import assert_close
 
-from lightning_modules.backbone.space import KLSpace, PCASpace, ResShiftVQ
+from lightning_modules import Autoencoder, KLSpace, PatchGAN, PCASpace, ResShiftVQ
 from lightning_modules.first_stage import autoencoder as module
-from lightning_modules.first_stage.autoencoder import Autoencoder, AutoencoderLosses
+from lightning_modules.first_stage.autoencoder import AutoencoderLosses
 from lightning_modules.networks.autoencoders import PCAAutoencoder
-from lightning_modules.networks.discriminator import PatchGAN
 from tests import make
 from tests.lightning_modules.others import KL
 from tests.make import assert_near

@@ -7,9 +7,9 @@ import torch
 from torch.nn import functional
 from torch.testing import assert_close
 
-from lightning_modules.first_stage.tokenizer import Tokenizer, TokenizerLosses
+from lightning_modules import PatchGAN, Tokenizer
+from lightning_modules.first_stage.tokenizer import TokenizerLosses
 from lightning_modules.networks.bsq import entropy_penalty, quantized, scales_of
-from lightning_modules.networks.discriminator import PatchGAN
 from tests import make
 from tests.lightning_modules.next_scale_parts import GRIDS, vae
 

@@ -14,10 +14,9 @@ from torch import nn
 from torch.testing import assert_close
 
 from degradations.bicubic import resize
-from lightning_modules.backbone.shifting import ResidualShift
+from lightning_modules import LIIF, AnySize, CasArbi, ResidualShift
 from lightning_modules.methods import casarbi
-from lightning_modules.methods.casarbi import CasArbi, ShiftSampling, Stages
-from lightning_modules.networks.liif import LIIF, AnySize
+from lightning_modules.methods.casarbi import ShiftSampling, Stages
 from lightning_modules.noise import Noise
 from tests import make
 from tests.make import assert_near

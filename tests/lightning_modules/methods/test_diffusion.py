@@ -10,9 +10,8 @@ from torch import nn
 from torch.nn import functional
 from torch.testing import assert_close
 
-from lightning_modules.backbone.denoiser import Denoiser
-from lightning_modules.backbone.schedule import Schedule
-from lightning_modules.methods.diffusion import TRAILING, Diffusion, min_snr_weights
+from lightning_modules import Denoiser, Diffusion, Schedule
+from lightning_modules.methods.diffusion import TRAILING, min_snr_weights
 from lightning_modules.noise import Noise
 from tests import make
 from tests.lightning_modules.backbone.texts import Words

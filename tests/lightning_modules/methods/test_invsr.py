@@ -13,12 +13,10 @@ from torch import nn
 from torch.nn import functional
 from torch.testing import assert_close
 
-from lightning_modules.backbone.denoiser import UNet2D
+from lightning_modules import InvSR, LatentDiscriminator, NoisePredictor, UNet2D
 from lightning_modules.backbone.library import Flags
 from lightning_modules.latents import enlarged
-from lightning_modules.methods.invsr import STARTS, InvSR, Sampling, Training, timesteps_for
-from lightning_modules.networks.discriminator import LatentDiscriminator
-from lightning_modules.networks.noise_predictor import NoisePredictor
+from lightning_modules.methods.invsr import STARTS, Sampling, Training, timesteps_for
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.tiling import Tiling
 from tests import make

@@ -8,11 +8,11 @@ from torch.nn import functional
 from torch.testing import assert_close
 
 from degradations.bicubic import resize
-from lightning_modules.methods.infinity import Infinity
-from lightning_modules.methods.nsarm import NSARM, NSARMStageOne, StageTwo
+from lightning_modules import NSARM, Infinity, LatentEstimate, NSARMStageOne, Transformation
+from lightning_modules.methods.nsarm import StageTwo
 from lightning_modules.networks.bsq import quantized, scales_of
 from lightning_modules.networks.infinity import Text
-from lightning_modules.networks.transformation import Branch, LatentEstimate, Transformation
+from lightning_modules.networks.transformation import Branch
 from lightning_modules.noise import Noise
 from tests import make
 from tests.lightning_modules.networks.test_next_scale import released_mapper

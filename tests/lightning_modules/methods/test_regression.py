@@ -6,8 +6,7 @@ import itertools
 
 import torch
 
-from lightning_modules.methods.regression import Regression
-from lightning_modules.networks.liif import LIIF
+from lightning_modules import LIIF, Regression
 from lightning_modules.sampling.tiling import Tiling
 from tests import make
 from tests.make import assert_near

@@ -7,11 +7,9 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from lightning_modules.backbone.shifting import ResidualShift
-from lightning_modules.backbone.space import PixelSpace, ResShiftVQ
+from lightning_modules import PixelSpace, ResidualShift, ResShift, ResShiftVQ, SwinUNet
 from lightning_modules.latents import enlarged, latent_pair
-from lightning_modules.methods.resshift import ResShift
-from lightning_modules.networks.swin_unet import SwinUNet, released_mask
+from lightning_modules.networks.swin_unet import released_mask
 from lightning_modules.noise import Noise
 from tests import make
 from tests.make import assert_near

@@ -9,13 +9,11 @@ import torch
 from torch.nn import functional
 from torch.testing import assert_close
 
+from lightning_modules import KLSpace, Schedule, SelfCascade, Shared, UNet2D
 from lightning_modules.backbone.condition import Condition
-from lightning_modules.backbone.denoiser import UNet2D
-from lightning_modules.backbone.schedule import Schedule
-from lightning_modules.backbone.space import KLSpace
-from lightning_modules.methods.self_cascade import Cascade, SelfCascade, Tuning, cascade_sizes
+from lightning_modules.methods.self_cascade import Cascade, Tuning, cascade_sizes
 from lightning_modules.networks.attachments import Blocks, Residuals, Skips
-from lightning_modules.networks.feature_upsampler import Full, Places, Shared
+from lightning_modules.networks.feature_upsampler import Full, Places
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.solvers import Sampler
 from tests import make

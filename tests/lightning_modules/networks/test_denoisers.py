@@ -9,12 +9,11 @@ import torch
 from torch.nn import functional
 from torch.testing import assert_close
 
-from lightning_modules.networks.feature_upsampler import TIME_WIDTH, Full, Places, Shared
-from lightning_modules.networks.noise_predictor import NoisePredictor
-from lightning_modules.networks.sft_unet import SFTUNet, coordinates, fourier
+from lightning_modules import NoisePredictor, SFTUNet, Shared, SwinUNet
+from lightning_modules.networks.feature_upsampler import TIME_WIDTH, Full, Places
+from lightning_modules.networks.sft_unet import coordinates, fourier
 from lightning_modules.networks.swin_unet import (
     SwinBlock,
-    SwinUNet,
     WindowAttention,
     from_official,
     released_mask,

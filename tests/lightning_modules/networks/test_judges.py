@@ -13,13 +13,9 @@ from torch.testing import assert_close
 from torchvision import models
 
 from files.weights import fingerprint
+from lightning_modules import LatentDiscriminator, LatentLPIPS, PatchGAN, UNetDiscriminator
 from lightning_modules.frozen import sources
-from lightning_modules.networks.discriminator import (
-    LatentDiscriminator,
-    PatchGAN,
-    UNetDiscriminator,
-)
-from lightning_modules.networks.latent_lpips import LatentDistance, LatentLPIPS, from_imagenet
+from lightning_modules.networks.latent_lpips import LatentDistance, from_imagenet
 from tests import make
 
 # --------------------------------------------------------------------------------- discriminators

@@ -11,15 +11,11 @@ from torch import nn
 from torch.nn import functional
 from torch.testing import assert_close
 
+from lightning_modules import BitwiseVAE, LatentEstimate, Transformation
 from lightning_modules.networks import bsq
-from lightning_modules.networks.autoencoders import BitwiseVAE, bitwise_vae_from_official
+from lightning_modules.networks.autoencoders import bitwise_vae_from_official
 from lightning_modules.networks.bsq import published, quantized, scales_of
-from lightning_modules.networks.transformation import (
-    Branch,
-    LatentEstimate,
-    Transformation,
-    from_official,
-)
+from lightning_modules.networks.transformation import Branch, from_official
 from tests import make
 from tests.reference.vqgan import VQGAN
 

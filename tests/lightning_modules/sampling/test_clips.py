@@ -9,12 +9,11 @@ import torch
 from torch.nn import functional
 from torch.testing import assert_close
 
+from lightning_modules import Diffusion, KLSpace, Schedule
 from lightning_modules.backbone import library
 from lightning_modules.backbone.condition import Condition
 from lightning_modules.backbone.library import resized
-from lightning_modules.backbone.schedule import Schedule
-from lightning_modules.backbone.space import KLSpace
-from lightning_modules.methods.diffusion import TRAILING, Diffusion
+from lightning_modules.methods.diffusion import TRAILING
 from lightning_modules.noise import Noise, with_noise_seeds
 from lightning_modules.sampling.captions import drop_captions, encode_captions
 from tests import make
