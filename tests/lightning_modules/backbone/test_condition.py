@@ -117,8 +117,8 @@ def test_the_command_that_writes_invsrs_prompt(tmp_path, monkeypatch):
     prompt = FixedPrompt("$ENLARGER_WEIGHTS/invsr_prompt.safetensors")
     assert prompt.source.startswith("$ENLARGER_WEIGHTS/invsr_prompt.safetensors ")
     assert prompt.state_dict() == {}
-    assert torch.equal(prompt.condition(3).text, encoder([PROMPT] * 3))
-    assert torch.equal(prompt.unconditional(2).text, encoder([NEGATIVE] * 2))
+    assert_close(prompt.condition(3).text, encoder([PROMPT] * 3))
+    assert_close(prompt.unconditional(2).text, encoder([NEGATIVE] * 2))
     assert prompt.double().condition(1).text.dtype == torch.float64  # it moves with the model
     with safe_open(tmp_path / "weights/invsr_prompt.safetensors", "pt") as file:
         texts = json.loads(file.metadata()["texts"])

@@ -10,7 +10,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
 from torch.testing import assert_close
 
 from degradations.bicubic import resize
@@ -90,34 +89,19 @@ def test_any_plan_ends_at_the_target_by_stages_of_the_fixed_factor(
 # --------------------------------------------------------------------------------- the equations
 
 
-class Oracle(nn.Module):
-    """A network that predicts `answer(base)`, and notes timesteps and noise levels."""
-
-    def __init__(self, answer):
-        super().__init__()
-        self.answer = answer
-        self.weight = nn.Parameter(torch.zeros(()))
-        self.timesteps = []
-        self.levels = []
-
-    def forward(self, x, t, base, features, lr_size, noise_level, boxes=None):
-        self.timesteps.append(int(t[0]))
-        self.levels.append(noise_level)
-        return self.answer(base)
+def zeros(x, *_):
+    return torch.zeros_like(x)
 
 
-class Half(nn.Module):
-    """Predicts half of what it sees, so that what happens on the way matters."""
-
-    def forward(self, x, t, *_):
-        return 0.5 * x + 0.01 * t.view(-1, 1, 1, 1)
+def half(x, t, *_):
+    """Half of what it sees, so that what happens on the way matters."""
+    return 0.5 * x + 0.01 * t.view(-1, 1, 1, 1)
 
 
-def cascade(answer=torch.zeros_like, **settings):
-    """A cascade of x2 whose sigma_r is measured."""
+def cascade(answer=zeros, **settings):
+    """A cascade of x2 whose sigma_r is measured, and whose network answers so."""
     torch.manual_seed(0)
-    settings.setdefault("network", Oracle(answer))
-    model = CasArbi(2.0, BASE, **settings)
+    model = CasArbi(2.0, BASE, network=make.Answering(answer), **settings)
     model.sigma_r.fill_(SIGMA)
     return make.quiet(model).eval()
 
@@ -136,11 +120,12 @@ def batch():
 def test_the_last_step_gives_what_the_network_predicts(batch, solver, timesteps):
     hr = batch["hr"] * 2 - 1
     sampling = ShiftSampling(timesteps, solver)
-    model = cascade(lambda base: (hr - base) / SIGMA, sampling=sampling)
+    model = cascade(lambda x, t, base, *_: (hr - base) / SIGMA, sampling=sampling)
     assert_near(restored(model, batch), batch["hr"], 1e-5)
-    assert model.network.timesteps == (timesteps or list(range(14, -1, -1)))
+    called = [int(t[0]) for x, t, *_ in model.network.calls]
+    assert called == (timesteps or list(range(14, -1, -1)))
 
-    model = cascade(lambda base: hr, sampling=sampling, domain="image")
+    model = cascade(lambda *_: hr, sampling=sampling, domain="image")
     assert_near(restored(model, batch), batch["hr"], 1e-5)
 
 
@@ -154,7 +139,7 @@ def test_relative_noise_is_absolute_noise_in_units_of_sigma_r(batch, solver, dom
         ResidualShift(kappa=4.0 * SIGMA, min_noise=0.34 * SIGMA),
     ):
         sampling = ShiftSampling(solver=solver)
-        model = cascade(network=Half(), process=process, domain=domain, sampling=sampling)
+        model = cascade(half, process=process, domain=domain, sampling=sampling)
         torch.manual_seed(0)
         losses.append(model.training_step(batch, 0))
         outputs.append(restored(model, batch))
@@ -169,7 +154,7 @@ def test_the_loss_is_in_units_of_sigma_r(batch):
     residual = batch["hr"] * 2 - 1 - base
 
     assert_close(model.training_step(batch, 0), (residual / SIGMA).square().mean())
-    model.network.answer = lambda base: residual / SIGMA
+    model.network.answer = lambda *_: residual / SIGMA
     assert model.training_step(batch, 0) < 1e-8
 
 
@@ -193,7 +178,7 @@ def test_noise_is_added_to_a_share_of_the_inputs_and_the_network_knows_its_level
 
     model.training_step(make.pairs((12, 8), 2, count=64), 0)
 
-    (levels,) = model.network.levels
+    ((*_, levels),) = model.network.calls
     assert 0.3 < (levels > 0).float().mean() < 0.7
     assert 0.05 < levels.max() <= 0.1
 
@@ -202,7 +187,8 @@ def test_guidance_brings_the_output_back_to_its_input(batch):
     batch["lr"] = resize(batch["hr"], (12, 8)) * 0.5 + 0.25
     errors = []
     for guidance in (0.0, 1.0):
-        model = cascade(torch.ones_like, sampling=ShiftSampling(guidance=guidance))
+        sampling = ShiftSampling(guidance=guidance)
+        model = cascade(lambda x, *_: torch.ones_like(x), sampling=sampling)
         smaller = resize(restored(model, batch), (12, 8))
         errors.append((smaller - batch["lr"]).square().mean())
 
