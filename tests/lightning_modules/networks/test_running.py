@@ -154,12 +154,3 @@ def test_outputs_of_many_sizes_leave_training_compiled(graphs):
     model(torch.ones(20)).sum().backward()
     assert len(graphs) == 5
     assert model.weight.grad == 40
-
-
-@pytest.mark.slow
-def test_blocks_that_are_alike_are_compiled_once(graphs):
-    """Of the three blocks of a transformer, one."""
-    model = network(InfinityTransformer, compile=True).eval()
-    assert model.state_dict().keys() == network(InfinityTransformer).state_dict().keys()
-    outputs(model, input_of(InfinityTransformer))
-    assert len(graphs) == 1
