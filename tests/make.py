@@ -174,20 +174,6 @@ class Averaged(Space):
         return functional.interpolate(z, scale_factor=self.factor, mode="nearest") / 2 + 0.5
 
 
-class Answering(nn.Module):
-    """A network that returns ``answer(*inputs)``, and notes the inputs of its calls."""
-
-    def __init__(self, answer: Any) -> None:
-        super().__init__()
-        self.answer = answer
-        self.weight = nn.Parameter(torch.zeros(()))  # there is something to train
-        self.calls: list[Any] = []
-
-    def forward(self, *inputs: Any) -> Tensor:
-        self.calls.append(inputs)
-        return self.answer(*inputs) + 0 * self.weight
-
-
 class Distance(nn.Module):
     """A perceptual distance: the mean squared difference, by a layer with weights."""
 
@@ -283,3 +269,17 @@ def save_run(model: LightningModule, path: Path) -> Path:
 def lr_batch(h: int, w: int, scale: float = 2.0, count: int = 1) -> Any:
     """A batch of LR alone, whose output has ``scale`` times its sides."""
     return batch(count, (round(h * scale), round(w * scale)), lr=(3, h, w))
+
+
+class Answering(nn.Module):
+    """A network that returns ``answer(*inputs)``, and notes the inputs of its calls."""
+
+    def __init__(self, answer: Any) -> None:
+        super().__init__()
+        self.answer = answer
+        self.weight = nn.Parameter(torch.zeros(()))  # there is something to train
+        self.calls: list[Any] = []
+
+    def forward(self, *inputs: Any) -> Tensor:
+        self.calls.append(inputs)
+        return self.answer(*inputs) + 0 * self.weight

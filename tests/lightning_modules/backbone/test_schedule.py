@@ -137,14 +137,6 @@ def test_input_scales_and_the_prior():
     assert_close(latent.prior(x, x), x + 2 * 0.99)
 
 
-def test_fewer_steps_keep_their_numbers():
-    whole = ResidualShift()
-    process = whole.respaced([14, 9, 4, 0])
-    assert process.timesteps == [0, 4, 9, 14]
-    assert [process.eta(t) for t in range(4)] == [whole.eta(t) for t in (0, 4, 9, 14)]
-    assert process.respaced([3, 1]).timesteps == [4, 14]
-
-
 @pytest.mark.parametrize("prediction", ["sample", "epsilon", "scaled_epsilon", "residual"])
 def test_the_loss_of_scaled_noise_is_scaled_back(prediction):
     """As released: divided by kappa^2 eta, so that errors of the noise count equally."""

@@ -81,19 +81,6 @@ def test_it_trains_as_a_plain_loop_does(tmp_path, sharpen):
     assert_close(tensors(model), tensors(other), rtol=0, atol=0)
 
 
-def test_real_esrnet_has_one_optimiser(tmp_path):
-    model = real_esrgan()
-    model.discriminator = None
-    before = tensors(model)
-
-    run = fit(tmp_path, model, batches(2))
-
-    assert len(run.optimizers) == 1
-    assert parts_that_moved(before, model) == {"network"}
-    assert run.logged_metrics.keys() >= {"train/l1", "train/loss"}
-    assert "train/adversarial" not in run.logged_metrics
-
-
 @pytest.mark.parametrize(
     ("steps", "expected"),
     [(1, {"l1"}), (2, {"l1", "adversarial"}), (3, {"l1", "adversarial", "late"})],
