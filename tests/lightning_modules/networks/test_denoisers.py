@@ -35,7 +35,7 @@ def masks(model):
 def official(network, mask_of):
     """The tensors of a network by the names of a released file, with its tables and masks."""
     tensors = dict(network.state_dict())
-    del tensors["released_mask"]  # which is ours
+    tensors.pop("released_mask", None)  # which is ours
     for name, module in network.named_modules():
         if isinstance(module, SwinBlock):
             tensors[f"{name}.attn.relative_position_index"] = torch.zeros(64, 64).long()
