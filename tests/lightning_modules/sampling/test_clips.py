@@ -114,3 +114,5 @@ def test_all_frames_of_a_clip_begin_at_one_field():
     assert torch.equal(sr[..., ::2, ::2], sr[..., 1::2, 1::2])  # enlarged by repeating pixels
     seeds = with_noise_seeds(batch, model.noise_seed)["seed"]
     assert_near(inputs[0], Noise(seeds).normal((2, 3, 3, 8, 12)), 0.05)
+    second = batch | {"key": ["1"], "seed": batch["seed"][1:], "clip": batch["clip"][1:]}
+    assert_near(model.sample(second)["sr"], sr[1:], 1e-5)

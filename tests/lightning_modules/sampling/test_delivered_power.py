@@ -7,15 +7,11 @@ variance exactly, without a sample. `docs/decisions.md` has the figures.
 
 from __future__ import annotations
 
-import re
-
 import pytest
 import torch
-import yaml
 
 from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.sampling.solvers import ShiftSampler
-from tests.conftest import REPO
 
 
 class Coefficients:
@@ -62,32 +58,3 @@ def test_figures_of_the_page(process, deviation, posterior, ddim, dpm_solver_2m)
     expected = {"posterior": posterior, "ddim": ddim, "dpm_solver_2m": dpm_solver_2m}
     for solver, share in expected.items():
         assert delivered(process, deviation, solver) == pytest.approx(share, abs=0.006)
-
-
-def shipped():
-    """Files of methods of residual shifting."""
-    for folder in ("model", "experiment"):
-        for path in sorted((REPO / "configs" / folder).rglob("*.yaml")):
-            if re.search(r"class_path: lightning_modules\.(ResShift|CasArbi)\b", path.read_text()):
-                yield path
-
-
-@pytest.mark.parametrize("path", shipped(), ids=lambda path: path.stem)
-def test_files_say_what_their_sampler_delivers(path):
-    """In a comment: each share with its deviation; after a semicolon that of another sampler."""
-    text = path.read_text()
-    content = yaml.safe_load(text)
-    model = content.get("model", content)["init_args"]
-    process = ResidualShift(**model.get("process", {}).get("init_args", {}))
-    solver = model.get("sampler") or model["sampling"]["solver"]
-    comment = re.search(r"((?: *# .*\n)+) *(?:sampler|sampling):", text)[1]
-
-    shares = 0
-    for part in comment.split(";"):
-        of_part = "dpm_solver_2m" if "dpm_solver_2m" in part else solver
-        pattern = r"(\d\.\d\d)\b.*? at (?:a deviation of )?([\d.]*\d)"
-        for share, deviation in re.findall(pattern, part):
-            expected = delivered(process, float(deviation), of_part)
-            assert float(share) == pytest.approx(expected, abs=0.006)
-            shares += 1
-    assert shares
