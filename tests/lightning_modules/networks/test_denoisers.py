@@ -175,71 +175,69 @@ def small_predictor(layers=1):
     return NoisePredictor(widths=(32, 64), layers=layers, head_width=16).eval()
 
 
-class ByHand:
-    """The predictor's layers, from its weights alone."""
+def by_hand(weights, lr, t):
+    """The paper's figure for two levels of 32 and 64 channels, from the weights alone."""
 
-    def __init__(self, weights, t):
-        self.weights = weights
-        angles = t[:, None] * torch.exp(-math.log(10_000) * torch.arange(16) / 16)
-        waves = torch.cat([angles.cos(), angles.sin()], 1)
-        hidden = functional.silu(self.linear("time_embedding.linear_1", waves))
-        self.time = functional.silu(self.linear("time_embedding.linear_2", hidden))
+    def of(name):
+        return weights[f"encoder.{name}.weight"], weights[f"encoder.{name}.bias"]
 
-    def parameters(self, name):
-        return self.weights[f"encoder.{name}.weight"], self.weights[f"encoder.{name}.bias"]
+    def linear(name, x):
+        return functional.linear(x, *of(name))
 
-    def linear(self, name, x):
-        return functional.linear(x, *self.parameters(name))
+    def conv(name, x, stride=1, padding=1):
+        return functional.conv2d(x, *of(name), stride, padding)
 
-    def conv(self, name, x, **settings):
-        return functional.conv2d(x, *self.parameters(name), **settings)
+    def norm(name, x):
+        return functional.group_norm(x, 32, *of(name), 1e-6)
 
-    def norm(self, name, x):
-        return functional.group_norm(x, 32, *self.parameters(name), 1e-6)
-
-    def residual(self, name, x):
-        y = self.conv(f"{name}.conv1", functional.silu(self.norm(f"{name}.norm1", x)), padding=1)
-        y = y + self.linear(f"{name}.time_emb_proj", self.time)[:, :, None, None]
-        y = self.conv(f"{name}.conv2", functional.silu(self.norm(f"{name}.norm2", y)), padding=1)
+    def residual(name, x):
+        y = conv(f"{name}.conv1", functional.silu(norm(f"{name}.norm1", x)))
+        y = y + linear(f"{name}.time_emb_proj", time)[:, :, None, None]
+        y = conv(f"{name}.conv2", functional.silu(norm(f"{name}.norm2", y)))
         if x.shape[1] != y.shape[1]:
-            x = self.conv(f"{name}.conv_shortcut", x)
+            x = conv(f"{name}.conv_shortcut", x, padding=0)
         return x + y
 
-    def heads(self, name, pixels):
-        return self.linear(name, pixels).unflatten(2, (-1, 16)).transpose(1, 2)
+    def heads(name, pixels):  # of 16 channels
+        return linear(name, pixels).unflatten(2, (-1, 16)).transpose(1, 2)
 
-    def attention(self, name, x):
-        pixels = self.norm(f"{name}.group_norm", x).flatten(2).mT
-        q = self.heads(f"{name}.to_q", pixels)
-        k = self.heads(f"{name}.to_k", pixels)
-        v = self.heads(f"{name}.to_v", pixels)
+    def attention(name, x):
+        pixels = norm(f"{name}.group_norm", x).flatten(2).mT
+        q = heads(f"{name}.to_q", pixels)
+        k = heads(f"{name}.to_k", pixels)
+        v = heads(f"{name}.to_v", pixels)
         mixed = (q @ k.mT / 4).softmax(3) @ v
-        y = self.linear(f"{name}.to_out.0", mixed.transpose(1, 2).flatten(2))
+        y = linear(f"{name}.to_out.0", mixed.transpose(1, 2).flatten(2))
         return x + y.mT.reshape(x.shape)
+
+    angles = t[:, None] * torch.exp(-math.log(10_000) * torch.arange(16) / 16)
+    waves = torch.cat([angles.cos(), angles.sin()], 1)
+    hidden = functional.silu(linear("time_embedding.linear_1", waves))
+    time = functional.silu(linear("time_embedding.linear_2", hidden))
+    x = conv("conv_in", 2 * lr - 1)
+    for level in range(2):
+        for number in range(2):
+            x = residual(f"down_blocks.{level}.resnets.{number}", x)
+            x = attention(f"down_blocks.{level}.attentions.{number}", x)
+        if level == 0:  # zeros on the right and below alone
+            x = functional.pad(x, (0, 1, 0, 1))
+            x = conv("down_blocks.0.downsamplers.0.conv", x, stride=2, padding=0)
+    x = residual("mid_block.resnets.0", x)
+    x = attention("mid_block.attentions.0", x)
+    x = residual("mid_block.resnets.1", x)
+    return conv("conv_out", functional.silu(norm("conv_norm_out", x)))
 
 
 def test_the_noise_predictor_is_what_the_paper_draws():
     model = small_predictor(layers=2)
-    lr = torch.rand(2, 3, 6, 4)
+    lr = make.uniform(2, 3, 6, 4)
     t = torch.tensor([249.0, 99.5])
 
     mean, logvar = model(lr, t)
 
-    by_hand = ByHand(model.state_dict(), t)
-    x = by_hand.conv("conv_in", 2 * lr - 1, padding=1)
-    for level in range(2):
-        for number in range(2):
-            x = by_hand.residual(f"down_blocks.{level}.resnets.{number}", x)
-            x = by_hand.attention(f"down_blocks.{level}.attentions.{number}", x)
-        if level == 0:  # zeros on the right and below alone
-            x = functional.pad(x, (0, 1, 0, 1))
-            x = by_hand.conv("down_blocks.0.downsamplers.0.conv", x, stride=2)
-    x = by_hand.residual("mid_block.resnets.0", x)
-    x = by_hand.attention("mid_block.attentions.0", x)
-    x = by_hand.residual("mid_block.resnets.1", x)
-    x = by_hand.conv("conv_out", functional.silu(by_hand.norm("conv_norm_out", x)), padding=1)
-    assert_close(mean, x[:, :4], rtol=1e-4, atol=1e-5)
-    assert_close(logvar, x[:, 4:], rtol=1e-4, atol=1e-5)
+    expected = by_hand(model.state_dict(), lr, t)
+    assert_close(mean, expected[:, :4], rtol=1e-4, atol=1e-5)
+    assert_close(logvar, expected[:, 4:], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("scale", "halvings"), [(8, 0), (4, 1), (2, 2), (1, 3)])
