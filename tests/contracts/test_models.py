@@ -178,7 +178,7 @@ def pytest_generate_tests(metafunc):
     found.remove(lm.LatentPerceptual)  # makes no images: see test_latent_perceptual.py
     found.remove(lm.Autoencoder)  # enlarges nothing: see test_autoencoder.py
     found.remove(lm.Tokenizer)  # enlarges nothing: see test_tokenizer.py
-    found.remove(lm.SDUpscale)  # comes with a whole pipeline, of factor 4: see test_sd_upscale.py
+    found.remove(lm.SDUpscale)  # comes with a whole pipeline, of factor 4: see test_sd.py
     found = [cls for cls in found if (cls in DISCRETE) == (metafunc.cls is TestDiscreteModels)]
     examples = [
         pytest.param(

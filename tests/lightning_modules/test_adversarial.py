@@ -107,7 +107,7 @@ def trained_by_a_plain_loop(data, accumulate, clip):
 
 
 @pytest.mark.parametrize(("accumulate", "clip"), [(1, None), (2, None), (3, 0.05), (8, 0.05)])
-def test_it_trains_as_a_plain_loop_does(tmp_path, accumulate, clip):
+def test_accumulating_and_clipping_train_as_a_plain_loop_does(tmp_path, accumulate, clip):
     """By five batches, so that the last step of an epoch may have fewer."""
     data = batches(5)
     model = Pair(accumulate, clip)

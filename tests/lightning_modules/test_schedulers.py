@@ -34,12 +34,12 @@ def resume(scheduler, before, folder):
     scheduler.load_state_dict(of_schedule)
 
 
-def test_it_rises_and_stays():
+def test_a_warm_up_rises_and_stays():
     assert rates(WarmUp(optimizer(1.0), 4), 6) == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1])
     assert rates(WarmUp(optimizer(1.0), 0), 2) == [1, 1]
 
 
-def test_it_rises_and_falls_as_torch_s_cosine():
+def test_behind_a_warm_up_the_rate_falls_as_torchs_cosine():
     theirs = lr_scheduler.CosineAnnealingLR(optimizer(), T_max=10, eta_min=2e-5)
 
     found = rates(WarmUpCosine(optimizer(), steps=12, warm_up=2), 14)
@@ -64,7 +64,7 @@ def released_rates(base, warm_up, iterations, final):
     return found
 
 
-def test_as_released():
+def test_a_released_warm_up_is_one_step_late():
     warm_up = rates(WarmUp(optimizer(1.0), 4, released=True), 7)
     cosine = rates(WarmUpCosine(optimizer(), 20, 5, 2e-5, released=True), 20)
     assert warm_up == pytest.approx([1, 0.25, 0.5, 0.75, 1, 1, 1])
@@ -73,7 +73,7 @@ def test_as_released():
 
 
 @pytest.mark.parametrize("stop", [1, 3, 9])
-def test_as_released_it_goes_on_where_it_stopped(stop, tmp_path):
+def test_a_resumed_schedule_goes_on_where_it_stopped(stop, tmp_path):
     first = WarmUpCosine(optimizer(), 12, 4, released=True)
     second = WarmUpCosine(optimizer(), 12, 4, released=True)
 
@@ -84,7 +84,7 @@ def test_as_released_it_goes_on_where_it_stopped(stop, tmp_path):
 
 
 @pytest.mark.parametrize("kind", [lambda made, steps, warm_up: WarmUp(made, warm_up), WarmUpCosine])
-def test_it_goes_on_by_new_settings(kind, tmp_path):
+def test_a_resumed_schedule_follows_new_settings(kind, tmp_path):
     """Such as a later end, where a run that is over is to be trained for longer."""
     first = kind(optimizer(5e-5), 12, 4)
     second = kind(optimizer(4e-5), 40, 20)
@@ -95,7 +95,7 @@ def test_it_goes_on_by_new_settings(kind, tmp_path):
     assert rates(second, 2) == pytest.approx([last, 4e-5 * 15 / 20])  # still rising at step 15
 
 
-def test_a_sequence_of_yaml_is_torch_s(tmp_path):
+def test_a_sequence_of_schedules_is_torchs(tmp_path):
     linear = partial(lr_scheduler.LinearLR, total_iters=3)
     exponential = partial(lr_scheduler.ExponentialLR, gamma=0.9)
     one = optimizer(1.0)

@@ -23,7 +23,7 @@ KINDS = pytest.mark.parametrize("kind", WRAPPERS)
 
 @KINDS
 @torch.no_grad()
-def test_from_a_folder_it_is_diffusers_network(kind, tmp_path):
+def test_a_network_from_a_folder_is_that_of_diffusers(kind, tmp_path):
     z, t, text = inputs(kind)
     network = bare(kind)
     network.save_pretrained(tmp_path / "unet")

@@ -74,7 +74,7 @@ def folder(tmp_path_factory):
     return save_upscaler(tmp_path_factory.mktemp("upscaler"))
 
 
-def test_it_is_the_pipeline_of_diffusers(folder):
+def test_the_upscaler_is_the_pipeline_of_diffusers(folder):
     from diffusers import StableDiffusionUpscalePipeline
 
     batch = make.lr_batch(8, 12, 4, count=2) | {"text": ["a b", "b"]}

@@ -113,7 +113,7 @@ def test_principal_components_are_the_best_linear_autoencoder():
     assert_close(z.std((0, 2, 3)), torch.ones(12), rtol=0.02, atol=0)
 
 
-def test_it_starts_from_batches_of_several_sizes_and_once(monkeypatch):
+def test_an_autoencoder_starts_from_batches_of_several_sizes_and_once(monkeypatch):
     """As with ``crops.scales``, whose sides need not be whole latents."""
     square = images()
     odd = images(3, 24)[..., :22, :21]

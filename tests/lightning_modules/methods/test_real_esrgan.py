@@ -55,7 +55,7 @@ def parts_that_moved(before, model):
 
 
 @pytest.mark.parametrize("sharpen", [True, False])
-def test_it_trains_as_a_plain_loop_does(tmp_path, sharpen):
+def test_real_esrgan_trains_as_a_plain_loop_does(tmp_path, sharpen):
     """Bit for bit, with the released order: generator first, then HR, then its old output."""
     data = batches(4)
     model = real_esrgan(losses={"charbonnier": Charbonnier(0.5)}, sharpen=sharpen)

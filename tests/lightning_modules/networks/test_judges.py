@@ -186,7 +186,7 @@ def test_as_a_loss_it_is_frozen_gives_gradients_and_names_its_file(tmp_path):
     assert sources(holder)["perceptual"] == f"distance.pth {fingerprint(trained.state_dict())}"
 
 
-def test_it_begins_as_lpips_of_images(tmp_path):
+def test_lpips_of_latents_begins_as_lpips_of_images(tmp_path):
     """Each channel of a latent is seen as an image's first colour."""
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         features = models.vgg16(weights=None).features

@@ -46,7 +46,7 @@ LAYOUTS: dict[str, tuple[Callable[[], nn.Module], int, int, str]] = {
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_layouts(name: str) -> None:
+def test_a_network_has_the_parameters_and_names_of_its_release(name: str) -> None:
     make, *expected = LAYOUTS[name]
     with torch.device("meta"):
         network = make()

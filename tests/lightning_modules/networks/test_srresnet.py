@@ -10,7 +10,7 @@ from tests import make
 
 @pytest.mark.parametrize(("scale", "factors"), [(2, [2]), (3, [3]), (4, [2, 2])])
 @torch.no_grad()
-def test_equals_the_official_form(scale, factors):
+def test_msrresnet_equals_basicsrs_form(scale, factors):
     network = make.fill(MSRResNet(scale, blocks=1, channels=8))
     state = network.state_dict()
     tensors = {}  # by the official names

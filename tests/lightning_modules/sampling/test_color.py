@@ -89,7 +89,7 @@ def test_adain_then_wavelet():
 @pytest.mark.parametrize("kind", FIXES)
 @pytest.mark.parametrize(("h", "w"), [(1, 1), (1, 16), (9, 8)])
 @pytest.mark.parametrize("scale", [1, 4])
-def test_any_size(kind, h, w, scale):
+def test_the_colour_fix_takes_any_size(kind, h, w, scale):
     sr = make.uniform(2, 3, scale * h, scale * w)
     fixed = fix_colors(sr, make.uniform(2, 3, h, w, seed=1), kind)
     assert fixed.shape == sr.shape

@@ -98,7 +98,7 @@ DPM = diffusers.DPMSolverMultistepScheduler(
         (Sampler(20, "trailing", solver="dpm_solver_2m"), DPM, "preserving"),
     ],
 )
-def test_equal_to_diffusers(sampler, scheduler, variance):
+def test_sampling_is_that_of_diffusers(sampler, scheduler, variance):
     schedule = Schedule(variance=variance)
     steps = sampler.timesteps(1000)
     x = normal(2, 3, 8, 8)
@@ -156,7 +156,7 @@ def test_who_knows_the_clean_sample_is_believed(sampler, draws, variance):
     assert noise.drew == draws
 
 
-def test_it_ends_where_stable_diffusion_does():
+def test_sampling_may_end_where_stable_diffusions_does():
     """At abar of timestep 0, with the noise that is left there."""
     schedule = Schedule()
     sampler = Sampler(3, last=0)
