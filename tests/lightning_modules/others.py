@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import pytest
 import torch
 
@@ -13,7 +10,7 @@ from tests.contracts.model_contract import batch_of
 from tests.lightning_modules import next_scale_parts
 from tests.lightning_modules.backbone.texts import save_text_encoder
 
-KL: dict[str, Any] = {
+KL = {
     "block_out_channels": [8, 8],
     "norm_num_groups": 4,
     "latent_channels": 4,
@@ -22,7 +19,7 @@ KL: dict[str, Any] = {
 }
 
 
-def save_upscaler(folder: Path) -> str:
+def save_upscaler(folder):
     """Write the released layout of the upscaler, as small as can be; return where."""
     pytest.importorskip("transformers")
     from diffusers import (
@@ -69,16 +66,16 @@ def save_upscaler(folder: Path) -> str:
     return str(saved)
 
 
-def upscaler(scale: float, folder: Path) -> lm.SDUpscale:
+def upscaler(scale, folder):
     return lm.SDUpscale(4.0, save_upscaler(folder), steps=2, guidance=3.0)
 
 
-def perceptual(scale: float, folder: Path) -> lm.LatentPerceptual:
+def perceptual(scale, folder):
     return lm.LatentPerceptual(1.0, lm.KLSpace(KL), widths=(8,) * 5, vgg16=None)
 
 
 # Each example is a function of the scale and an empty folder, as in tests/contracts/test_models.py.
-OTHERS: dict[Any, dict[str, Any]] = {
+OTHERS = {
     lm.Autoencoder: {
         "PCA": lambda scale, folder: lm.Autoencoder(1.0, lm.PCASpace()),
         "KL": lambda scale, folder: lm.Autoencoder(1.0, lm.KLSpace(KL)),
@@ -97,7 +94,7 @@ OTHERS: dict[Any, dict[str, Any]] = {
 }
 
 
-def batch_for(model: lm.ImageModel) -> dict[str, Any]:
+def batch_for(model):
     """The batch of the contracts, with what this model expects."""
     batch = batch_of()
     if isinstance(model, lm.SDUpscale):

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-
 import torch
 
 VGG19 = ((2, 64), (2, 128), (4, 256), (4, 512), (4, 512))  # convolutions and width of each stage
 NAME = "vgg19-dcbb9e9d.pth"
 
 
-def save_vgg19(folder: Path, layers: Sequence[str] | None = None) -> Path:
+def save_vgg19(folder, layers=None):
     """Write the file; return where.
 
     Args:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from functools import partial
 
 import pytest
 import torch
-from torch import nn
 
 import lightning_modules as lm
 from lightning_modules.networks.autoencoders import resshift_vq
@@ -17,7 +15,7 @@ from lightning_modules.networks.latent_lpips import LatentDistance
 F8, F16 = (128, 256, 512, 512), (128, 256, 512, 512, 512)
 
 # Parameters, tensors, and a digest of all names with their shapes.
-LAYOUTS: dict[str, tuple[Callable[[], nn.Module], int, int, str]] = {
+LAYOUTS = {
     "EDSR x2": (partial(lm.EDSR, 2), 1_369_859, 76, "6ad3e4673c396d94"),
     "EDSR x4": (partial(lm.EDSR, 4), 1_517_571, 78, "241091aba1137989"),
     "IMDN x2": (partial(lm.IMDN, 2), 694_404, 92, "12acb5f5af882dd4"),
@@ -46,7 +44,7 @@ LAYOUTS: dict[str, tuple[Callable[[], nn.Module], int, int, str]] = {
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_a_network_has_the_parameters_and_names_of_its_release(name: str) -> None:
+def test_a_network_has_the_parameters_and_names_of_its_release(name):
     make, *expected = LAYOUTS[name]
     with torch.device("meta"):
         network = make()
