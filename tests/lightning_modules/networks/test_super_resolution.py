@@ -1,4 +1,4 @@
-"""EDSR, IMDN, LIIF, RRDBNet and Spandrel, against official programs and published figures."""
+"""Networks of one pass, and Spandrel, against official programs and published figures."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from lightning_modules.networks.imdn import IMDN
 from lightning_modules.networks.liif import LIIF, AnySize
 from lightning_modules.networks.rrdb import RRDBNet, SRVGGNetCompact
 from lightning_modules.networks.spandrel import Spandrel
+from lightning_modules.networks.srresnet import MSRResNet
 from tests import make
 from tests.make import assert_near
 from tests.quick import quick
@@ -36,22 +37,23 @@ def small_random(network):
 # ------------------------------------------------------------------------------------------ EDSR
 
 
+def conv(state, name, x, padding=1):
+    weight = state[f"{name}.weight"]
+    return functional.conv2d(x, weight, state[f"{name}.bias"], padding=padding)
+
+
 def released_edsr(state, levels, scale, blocks, res_scale):
     """The released program: levels (B, 3, h, w) of 0..255 in and out."""
-
-    def conv(name, x, padding=1):
-        return functional.conv2d(x, state[f"{name}.weight"], state[f"{name}.bias"], padding=padding)
-
-    head = conv("head.0", conv("sub_mean", levels, padding=0))
+    head = conv(state, "head.0", conv(state, "sub_mean", levels, padding=0))
     x = head
     for number in range(blocks):
-        inner = functional.relu(conv(f"body.{number}.body.0", x))
-        x = x + res_scale * conv(f"body.{number}.body.2", inner)
-    x = conv(f"body.{blocks}", x) + head
+        inner = functional.relu(conv(state, f"body.{number}.body.0", x))
+        x = x + res_scale * conv(state, f"body.{number}.body.2", inner)
+    x = conv(state, f"body.{blocks}", x) + head
     factors = [3] if scale == 3 else [2] * int(math.log2(scale))
     for number, factor in enumerate(factors):
-        x = functional.pixel_shuffle(conv(f"tail.0.{2 * number}", x), factor)
-    return conv("add_mean", conv("tail.1", x), padding=0)
+        x = functional.pixel_shuffle(conv(state, f"tail.0.{2 * number}", x), factor)
+    return conv(state, "add_mean", conv(state, "tail.1", x), padding=0)
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4, 8])
@@ -110,6 +112,32 @@ def test_edsr_in_basicsrs_layout(scale):
     again.load_state_dict(again.official(file))
     for name, tensor in network.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor)
+
+
+# ------------------------------------------------------------------------------------- MSRResNet
+
+
+@pytest.mark.parametrize(("scale", "factors"), [(2, [2]), (3, [3]), (4, [2, 2])])
+@torch.no_grad()
+def test_msrresnet_equals_basicsrs_form(scale, factors):
+    """Written here from its description and names."""
+    network = make.fill(MSRResNet(scale, blocks=1, channels=8))
+    file = {}
+    for name, tensor in network.state_dict().items():
+        name = name.replace("body.0.body.0", "body.0.conv1")
+        file[name.replace("body.0.body.2", "body.0.conv2")] = tensor
+    lr = make.uniform(2, 3, 9, 7)
+
+    x = functional.leaky_relu(conv(file, "conv_first", lr), 0.1)
+    x = x + conv(file, "body.0.conv2", conv(file, "body.0.conv1", x).relu())
+    for number, factor in enumerate(factors, 1):
+        x = functional.pixel_shuffle(conv(file, f"upconv{number}", x), factor)
+        x = functional.leaky_relu(x, 0.1)
+    x = conv(file, "conv_last", functional.leaky_relu(conv(file, "conv_hr", x), 0.1))
+    expected = x + functional.interpolate(lr, scale_factor=scale, mode="bilinear")
+
+    assert_close(network(lr), expected)
+    assert_close(network.official(file), dict(network.state_dict()), rtol=0, atol=0)
 
 
 # ------------------------------------------------------------------------------------------ IMDN
