@@ -12,7 +12,8 @@ import lightning_modules as lm
 from lightning_modules.networks.autoencoders import resshift_vq
 from lightning_modules.networks.latent_lpips import LatentDistance
 
-F8, F16 = (128, 256, 512, 512), (128, 256, 512, 512, 512)
+F8 = (128, 256, 512, 512)
+F16 = (128, 256, 512, 512, 512)
 
 # Parameters, tensors, and a digest of all names with their shapes.
 LAYOUTS = {

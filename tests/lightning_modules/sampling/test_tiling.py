@@ -107,7 +107,8 @@ def test_a_gaussian_window_prefers_the_middle_of_a_tile():
     gaussian = spans(40, 40, 32, 24, "gaussian")
     linear = spans(40, 40, 32, 24, "linear")
     assert gaussian[0].weights[16] > linear[0].weights[16]
-    assert [one.used for one in gaussian] == [one.used for one in linear]
+    for one, other in zip(gaussian, linear, strict=True):
+        assert one.used == other.used
 
 
 # ------------------------------------------------------------------------------- mirrored borders
