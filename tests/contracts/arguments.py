@@ -5,15 +5,11 @@ from __future__ import annotations
 import inspect
 import re
 import typing
-from collections.abc import Mapping
-from typing import Any, TypeVar
 
 from tests.contracts import discovery
 
-T = TypeVar("T")
 
-
-def build(cls: type[T], examples: Mapping[type, Any], table: str, *arguments: Any) -> T:
+def build(cls, examples, table, *arguments):
     """An instance of a class that was found: by its line in `examples`, or by `discovery.made`.
 
     Args:
@@ -27,7 +23,7 @@ def build(cls: type[T], examples: Mapping[type, Any], table: str, *arguments: An
     return discovery.made(cls, f"add a line for it to {table}", *arguments)
 
 
-def check_arguments(cls: type) -> None:
+def check_arguments(cls):
     """The parser can read the types of all arguments, and the help has a text for each.
 
     Raises:
@@ -56,7 +52,7 @@ def check_arguments(cls: type) -> None:
     )
 
 
-def documented(docstring: str) -> set[str]:
+def documented(docstring):
     """Names under `Args:`."""
     section = re.search(r"^Args:\n((?:    .*\n?|\n)+)", docstring, re.MULTILINE)
     return set(re.findall(r"^    (\w+):", section[1], re.MULTILINE)) if section else set()

@@ -20,34 +20,34 @@ import json
 import math
 import pickle
 import tempfile
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 from skimage.data import astronaut
-from torch import Tensor
+from torch.testing import assert_close
 
-from callbacks.metrics.base import ImageMetric, Metric
 from datamodules.base import SRDataModule
 from degradations.bicubic import Bicubic, resize
 from lightning_modules.methods.regression import Regression
 from tests.contracts.arguments import check_arguments
 from tests.contracts.degradation_contract import global_generators_untouched
-from tests.datamodules.memory import Memory, random_images, trainer
-from tests.make import Convolution
+from tests.datamodules.memory import random_images, trainer
+from tests.make import Convolution, noisy
 
-METRICS: dict[tuple[type, type], ImageMetric] = {}
+METRICS = {}
 SIDES = (208, 216)  # four blocks of NIQE
 
 
+# ------------------------------------------------------------------------------------------- runs
+
+
 @functools.cache
-def images(count: int, height: int = 32, width: int = 40) -> Memory:
+def images(count, height=32, width=40):
     return random_images(count, height, width)
 
 
-def data() -> SRDataModule:
+def data():
     """Two sets to evaluate on, of images that are large enough for every metric's window."""
     sets = {"a": images(3, *SIDES), "b": images(2, SIDES[1], SIDES[1])}
     return SRDataModule(
@@ -63,66 +63,65 @@ def data() -> SRDataModule:
     )
 
 
-class Before(Callback):
-    """Comes first, and keeps what a step returned."""
+def fit(root, *callbacks, ckpt_path=None, max_epochs=2, **settings):
+    """Two steps an epoch, and a validation; return the trainer."""
+    run = trainer(root, callbacks=list(callbacks), max_epochs=max_epochs, **settings)
+    model = Regression(2, Convolution)
+    torch.manual_seed(0)
+    run.fit(model, datamodule=data(), ckpt_path=ckpt_path, weights_only=True)
+    return run
 
-    def __init__(self) -> None:
-        self.sr: list[Tensor] = []
 
-    def _keep(self, trainer: Any, model: Any, outputs: Any, *_: Any) -> None:
+class Fails(Callback):
+    """Raises in the validation of the second epoch, and keeps the model."""
+
+    def on_validation_batch_end(self, trainer, pl_module, *_):
+        self.model = pl_module
+        if trainer.current_epoch == 1:
+            raise RuntimeError("stopped by the test")
+
+
+def weights_after_an_exception(root, *callbacks):
+    fails = Fails()
+    with pytest.raises(RuntimeError, match="stopped by the test"):
+        fit(root, *callbacks, fails, max_epochs=3)
+    return fails.model.state_dict()
+
+
+@functools.cache
+def weights_without_callback(fails=False):
+    with tempfile.TemporaryDirectory() as folder:
+        if fails:
+            return weights_after_an_exception(folder)
+        return fit(folder).lightning_module.state_dict()
+
+
+def assert_equal(found, expected):
+    """Trees of tensors, bit for bit."""
+    assert_close(found, expected, rtol=0, atol=0)
+
+
+# -------------------------------------------------------------------------------------- callbacks
+
+
+class Outputs(Callback):
+    """Keeps what a step returned."""
+
+    def __init__(self):
+        self.sr = []
+
+    def _keep(self, trainer, model, outputs, *_):
         if "pieces" not in outputs:  # which the writer of predict alone takes
             self.sr.append(outputs["sr"].clone())
 
     on_validation_batch_end = on_test_batch_end = on_predict_batch_end = _keep
 
 
-class After(Before):
-    """Comes last."""
-
-
-class Fails(Callback):
-    """Raises in the validation of the second epoch."""
-
-    def on_validation_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        if trainer.current_epoch == 1:
-            raise RuntimeError("stopped by the test")
-
-
-def fit(root: Any, *callbacks: Callback, ckpt_path: Any = None, **settings: Any) -> Any:
-    """Two epochs of two steps, each with a validation."""
-    run = trainer(root, callbacks=list(callbacks), **{"max_epochs": 2} | settings)
-    model = Regression(2, Convolution)
-    torch.manual_seed(0)
-    run.fit(model, datamodule=data(), ckpt_path=ckpt_path, weights_only=True)
-    return run, model
-
-
-def failed(root: Any, *callbacks: Callback) -> Regression:
-    """The model of a fit that ends with an exception in its second epoch."""
-    run = trainer(root, callbacks=[*callbacks, Fails()], max_epochs=3)
-    model = Regression(2, Convolution)
-    with pytest.raises(RuntimeError, match="stopped by the test"):
-        run.fit(model, datamodule=data())
-    return model
-
-
-@functools.cache
-def without_callback(fails: bool = False) -> Regression:
-    """The model of the same fit without a callback."""
-    with tempfile.TemporaryDirectory() as folder:
-        return failed(folder) if fails else fit(folder)[1]
-
-
-def assert_equal_weights(model: Regression, other: Regression) -> None:
-    for (name, a), b in zip(model.named_parameters(), other.parameters(), strict=True):
-        assert torch.equal(a, b), f"{name} was learnt otherwise"
-
-
 class CallbackContract:
     """Subclass it and override the fixture `make`: a function that makes a new one."""
 
     @pytest.fixture
-    def make(self) -> Callable[[], Callback]:
+    def make(self):
         raise NotImplementedError("override the fixture `make`")
 
     def test_arguments_are_typed_and_explained(self, make):
@@ -130,35 +129,38 @@ class CallbackContract:
 
     def test_training_goes_on_as_without_it_and_resumes(self, make, tmp_path):
         """Its checkpoint holds plain types, and a resumed run ends as one that was not stopped."""
-        plain = without_callback()
+        checkpoint = tmp_path / "half.ckpt"
         torch.manual_seed(0)  # as `fit` does
         with global_generators_untouched():
-            whole, model = fit(tmp_path / "whole", make())
-        assert_equal_weights(model, plain)
-        half, _ = fit(tmp_path / "half", make(), max_epochs=1, num_sanity_val_steps=0)
-        half.save_checkpoint(tmp_path / "half.ckpt")
-        resumed, other = fit(tmp_path / "half", make(), ckpt_path=tmp_path / "half.ckpt")
-        assert_equal_weights(other, plain)
-        whole.save_checkpoint(tmp_path / "whole.ckpt")
-        resumed.save_checkpoint(tmp_path / "resumed.ckpt")
-        expected = torch.load(tmp_path / "whole.ckpt", weights_only=True)["callbacks"]
-        found = torch.load(tmp_path / "resumed.ckpt", weights_only=True)["callbacks"]
-        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+            whole = fit(tmp_path / "whole", make())
+        half = fit(tmp_path / "half", make(), max_epochs=1, num_sanity_val_steps=0)
+        half.save_checkpoint(checkpoint)
 
-    def test_outputs_are_left_as_they_are(self, make, tmp_path):
-        callback = make()
-        for verb in ("validate", "test", "predict"):
-            before = Before()
-            after = After()
-            run = trainer(tmp_path, callbacks=[before, callback, after])
-            quiet = {"return_predictions": False} if verb == "predict" else {"verbose": False}
-            getattr(run, verb)(Regression(2, Convolution), datamodule=data(), **quiet)
-            assert len(before.sr) == len(after.sr)
-            assert before.sr or verb == "predict"
-            assert all(map(torch.equal, before.sr, after.sr)), f"changed in {verb}"
+        resumed = fit(tmp_path / "half", make(), ckpt_path=checkpoint)
+
+        assert_equal(whole.lightning_module.state_dict(), weights_without_callback())
+        assert_equal(resumed.lightning_module.state_dict(), weights_without_callback())
+        states = []
+        for run in (resumed, whole):
+            run.save_checkpoint(tmp_path / "end.ckpt")
+            states.append(torch.load(tmp_path / "end.ckpt", weights_only=True)["callbacks"])
+        assert_equal(states[0], states[1])
+
+    @pytest.mark.parametrize("verb", ["validate", "test", "predict"])
+    def test_outputs_are_left_as_they_are(self, make, tmp_path, verb):
+        before = Outputs()
+        after = Outputs()
+        run = trainer(tmp_path, callbacks=[before, make(), after])
+        quiet = {"return_predictions": False} if verb == "predict" else {"verbose": False}
+
+        getattr(run, verb)(Regression(2, Convolution), datamodule=data(), **quiet)
+
+        assert before.sr or verb == "predict"
+        assert_equal(after.sr, before.sr)
 
     def test_after_an_exception_the_weights_are_those_that_were_trained(self, make, tmp_path):
-        assert_equal_weights(failed(tmp_path, make()), without_callback(fails=True))
+        weights = weights_after_an_exception(tmp_path, make())
+        assert_equal(weights, weights_without_callback(fails=True))
 
     def test_it_pickles(self, make):
         """Processes that are spawned get a copy."""
@@ -167,11 +169,13 @@ class CallbackContract:
     def test_it_can_be_used_again(self, make, tmp_path):
         callback = make()
         for _ in range(2):
-            run = trainer(tmp_path, callbacks=[callback], max_epochs=1, num_sanity_val_steps=0)
-            run.fit(Regression(2, Convolution), datamodule=data())
+            fit(tmp_path, callback, max_epochs=1, num_sanity_val_steps=0)
 
 
-def skip_without(metric: Metric) -> None:
+# ---------------------------------------------------------------------------------------- metrics
+
+
+def skip_without(metric):
     """Skip a test of a metric whose packages are absent, and of one of clips."""
     if metric.absent():
         pytest.skip(metric.absent())
@@ -179,21 +183,34 @@ def skip_without(metric: Metric) -> None:
         pytest.skip("it is of clips: see test_video.py")
 
 
-def noisy(images: Tensor, level: float) -> Tensor:
-    """Return images with the same noise each time, of this level."""
-    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
-    return (images + level * noise).clamp(0, 1)
+@functools.cache
+def photographs():
+    """(3, 3, H, W): parts of a photograph, since some metrics know what those look like."""
+    photograph = torch.from_numpy(astronaut()).permute(2, 0, 1) / 255
+    parts = [photograph[:, n : n + SIDES[0], n : n + SIDES[1]] for n in (0, 90, 180)]
+    return torch.stack(parts)
+
+
+class Look(Callback):
+    """Keeps what is logged when the sanity check ends."""
+
+    def __init__(self, metric):
+        self.metric = metric
+
+    def on_sanity_check_end(self, trainer, pl_module):
+        self.records = list(self.metric.records)
+        self.logged = dict(trainer.callback_metrics)
 
 
 class MetricContract:
     """For metrics, besides: subclass it too."""
 
     @pytest.fixture
-    def make(self) -> Callable[[], ImageMetric]:
+    def make(self):
         raise NotImplementedError("override the fixture `make`")
 
     @pytest.fixture
-    def metric(self, make, tmp_path) -> ImageMetric:
+    def metric(self, make, tmp_path):
         """One for all tests of a class: none of them may leave a trace in it."""
         metric = make()
         key = type(self), type(metric)
@@ -201,91 +218,78 @@ class MetricContract:
             run = trainer(tmp_path, callbacks=[metric])  # moves its networks, sets its scale
             run.test(Regression(2, Convolution), datamodule=data(), verbose=False)
             METRICS[key] = metric
-        metric = METRICS[key]
-        skip_without(metric)
-        return metric
+        skip_without(METRICS[key])
+        return METRICS[key]
+
+    @pytest.fixture
+    def hr(self):
+        return photographs().clone()
+
+    @pytest.fixture
+    def sr(self, hr):
+        return noisy(hr, 0.1)
 
     @staticmethod
-    def images(count: int = 3) -> Tensor:
-        """(count, 3, H, W): parts of a photograph, since some metrics know what those look like."""
-        photograph = torch.from_numpy(astronaut()).permute(2, 0, 1) / 255
-        parts = [photograph[:, n : n + SIDES[0], n : n + SIDES[1]] for n in range(0, 296, 90)]
-        return torch.stack(parts[:count])
+    def batch(hr):
+        return {
+            "key": [f"a/{number}" for number in range(len(hr))],
+            "seed": torch.arange(len(hr)),
+            "size": tuple(hr.shape[-2:]),
+            "lr": resize(hr, (SIDES[0] // 2, SIDES[1] // 2)),
+        }
 
-    @staticmethod
-    def batch(hr: Tensor) -> Any:
-        lr = resize(hr, (SIDES[0] // 2, SIDES[1] // 2))
-        keys = [f"a/{number}" for number in range(len(hr))]
-        return {"key": keys, "seed": torch.arange(len(hr)), "size": tuple(hr.shape[-2:]), "lr": lr}
-
-    def values(self, metric: ImageMetric, sr: Tensor, hr: Tensor) -> Tensor:
+    def values(self, metric, sr, hr):
         return metric.compute(sr, hr, self.batch(hr))
 
-    def noisy(self, level: float = 0.1) -> Tensor:
-        return noisy(self.images(), level)
-
-    def test_one_value_an_image(self, metric):
-        values = self.values(metric, self.noisy(), self.images())
-        assert values.shape == (3,)
-        assert values.isfinite().all()
-
-    def test_an_image_does_not_depend_on_its_batch(self, metric):
-        hr = self.images()
-        sr = self.noisy()
-        whole = self.values(metric, sr, hr)
+    def test_an_image_has_one_value_whatever_its_batch(self, metric, sr, hr):
+        together = self.values(metric, sr, hr)
+        assert together.shape == (3,)
+        assert together.isfinite().all()
         for i in range(3):
-            part = slice(i, i + 1)
-            one = self.values(metric, sr[part], hr[part])
-            torch.testing.assert_close(one, whole[part], rtol=1e-5, atol=1e-5)
+            alone = self.values(metric, sr[i : i + 1], hr[i : i + 1])
+            assert_close(alone, together[i : i + 1], rtol=1e-5, atol=1e-5)
 
-    def test_less_noise_is_better(self, metric):
-        hr = self.images()
-        some = self.values(metric, self.noisy(0.05), hr)
-        more = self.values(metric, self.noisy(0.3), hr)
+    def test_less_noise_is_better(self, metric, hr):
+        some = self.values(metric, noisy(hr, 0.05), hr)
+        more = self.values(metric, noisy(hr, 0.3), hr)
         better = some > more if metric.higher_is_better else some < more
         assert better.all(), f"higher_is_better is {metric.higher_is_better}: {some}, {more}"
 
-    def test_images_and_generators_are_left_alone(self, metric):
-        hr = self.images()
-        sr = self.noisy()
+    def test_images_and_generators_are_left_alone(self, metric, sr, hr):
+        before = sr.clone()
         with global_generators_untouched():
             self.values(metric, sr, hr)
-        assert torch.equal(hr, self.images())
-        assert torch.equal(sr, self.noisy())
+        assert torch.equal(hr, photographs())
+        assert torch.equal(sr, before)
 
     @pytest.mark.parametrize(
-        ("place", "value"),
-        [((0, 0), math.nan), ((0, 0), math.inf), ((100, 101), -math.inf)],
+        ("y", "x", "value"), [(0, 0, math.nan), (0, 0, math.inf), (100, 101, -math.inf)]
     )
-    def test_a_pixel_that_is_not_finite_spoils_its_image_alone(self, metric, value, place):
+    def test_a_pixel_that_is_not_finite_spoils_its_image_alone(self, metric, sr, hr, y, x, value):
         """Also in the border that is cut off: the image is broken."""
-        hr = self.images()
-        sr = self.noisy()
         sound = metric.measure(sr, hr, self.batch(hr))
-        sr[(1, 2, *place)] = value
+        sr[1, 2, y, x] = value
+
         found = metric.measure(sr, hr, self.batch(hr))
+
         assert found[1].isnan()
-        others = [0, 2]
-        torch.testing.assert_close(found[others], sound[others], rtol=1e-5, atol=1e-5)
+        assert_close(found[[0, 2]], sound[[0, 2]], rtol=1e-5, atol=1e-5)
 
     def test_the_protocol_is_beside_each_number(self, metric):
-        records = metric.records
-        sets = [(record["dataset"], record["n"], record["scale"]) for record in records]
+        sets = [(record["dataset"], record["n"], record["scale"]) for record in metric.records]
         assert sets == [("a", 3, 2.0), ("b", 2, 2.0)]
-        for record in records:
+        for record in metric.records:
             assert record["metric"] == metric.name
             assert record["protocol"].get("implementation"), "who computed it?"
             assert json.loads(json.dumps(record["protocol"])) == record["protocol"]
 
     def test_it_is_logged_after_the_sanity_check_only(self, make, tmp_path):
         metric = make()
-        seen = []
+        look = Look(metric)
 
-        class Look(Callback):
-            def on_sanity_check_end(self, trainer: Trainer, *_: Any) -> None:
-                seen.append((list(metric.records), dict(trainer.callback_metrics)))
+        run = fit(tmp_path, metric, look, num_sanity_val_steps=2)
 
-        run, _ = fit(tmp_path, metric, Look(), num_sanity_val_steps=2)
-        assert seen == [([], {})]
+        assert look.records == []
+        assert look.logged == {}
         skip_without(metric)
         assert {f"val/a/{metric.name}", f"val/b/{metric.name}"} <= set(run.callback_metrics)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import pytest
 
-
-def pytest_addoption(parser: pytest.Parser) -> None:
+def pytest_addoption(parser):
     parser.addoption(
         "--plugin",
         action="append",

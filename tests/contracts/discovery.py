@@ -17,18 +17,13 @@ import functools
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable
-from types import ModuleType
-from typing import Any, TypeVar
 
 import pytest
 
 from files.own_modules import import_own
 
-T = TypeVar("T")
 
-
-def import_tree(name: str) -> list[ModuleType]:
+def import_tree(name):
     """Import the module `name` and, when it is a package, every module below it.
 
     Raises:
@@ -44,7 +39,7 @@ def import_tree(name: str) -> list[ModuleType]:
     return [root, *(importlib.import_module(module) for module in names)]
 
 
-def concrete_subclasses(base: type[T], *names: str) -> list[type[T]]:
+def concrete_subclasses(base, *names):
     """All public classes below `base` that have no abstract method left, sorted by full name.
 
     Args:
@@ -69,23 +64,17 @@ def concrete_subclasses(base: type[T], *names: str) -> list[type[T]]:
 _of_ours = functools.cache(concrete_subclasses)
 
 
-def full_name(cls: type) -> str:
+def full_name(cls):
     """The class path as a YAML file says it: `degradations.GaussianNoise`."""
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-def plugins(config: pytest.Config) -> list[str]:
+def plugins(config):
     """Modules given with `--plugin`; none when pytest was started on a folder above this one."""
     return list(config.getoption("plugin", default=None) or [])
 
 
-def parametrize(
-    metafunc: pytest.Metafunc,
-    argument: str,
-    base: type,
-    package: str,
-    slow: Callable[[type], bool] = lambda _: False,
-) -> None:
+def parametrize(metafunc, argument, base, package, slow=lambda cls: False):
     """Run the test once for each class below `base` in `package` and in the plug-ins.
 
     Does nothing for a test that does not ask for `argument`. Classes of `package` for which `slow`
@@ -104,7 +93,7 @@ def parametrize(
     metafunc.parametrize(argument, rows, ids=full_name)
 
 
-def required_arguments(cls: type) -> list[str]:
+def required_arguments(cls):
     """Names of the arguments that `cls(...)` cannot do without."""
     return [
         name
@@ -114,7 +103,7 @@ def required_arguments(cls: type) -> list[str]:
     ]
 
 
-def made(cls: type[T], advice: str, *arguments: Any) -> T:
+def made(cls, advice, *arguments):
     """An instance, with `arguments` alone.
 
     Args:

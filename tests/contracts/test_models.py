@@ -9,36 +9,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from lightning_modules.backbone.denoiser import UNet2D
+import lightning_modules as lm
 from lightning_modules.backbone.library import Flags
-from lightning_modules.backbone.schedule import Schedule
-from lightning_modules.backbone.shifting import ResidualShift
-from lightning_modules.backbone.space import PixelSpace, Taef2Space
-from lightning_modules.base import ImageModel
-from lightning_modules.controls.direct import Direct
-from lightning_modules.controls.finetune import FineTune, LoRA
-from lightning_modules.controls.sd import SDSR, SDUpscale
-from lightning_modules.controls.simple import Bicubic, RoundTrip
-from lightning_modules.first_stage.autoencoder import Autoencoder
-from lightning_modules.first_stage.latent_perceptual import LatentPerceptual
-from lightning_modules.first_stage.tokenizer import Tokenizer
-from lightning_modules.methods.casarbi import CasArbi, Stages
-from lightning_modules.methods.diffusion import Diffusion
-from lightning_modules.methods.infinity import Infinity
-from lightning_modules.methods.invsr import STARTS, InvSR, Sampling, Training
-from lightning_modules.methods.nsarm import NSARM, NSARMStageOne
-from lightning_modules.methods.real_esrgan import RealESRGAN
-from lightning_modules.methods.regression import Regression
-from lightning_modules.methods.resshift import ResShift
-from lightning_modules.methods.self_cascade import SelfCascade, Tuning
-from lightning_modules.networks.discriminator import UNetDiscriminator
-from lightning_modules.networks.edsr import EDSR
-from lightning_modules.networks.feature_upsampler import Shared
-from lightning_modules.networks.imdn import IMDN
-from lightning_modules.networks.liif import LIIF
-from lightning_modules.networks.noise_predictor import NoisePredictor
-from lightning_modules.networks.rrdb import RRDBNet, SRVGGNetCompact
-from lightning_modules.networks.sft_unet import SFTUNet
+from lightning_modules.methods.casarbi import Stages
+from lightning_modules.methods.invsr import STARTS, Sampling, Training
+from lightning_modules.methods.self_cascade import Tuning
 from lightning_modules.sampling.solvers import Sampler
 from tests.contracts import discovery
 from tests.contracts.arguments import build
@@ -48,11 +23,11 @@ from tests.make import Averaged
 
 
 def regression(network, **settings):
-    return lambda scale, folder: Regression(scale, functools.partial(network, **settings))
+    return lambda scale, folder: lm.Regression(scale, functools.partial(network, **settings))
 
 
 def real_esrgan(network, discriminator=None, **settings):
-    return lambda scale, folder: RealESRGAN(
+    return lambda scale, folder: lm.RealESRGAN(
         scale,
         network=functools.partial(network, **settings),
         discriminator=None if discriminator is None else discriminator(4),
@@ -63,11 +38,11 @@ def casarbi(adapter):
     def make(scale, folder):
         with torch.random.fork_rng():
             torch.manual_seed(3)  # the frozen base is no part of a checkpoint
-            base = LIIF(2.0, blocks=1, channels=8, hidden=(16,), global_skip=True)
-        network = SFTUNet(8, 8, (1, 2), 1, attention=False, adapter=adapter, patch=2)
-        process = ResidualShift(steps=3)
+            base = lm.LIIF(2.0, blocks=1, channels=8, hidden=(16,), global_skip=True)
+        network = lm.SFTUNet(8, 8, (1, 2), 1, attention=False, adapter=adapter, patch=2)
+        process = lm.ResidualShift(steps=3)
         settings = {"network": network, "process": process, "stages": Stages(1.5)}
-        model = CasArbi(scale, lambda scale: base, **settings)
+        model = lm.CasArbi(scale, lambda scale: base, **settings)
         model.sigma_r.fill_(0.1)
         return model
 
@@ -101,29 +76,29 @@ SMALLEST = {  # of the U-Nets of diffusers
 
 def diffusion(scale, folder):
     """It predicts clean samples, so untrained it is tame."""
-    denoiser = UNet2D(SMALLEST)
+    denoiser = lm.UNet2D(SMALLEST)
     sampler = Sampler(3, "trailing", eta=1.0)
-    return Diffusion(scale, denoiser, schedule=Schedule(prediction="sample"), sampler=sampler)
+    return lm.Diffusion(scale, denoiser, schedule=lm.Schedule(prediction="sample"), sampler=sampler)
 
 
 def frozen_denoiser():
     """As small as can be; its weights are no part of a checkpoint."""
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        return UNet2D(SMALLEST, flags=Flags(frozen=True))
+        return lm.UNet2D(SMALLEST, flags=Flags(frozen=True))
 
 
 def predictor():
-    return NoisePredictor(3, widths=(32,), layers=1, head_width=16)
+    return lm.NoisePredictor(3, widths=(32,), layers=1, head_width=16)
 
 
 def from_base(method, **settings):
-    sampling = {"schedule": Schedule(prediction="sample"), "sampler": Sampler(steps=2, eta=1.0)}
+    sampling = {"schedule": lm.Schedule(prediction="sample"), "sampler": Sampler(steps=2, eta=1.0)}
     return lambda scale, folder: method(scale, denoiser=frozen_denoiser(), **settings, **sampling)
 
 
 def low_rank(scale, folder):
-    method = from_base(LoRA)(scale, folder)
+    method = from_base(lm.LoRA)(scale, folder)
     method.load_parts(lambda *_: pytest.fail("it has no part with a file"))  # adds the updates
     return method
 
@@ -131,8 +106,8 @@ def low_rank(scale, folder):
 def trained_on(scale, folder):
     denoiser = diffusion(scale, folder).denoiser
     denoiser.initial_source = "elsewhere"
-    sampling = {"schedule": Schedule(prediction="sample"), "sampler": Sampler(steps=2, eta=1.0)}
-    return FineTune(scale, denoiser=denoiser, **sampling)
+    sampling = {"schedule": lm.Schedule(prediction="sample"), "sampler": Sampler(steps=2, eta=1.0)}
+    return lm.FineTune(scale, denoiser=denoiser, **sampling)
 
 
 def nsarm(kind, *parts):
@@ -146,12 +121,12 @@ def nsarm(kind, *parts):
 # A line for each class of ours that needs more than the scale: functions of the scale and an empty
 # folder. Several for one class are all tested.
 EXAMPLES = {
-    CasArbi: {f"adapter {kind}": casarbi(kind) for kind in ("fourier", "mlp", "none")},
-    Diffusion: {"pixels": diffusion},
-    Direct: {"pixels": from_base(Direct)},
-    FineTune: {"pixels": trained_on},
-    InvSR: {
-        "averaged pixels": lambda scale, folder: InvSR(
+    lm.CasArbi: {f"adapter {kind}": casarbi(kind) for kind in ("fourier", "mlp", "none")},
+    lm.Diffusion: {"pixels": diffusion},
+    lm.Direct: {"pixels": from_base(lm.Direct)},
+    lm.FineTune: {"pixels": trained_on},
+    lm.InvSR: {
+        "averaged pixels": lambda scale, folder: lm.InvSR(
             scale,
             predictor(),
             frozen_denoiser(),
@@ -161,49 +136,49 @@ EXAMPLES = {
             patch=8,
         )
     },
-    LoRA: {"pixels": low_rank},
-    NSARM: {"stage 2": nsarm(NSARM, next_scale_parts.transformer)},
-    NSARMStageOne: {"stage 1": nsarm(NSARMStageOne)},
-    RealESRGAN: {
-        "RRDBNet": real_esrgan(RRDBNet, UNetDiscriminator, channels=8, blocks=1),
-        "compact, alone": real_esrgan(SRVGGNetCompact, channels=8, convolutions=2),
+    lm.LoRA: {"pixels": low_rank},
+    lm.NSARM: {"stage 2": nsarm(lm.NSARM, next_scale_parts.transformer)},
+    lm.NSARMStageOne: {"stage 1": nsarm(lm.NSARMStageOne)},
+    lm.RealESRGAN: {
+        "RRDBNet": real_esrgan(lm.RRDBNet, lm.UNetDiscriminator, channels=8, blocks=1),
+        "compact, alone": real_esrgan(lm.SRVGGNetCompact, channels=8, convolutions=2),
     },
-    Regression: {
-        "EDSR": regression(EDSR, blocks=1, channels=8),
-        "EDSR with a skip": regression(EDSR, blocks=1, channels=8, global_skip=True),
-        "IMDN": regression(IMDN, channels=16, blocks=2),
-        "LIIF": regression(LIIF, blocks=1, channels=8, hidden=(16, 16)),
+    lm.Regression: {
+        "EDSR": regression(lm.EDSR, blocks=1, channels=8),
+        "EDSR with a skip": regression(lm.EDSR, blocks=1, channels=8, global_skip=True),
+        "IMDN": regression(lm.IMDN, channels=16, blocks=2),
+        "LIIF": regression(lm.LIIF, blocks=1, channels=8, hidden=(16, 16)),
     },
-    ResShift: {"pixels": lambda scale, folder: ResShift(scale, Denoiser(), PixelSpace())},
-    RoundTrip: {"TAEF2": lambda scale, folder: RoundTrip(scale, Taef2Space())},
-    SDSR: {"pixels, bicubic": from_base(SDSR, upscaler=Bicubic)},
-    SelfCascade: {
-        "tuning-free": from_base(SelfCascade),
-        "tuned": from_base(SelfCascade, tuning=Tuning(Shared)),
+    lm.ResShift: {"pixels": lambda scale, folder: lm.ResShift(scale, Denoiser(), lm.PixelSpace())},
+    lm.RoundTrip: {"TAEF2": lambda scale, folder: lm.RoundTrip(scale, lm.Taef2Space())},
+    lm.SDSR: {"pixels, bicubic": from_base(lm.SDSR, upscaler=lm.Bicubic)},
+    lm.SelfCascade: {
+        "tuning-free": from_base(lm.SelfCascade),
+        "tuned": from_base(lm.SelfCascade, tuning=Tuning(lm.Shared)),
     },
 }
 
 # What another variant of the class does with other parts: left to `make test-nightly`.
 ALIKE = {
-    (CasArbi, "adapter mlp"),
-    (CasArbi, "adapter none"),
-    (RealESRGAN, "compact, alone"),
-    (Regression, "EDSR with a skip"),
-    (SelfCascade, "tuning-free"),
+    (lm.CasArbi, "adapter mlp"),
+    (lm.CasArbi, "adapter none"),
+    (lm.RealESRGAN, "compact, alone"),
+    (lm.Regression, "EDSR with a skip"),
+    (lm.SelfCascade, "tuning-free"),
 }
-DISCRETE = {NSARM, NSARMStageOne}
+DISCRETE = {lm.NSARM, lm.NSARMStageOne}
 
 
 def pytest_generate_tests(metafunc):
     if "example" not in metafunc.fixturenames:
         return
     names = ["lightning_modules", *discovery.plugins(metafunc.config)]
-    found = discovery.concrete_subclasses(ImageModel, *names)
-    found.remove(Infinity)  # of sizes that it has scales for: see test_infinity.py
-    found.remove(LatentPerceptual)  # makes no images: see test_latent_perceptual.py
-    found.remove(Autoencoder)  # enlarges nothing: see test_autoencoder.py
-    found.remove(Tokenizer)  # enlarges nothing: see test_tokenizer.py
-    found.remove(SDUpscale)  # comes with a whole pipeline, of factor 4: see test_sd_upscale.py
+    found = discovery.concrete_subclasses(lm.ImageModel, *names)
+    found.remove(lm.Infinity)  # of sizes that it has scales for: see test_infinity.py
+    found.remove(lm.LatentPerceptual)  # makes no images: see test_latent_perceptual.py
+    found.remove(lm.Autoencoder)  # enlarges nothing: see test_autoencoder.py
+    found.remove(lm.Tokenizer)  # enlarges nothing: see test_tokenizer.py
+    found.remove(lm.SDUpscale)  # comes with a whole pipeline, of factor 4: see test_sd.py
     found = [cls for cls in found if (cls in DISCRETE) == (metafunc.cls is TestDiscreteModels)]
     examples = [
         pytest.param(

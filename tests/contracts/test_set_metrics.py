@@ -6,9 +6,7 @@ import functools
 
 import pytest
 
-from callbacks.metrics.base import Metric
-from callbacks.metrics.consistency import Repetition
-from callbacks.metrics.sets import SetMetric
+from callbacks import Metric, Repetition, SetMetric
 from tests.callbacks.random_inception import inception, inception_file, small_inception
 from tests.contracts import discovery
 from tests.contracts.arguments import build

@@ -54,7 +54,9 @@ def paired(tmp_path):
     lr = write(tmp_path / "lr")
     bad = write(tmp_path / "bad", damaged=True)
     return SourceExample(
-        lambda: Paired(hr, lr), lambda: Paired(hr, bad), lambda: Paired(hr, f"{tmp_path}/none")
+        lambda: Paired(hr, lr),
+        lambda: Paired(hr, bad),
+        lambda: Paired(hr, f"{tmp_path}/none"),
     )
 
 
@@ -63,14 +65,13 @@ def photos(tmp_path):
 
 
 def shards(tmp_path):
-    for name, damaged in (("good", False), ("bad", True)):
-        for number, keys in enumerate((["0", "1"], ["2"])):
-            members = {}
-            for key in keys:
-                data = png(20, 17, int(key))
-                members[f"{key}.png"] = data[: len(data) // 2] if damaged and key == "0" else data
-                members[f"{key}.txt"] = b"the sea"
-            write_tar(tmp_path / f"{name}-{number}.tar", members)
+    first, second, third = (png(20, 17, seed) for seed in range(3))
+    text = b"the sea"
+    last = {"2.png": third, "2.txt": text}
+    for name, begin in (("good", first), ("bad", first[: len(first) // 2])):
+        members = {"0.png": begin, "0.txt": text, "1.png": second, "1.txt": text}
+        write_tar(tmp_path / f"{name}-0.tar", members)
+        write_tar(tmp_path / f"{name}-1.tar", last)
     return SourceExample(
         lambda: Shards(f"{tmp_path}/good-*.tar"),
         lambda: Shards(f"{tmp_path}/bad-*.tar"),
@@ -78,24 +79,24 @@ def shards(tmp_path):
     )
 
 
-def crops(tmp_path):
+def around_a_folder(tmp_path, wrap):
     whole = folder(tmp_path)
     return SourceExample(
-        *(lambda make=make: Crops(make(), size=16, per_image=2) for make in vars(whole).values())
+        lambda: wrap(whole.make()), lambda: wrap(whole.broken()), lambda: wrap(whole.absent())
     )
+
+
+def crops(tmp_path):
+    return around_a_folder(tmp_path, lambda source: Crops(source, size=16, per_image=2))
 
 
 def mix(tmp_path):
-    whole = vars(folder(tmp_path)).values()
     photographs = Photos(["rocket", "coins"])
-    return SourceExample(
-        *(lambda make=make: Mix({"tree": make(), "photos": photographs}) for make in whole)
-    )
+    return around_a_folder(tmp_path, lambda source: Mix({"tree": source, "photos": photographs}))
 
 
 def one_lr(tmp_path):
-    whole = vars(folder(tmp_path)).values()
-    return SourceExample(*(lambda make=make: OneLR(make(), (8, 10)) for make in whole))
+    return around_a_folder(tmp_path, lambda source: OneLR(source, (8, 10)))
 
 
 # A line for each class of ours: how to make one in an empty folder.

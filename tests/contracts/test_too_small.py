@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import logging
-from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-from lightning.pytorch import LightningModule
-from torch import Tensor
+from torch.testing import assert_close
 from torchmetrics.image import UniversalImageQualityIndex
 
-from callbacks.metrics.base import ImageMetric, Metric
+from callbacks.metrics.base import ImageMetric
 from callbacks.metrics.fid import InceptionMetric, PatchMetric
 from callbacks.metrics.iqa import IQA
 from callbacks.metrics.pixels import PSNR
@@ -22,7 +17,7 @@ from callbacks.metrics.torchmetric import TorchMetric
 from callbacks.results.files import read_file
 from callbacks.results.results import Results
 from tests.callbacks.random_inception import inception, inception_file, small_inception
-from tests.callbacks.tiny import Images, loader, trainer
+from tests.callbacks.tiny import Images, Tiny, loader, trainer
 from tests.contracts import discovery
 from tests.contracts.arguments import build
 from tests.contracts.test_set_metrics import EXAMPLES as OF_SETS
@@ -34,99 +29,66 @@ EXAMPLES = {
     IQA: lambda: IQA("musiq"),
     TorchMetric: lambda: TorchMetric(UniversalImageQualityIndex, smallest=11),
 }
-SMALL = 2  # number of the small image
 LARGE = 208  # four blocks of NIQE
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "metric_class" in metafunc.fixturenames:
-        classes = discovery.concrete_subclasses(ImageMetric, "callbacks")
-        classes += discovery.concrete_subclasses(SetMetric, "callbacks")
-        metafunc.parametrize("metric_class", classes, ids=discovery.full_name)
+def pytest_generate_tests(metafunc):
+    classes = discovery.concrete_subclasses(ImageMetric, "callbacks")
+    classes += discovery.concrete_subclasses(SetMetric, "callbacks")
+    metafunc.parametrize("metric_class", classes, ids=discovery.full_name)
 
 
-class OneSmall(Images):
-    """Of which one is smaller than the others."""
+class Sized(Images):
+    """Square images with these sides."""
 
-    def __init__(self, n: int, small: int) -> None:
-        super().__init__(n, side=LARGE)
-        self.small = small
+    def __init__(self, *sides):
+        super().__init__(len(sides))
+        self.sides = sides
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        self.side = self.small if index == SMALL else LARGE
+    def __getitem__(self, index):
+        self.side = self.sides[index]
         return super().__getitem__(index)
 
 
-class Others(OneSmall):
-    """The same without it."""
-
-    def __init__(self) -> None:
-        super().__init__(4, LARGE)
-        self.wanted = [n for n in range(4) if n != SMALL]
-
-    def __len__(self) -> int:
-        return len(self.wanted)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return super().__getitem__(self.wanted[index])
-
-
-class Darker(LightningModule):
-    """What it gives for an image depends on that image alone."""
-
-    def validation_step(
-        self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0
-    ) -> dict[str, Tensor]:
-        return {"sr": batch["hr"] * 0.9}
-
-    test_step = validation_step
-
-
-def evaluated(folder: Path, metric: Metric, small: int, *others: Any) -> list[Any]:
-    run = trainer(folder, metric, *others)
-    run.test(Darker(), loader(OneSmall(4, small), batch_size=1), verbose=False)
-    if metric.absent():
-        pytest.skip(metric.absent())
-    return metric.records
+def evaluate(folder, images, *metrics):
+    trainer(folder, *metrics).test(Tiny(), loader(images, batch_size=1), verbose=False)
 
 
 @pytest.mark.usefixtures("inception")
 @pytest.mark.parametrize("small", [2, 24])
 def test_an_image_below_the_window_is_left_out_and_named(
-    metric_class,
-    small,
-    tmp_path,
-    caplog,
-    request,
+    metric_class, small, tmp_path, caplog, request
 ):
-    make = functools.partial(build, metric_class, EXAMPLES, f"EXAMPLES in {__name__}")
     if metric_class.target != "hr":
         pytest.skip("it is of clips: see test_video.py")
     if issubclass(metric_class, InceptionMetric) and small != 2:
         pytest.skip("once will do: the network takes its time")
     if not issubclass(metric_class, PatchMetric):  # no image is as large as one of its crops
         request.getfixturevalue("small_inception")
+    metric = build(metric_class, EXAMPLES, f"EXAMPLES in {__name__}")
+    expected = build(metric_class, EXAMPLES, "")
     psnr = PSNR(label="other", border=0)
+
     with caplog.at_level(logging.WARNING):
-        records = evaluated(tmp_path / "one", make(), small, psnr, Results())
+        evaluate(tmp_path, Sized(LARGE, LARGE, LARGE, small), metric, psnr, Results())
+
+    if metric.absent():
+        pytest.skip(metric.absent())
     assert [record["n"] for record in psnr.records] == [4]  # it went on
-    stored = read_file(tmp_path / "one" / "results.json")
-    name = f"tiny/{SMALL:02d}"
-    warned = [line for line in caplog.messages if "left out" in line and name in line]
+    warnings = [line for line in caplog.messages if "left out" in line and "tiny/03" in line]
     if issubclass(metric_class, PatchMetric):
-        assert not records  # all are smaller than a crop
-        assert len(warned) == 1
+        assert not metric.records  # all are smaller than a crop
+        assert len(warnings) == 1
         return
-    if records[0]["n"] == 4:
-        assert not warned
+    if metric.records[0]["n"] == 4:
+        assert not warnings
         return
-    assert len(warned) == 1
-    assert "1 of 4 images are smaller than" in warned[0]
-    assert warned[0].endswith(f"left out, so its number is of the other 3: {name}")
-    for record in records:
+    assert len(warnings) == 1
+    assert "1 of 4 images are smaller than" in warnings[0]
+    assert warnings[0].endswith("left out, so its number is of the other 3: tiny/03")
+    stored = [row.metric for row in read_file(tmp_path / "results.json") if row.n == 3]
+    evaluate(tmp_path / "large", Sized(LARGE, LARGE, LARGE), expected)
+    for record, large in zip(metric.records, expected.records, strict=True):
         assert record["n"] == record["protocol"]["images"] == 3
-        assert record["metric"] in [row.metric for row in stored if row.n == 3]
-    without = make()
-    trainer(tmp_path, without).test(Darker(), loader(Others(), batch_size=1), verbose=False)
-    for alone, record in zip(without.records, records, strict=True):
-        torch.testing.assert_close(record["value"], alone["value"], equal_nan=True)
+        assert record["metric"] in stored
+        assert_close(record["value"], large["value"], equal_nan=True)

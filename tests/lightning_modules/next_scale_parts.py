@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import torch
 
-from lightning_modules.backbone.bitwise import BitwiseSpace
-from lightning_modules.networks.autoencoders import BitwiseVAE
-from lightning_modules.networks.infinity import InfinityTransformer
-from lightning_modules.networks.transformation import Branch, Transformation
+from lightning_modules import BitwiseSpace, BitwiseVAE, InfinityTransformer, Transformation
+from lightning_modules.networks.transformation import Branch
 
 GRIDS = [(1, 1), (2, 2), (3, 3), (4, 4)]
 BITS = 4
 
 
-def vae(seed: int = 3) -> BitwiseVAE:
+def vae(seed=3):
     """An autoencoder of factor 8, whatever the global generator is."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return BitwiseVAE(BITS, (32, 32, 32, 32), 1, groups=8)
 
 
-def space(seed: int = 3) -> BitwiseSpace:
+def space(seed=3):
     """A space as if its weights were trained."""
     bitwise = BitwiseSpace(vae(seed), GRIDS, 1)
     bitwise.source = f"test {seed:016x}"
     return bitwise
 
 
-def transformer(seed: int = 0) -> InfinityTransformer:
+def transformer(seed=0):
     """A transformer of two blocks, whose head says something."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -39,7 +37,7 @@ def transformer(seed: int = 0) -> InfinityTransformer:
     return network
 
 
-def mapper(seed: int = 0) -> Transformation:
+def mapper(seed=0):
     """A mapper of the first two scales, without dropout."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)

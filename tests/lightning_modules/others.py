@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import pytest
 import torch
 
-from lightning_modules.backbone.space import KLSpace, PCASpace, ResShiftVQ
-from lightning_modules.base import ImageModel
-from lightning_modules.controls.sd import SDUpscale
-from lightning_modules.first_stage.autoencoder import Autoencoder
-from lightning_modules.first_stage.latent_perceptual import LatentPerceptual
-from lightning_modules.first_stage.tokenizer import Tokenizer
-from lightning_modules.methods.infinity import Infinity
+import lightning_modules as lm
 from tests.contracts.model_contract import batch_of
 from tests.lightning_modules import next_scale_parts
 from tests.lightning_modules.backbone.texts import save_text_encoder
 
-KL: dict[str, Any] = {
+KL = {
     "block_out_channels": [8, 8],
     "norm_num_groups": 4,
     "latent_channels": 4,
@@ -28,7 +19,7 @@ KL: dict[str, Any] = {
 }
 
 
-def save_upscaler(folder: Path) -> str:
+def save_upscaler(folder):
     """Write the released layout of the upscaler, as small as can be; return where."""
     pytest.importorskip("transformers")
     from diffusers import (
@@ -75,41 +66,41 @@ def save_upscaler(folder: Path) -> str:
     return str(saved)
 
 
-def upscaler(scale: float, folder: Path) -> SDUpscale:
-    return SDUpscale(4.0, save_upscaler(folder), steps=2, guidance=3.0)
+def upscaler(scale, folder):
+    return lm.SDUpscale(4.0, save_upscaler(folder), steps=2, guidance=3.0)
 
 
-def perceptual(scale: float, folder: Path) -> LatentPerceptual:
-    return LatentPerceptual(1.0, KLSpace(KL), widths=(8,) * 5, vgg16=None)
+def perceptual(scale, folder):
+    return lm.LatentPerceptual(1.0, lm.KLSpace(KL), widths=(8,) * 5, vgg16=None)
 
 
 # Each example is a function of the scale and an empty folder, as in tests/contracts/test_models.py.
-OTHERS: dict[Any, dict[str, Any]] = {
-    Autoencoder: {
-        "PCA": lambda scale, folder: Autoencoder(1.0, PCASpace()),
-        "KL": lambda scale, folder: Autoencoder(1.0, KLSpace(KL)),
-        "VQ": lambda scale, folder: Autoencoder(1.0, ResShiftVQ((32, 32), entries=16)),
+OTHERS = {
+    lm.Autoencoder: {
+        "PCA": lambda scale, folder: lm.Autoencoder(1.0, lm.PCASpace()),
+        "KL": lambda scale, folder: lm.Autoencoder(1.0, lm.KLSpace(KL)),
+        "VQ": lambda scale, folder: lm.Autoencoder(1.0, lm.ResShiftVQ((32, 32), entries=16)),
     },
-    Infinity: {
-        "": lambda scale, folder: Infinity(
+    lm.Infinity: {
+        "": lambda scale, folder: lm.Infinity(
             1, next_scale_parts.space(), next_scale_parts.transformer()
         )
     },
-    LatentPerceptual: {"": perceptual},
-    SDUpscale: {"": upscaler},
-    Tokenizer: {
-        "": lambda scale, folder: Tokenizer(1, next_scale_parts.vae(), next_scale_parts.GRIDS)
+    lm.LatentPerceptual: {"": perceptual},
+    lm.SDUpscale: {"": upscaler},
+    lm.Tokenizer: {
+        "": lambda scale, folder: lm.Tokenizer(1, next_scale_parts.vae(), next_scale_parts.GRIDS)
     },
 }
 
 
-def batch_for(model: ImageModel) -> dict[str, Any]:
+def batch_for(model):
     """The batch of the contracts, with what this model expects."""
     batch = batch_of()
-    if isinstance(model, SDUpscale):
+    if isinstance(model, lm.SDUpscale):
         small = batch["lr"][..., :8, :8]
         batch |= {"lr": small, "size": (32, 32), "text": ["a", "b", ""]}
-    elif isinstance(model, LatentPerceptual):
+    elif isinstance(model, lm.LatentPerceptual):
         hr = batch["hr"]
         judge = torch.linspace(0, 1, len(hr))
         batch |= {"ref": hr, "p0": hr * 0.9, "p1": hr.flip(-1), "judge": judge}

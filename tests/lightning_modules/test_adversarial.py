@@ -14,8 +14,7 @@ from torch.optim.lr_scheduler import ExponentialLR
 from torch.testing import assert_close
 from torch.utils.data import DataLoader
 
-from callbacks.training.ema import EMA
-from callbacks.training.guard import Guard
+from callbacks import EMA, Guard
 from lightning_modules.adversarial import Adversarial, hinge_discriminator, hinge_generator
 from lightning_modules.noise import Noise
 from tests import make
@@ -25,10 +24,10 @@ from tests.callbacks.tiny import Images, collate, trainer
 class Pair(Adversarial):
     """One convolution that makes images, and one that judges them.
 
-    nan: Parts, ``generator`` or ``discriminator``, whose second loss is NaN.
+    nan: ``generator`` or ``discriminator``, whose second loss is NaN.
     """
 
-    def __init__(self, accumulate=1, clip=None, nan=(), lr_scheduler=None):
+    def __init__(self, accumulate=1, clip=None, nan="", schedule=None):
         super().__init__(
             2,
             nn.Conv2d(3, 1, 3),
@@ -36,7 +35,7 @@ class Pair(Adversarial):
             accumulate,
             clip,
             optimizer=partial(torch.optim.Adam, lr=0.01),
-            lr_scheduler=lr_scheduler or partial(ExponentialLR, gamma=0.9),
+            lr_scheduler=schedule or partial(ExponentialLR, gamma=0.9),
         )
         self.net = nn.Conv2d(3, 3, 3, padding=1)
         make.fill(self)
@@ -51,15 +50,16 @@ class Pair(Adversarial):
         sr = self.restore(batch, Noise(batch["seed"]))
         loss = functional.mse_loss(sr, batch["hr"])
         loss = loss + 0.1 * hinge_generator([self.discriminator(sr)])
-        return loss * self.factor("generator"), (sr.detach(), batch["hr"])
+        if self.nan == "generator" and self.batches == 2:
+            loss = loss * torch.nan
+        return loss, (sr.detach(), batch["hr"])
 
     def discriminator_loss(self, images):
-        fake, real = images
-        loss = hinge_discriminator([self.discriminator(real)], [self.discriminator(fake)])
-        return loss * self.factor("discriminator")
-
-    def factor(self, part):
-        return torch.nan if part in self.nan and self.batches == 2 else 1.0
+        sr, hr = images
+        loss = hinge_discriminator([self.discriminator(hr)], [self.discriminator(sr)])
+        if self.nan == "discriminator" and self.batches == 2:
+            loss = loss * torch.nan
+        return loss
 
 
 def batches(count):
@@ -86,19 +86,19 @@ def trained_by_a_plain_loop(data, accumulate, clip):
     data = list(data)
     for start in range(0, len(data), accumulate):
         chunk = data[start : start + accumulate]
-        made = []
+        images = []
         for batch in chunk:
-            loss, images = model.generator_loss(batch)
+            loss, of_batch = model.generator_loss(batch)
             (loss / len(chunk)).backward()
-            made.append(images)
+            images.append(of_batch)
         adam_of_judge.zero_grad()  # what the generator's loss left there
         if clip is not None:
             nn.utils.clip_grad_norm_(model.net.parameters(), clip)
         adam.step()
         adam.zero_grad()
         schedule.step()
-        for images in made:
-            (model.discriminator_loss(images) / len(chunk)).backward()
+        for of_batch in images:
+            (model.discriminator_loss(of_batch) / len(chunk)).backward()
         if clip is not None:
             nn.utils.clip_grad_norm_(judge.parameters(), clip)
         adam_of_judge.step()
@@ -106,10 +106,8 @@ def trained_by_a_plain_loop(data, accumulate, clip):
     return tensors(model)
 
 
-@pytest.mark.parametrize(
-    ("accumulate", "clip"), [(1, None), (1, 0.05), (2, None), (3, 0.05), (8, 0.05)]
-)
-def test_it_trains_as_a_plain_loop_does(tmp_path, accumulate, clip):
+@pytest.mark.parametrize(("accumulate", "clip"), [(1, None), (2, None), (3, 0.05), (8, 0.05)])
+def test_accumulating_and_clipping_train_as_a_plain_loop_does(tmp_path, accumulate, clip):
     """By five batches, so that the last step of an epoch may have fewer."""
     data = batches(5)
     model = Pair(accumulate, clip)
@@ -129,14 +127,13 @@ def test_steps_are_those_of_the_main_optimiser(tmp_path):
 
     assert run.global_step == ema.updates == model.batches == 4
     assert ema.state_dict()["weights"].keys() == {"net.weight", "net.bias"}
-    assert run.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.01 * 0.9**4)
 
 
 @pytest.mark.parametrize(("part", "updates"), [("generator", [2, 3]), ("discriminator", [3, 2])])
 def test_an_update_that_guard_leaves_out_leaves_the_other_alone(tmp_path, part, updates):
     """The schedule and the count of steps go on."""
     guard = Guard()
-    model = Pair(nan=[part])
+    model = Pair(nan=part)
 
     run = fit(tmp_path, model, batches(3), guard)
 
@@ -150,7 +147,7 @@ def test_an_update_that_guard_leaves_out_leaves_the_other_alone(tmp_path, part, 
 
 def test_guard_stops_a_run_by_its_discriminator(tmp_path):
     with pytest.raises(ValueError, match="after step 3: 1 updates in a row"):
-        fit(tmp_path, Pair(nan=["discriminator"]), batches(4), Guard(in_a_row=1))
+        fit(tmp_path, Pair(nan="discriminator"), batches(4), Guard(in_a_row=1))
 
 
 class Stop(Callback):
@@ -170,14 +167,6 @@ def test_a_fit_that_was_stopped_within_a_step_leaves_nothing_to_the_next(tmp_pat
 
 
 def test_a_schedule_that_monitors_a_value_is_refused(tmp_path):
-    model = Pair(lr_scheduler=partial(ReduceLROnPlateau, monitor="val/psnr"))
+    model = Pair(schedule=partial(ReduceLROnPlateau, monitor="val/psnr"))
     with pytest.raises(ValueError, match="Pair steps its schedule once a step"):
         fit(tmp_path, model, batches(1))
-
-
-def test_hinges_by_hand():
-    real = [torch.tensor([[2.0, 0.0]])]
-    fake = [torch.tensor([[-3.0, 1.0]])]
-    several = [torch.tensor([1.0, 3.0]), torch.tensor([-4.0])]
-    assert hinge_discriminator(real, fake).item() == (0.5 + 1.0) / 2
-    assert hinge_generator(several).item() == (-2 + 4) / 2

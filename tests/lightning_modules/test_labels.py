@@ -4,22 +4,10 @@ from __future__ import annotations
 
 from functools import partial
 
-import pytest
-
+import lightning_modules as lm
 from callbacks.results.files import made_by
 from files.weights import unlike
-from lightning_modules.backbone.shifting import ResidualShift
-from lightning_modules.backbone.space import PixelSpace
-from lightning_modules.controls.direct import Direct
-from lightning_modules.controls.simple import RoundTrip
-from lightning_modules.methods.casarbi import CasArbi
-from lightning_modules.methods.diffusion import Diffusion
-from lightning_modules.methods.regression import Regression
-from lightning_modules.methods.resshift import ResShift
-from lightning_modules.methods.self_cascade import SelfCascade, Tuning
-from lightning_modules.networks.feature_upsampler import Shared
-from lightning_modules.networks.liif import LIIF
-from lightning_modules.networks.swin_unet import SwinUNet
+from lightning_modules.methods.self_cascade import Tuning
 from lightning_modules.sampling.solvers import Sampler
 from tests import make
 from tests.lightning_modules.backbone.texts import Words
@@ -29,72 +17,77 @@ from tests.lightning_modules.methods.test_nsarm import estimate, stage_one
 from tests.lightning_modules.methods.test_resshift import SMALL
 
 
-def from_source(method, part, digit):
-    """The method, whose part comes from a file of this fingerprint."""
-    getattr(method, part).source = f"a {digit * 16}"
-    return method
+def label(method):
+    method.weights_source = "released.pth"
+    return made_by(method)
 
 
-OTHERS = {
-    "setting": lambda n: RoundTrip(2.0, PixelSpace(), ("hr", "bicubic")[n]),
-    "sampler": lambda n: Diffusion(1.0, wrapped(), sampler=Sampler(3, eta=float(n))),
-    "encoder": lambda n: from_source(
-        Direct(2.0, denoiser=base(), encoder=Words()), "encoder", "01"[n]
-    ),
-    "space": lambda n: from_source(invsr(), "space", "01"[n]),
-}
+def test_a_setting_and_a_sampler_are_in_the_label():
+    of_hr = lm.RoundTrip(2.0, lm.PixelSpace(), "hr")
+    of_lr = lm.RoundTrip(2.0, lm.PixelSpace(), "bicubic")
+    assert label(of_hr) != label(of_lr)
+
+    ddim = lm.Diffusion(1.0, wrapped(), sampler=Sampler(3))
+    ancestral = lm.Diffusion(1.0, wrapped(), sampler=Sampler(3, eta=1.0))
+    assert label(ddim) != label(ancestral)
 
 
-@pytest.mark.parametrize("kind", OTHERS)
-def test_other_outputs_of_the_same_weights_have_another_label(kind):
-    one = OTHERS[kind](0)
-    other = OTHERS[kind](1)
-    one.weights_source = other.weights_source = "released.pth"
-    assert made_by(one) != made_by(other)
+def test_the_file_of_a_frozen_part_is_in_the_label():
+    method = lm.Direct(2.0, denoiser=base(), encoder=Words())
+    method.encoder.source = "a 0000000000000000"
+    first = label(method)
+    method.encoder.source = "a 1111111111111111"
+    assert label(method) != first
+
+    method = invsr()
+    method.space.source = "a 0000000000000000"
+    first = label(method)
+    method.space.source = "a 1111111111111111"
+    assert label(method) != first
+
+
+def resshift(side):
+    return lm.ResShift(2, lm.SwinUNet(**SMALL | {"size": side}), lm.PixelSpace())
 
 
 def liif(skip):
-    return Regression(2, LIIF(2, 1, 8, (8,), global_skip=skip))
+    return lm.Regression(2, lm.LIIF(2, 1, 8, (8,), global_skip=skip))
 
 
 def self_cascade(resize, pivot_features):
-    tuning = Tuning(partial(Shared, resize=resize), pivot_features=pivot_features)
-    return SelfCascade(2.0, denoiser=base(), tuning=tuning)
+    tuning = Tuning(partial(lm.Shared, resize=resize), pivot_features=pivot_features)
+    return lm.SelfCascade(2.0, denoiser=base(), tuning=tuning)
 
 
-@pytest.mark.parametrize(
-    ("one", "other", "expected"),
-    [
-        (invsr, lambda: invsr(predictor=predictor(32)), ["predictor.head_width 16, there 32"]),
-        (
-            lambda: ResShift(2, SwinUNet(**SMALL), PixelSpace()),
-            lambda: ResShift(2, SwinUNet(**(SMALL | {"size": 64})), PixelSpace()),
-            ["network.size 16, there 64"],
-        ),
-        (
-            lambda: stage_one(estimate((2, 2))),
-            lambda: stage_one(estimate((4, 4)), enlarge_lr=True),
-            ["enlarge_lr False, there True"],
-        ),
-        (
-            lambda: CasArbi(2.0, process=ResidualShift(kappa=4)),
-            lambda: CasArbi(2.0, domain="image"),
-            ["process.kappa 4, there 2.0", "domain residual, there image"],
-        ),
-        (lambda: liif(True), lambda: liif(False), ["network.global_skip True, there False"]),
-        (
-            lambda: self_cascade("bilinear", "cached_t0"),
-            lambda: self_cascade("nearest", "per_step"),
-            ["pivot_features cached_t0, there per_step", "resize bilinear, there nearest-exact"],
-        ),
-    ],
-)
-def test_settings_that_no_tensor_shows_are_known_of_weights(one, other, expected):
-    assert unlike(one().trained_with, other().trained_with) == expected
+def test_settings_that_no_tensor_shows_are_known_of_weights():
+    def differences(one, other):
+        return unlike(one.trained_with, other.trained_with)
+
+    other = invsr(predictor=predictor(32))
+    assert differences(invsr(), other) == ["predictor.head_width 16, there 32"]
+
+    assert differences(resshift(16), resshift(64)) == ["network.size 16, there 64"]
+
+    one = stage_one(estimate((2, 2)))
+    other = stage_one(estimate((4, 4)), enlarge_lr=True)
+    assert differences(one, other) == ["enlarge_lr False, there True"]
+
+    one = lm.CasArbi(2.0, process=lm.ResidualShift(kappa=4))
+    other = lm.CasArbi(2.0, domain="image")
+    expected = ["process.kappa 4, there 2.0", "domain residual, there image"]
+    assert differences(one, other) == expected
+
+    assert differences(liif(True), liif(False)) == ["network.global_skip True, there False"]
+
+    one = self_cascade("bilinear", "cached_t0")
+    other = self_cascade("nearest", "per_step")
+    expected = ["pivot_features cached_t0, there per_step", "resize bilinear, there nearest-exact"]
+    assert differences(one, other) == expected
 
 
 def test_parts_that_the_weights_require_are_not_in_the_label(tmp_path):
-    run = from_source(invsr(), "space", "0")
+    run = invsr()
+    run.space.source = "a 0000000000000000"
     path = make.save_run(run, tmp_path / "a.ckpt")
     run.load_weights(path)
     assert made_by(run) == f"{path}, timesteps 200, patch 16"

@@ -6,10 +6,9 @@ import itertools
 
 import pytest
 import torch
-from torch.nn import functional
 
 from files.batch import Span, Tile
-from lightning_modules.base import SuperResolver
+from lightning_modules.controls.simple import Bicubic
 from lightning_modules.noise import Noise, PlacedNoise
 from lightning_modules.sampling.tiling import grid
 from tests import make
@@ -50,14 +49,13 @@ def test_a_gpu_gets_the_same_fields():
 
 
 def test_a_stream_is_its_own_whatever_else_is_drawn():
-    seeds = torch.arange(2)
-    field = Noise(seeds).stream(1).normal((2, 3))
+    field = Noise(SEEDS).stream(1).normal((16, 3))
 
-    noise = Noise(seeds)
-    first = noise.normal((2, 3))
-    other = noise.stream(0).normal((2, 3))
+    noise = Noise(SEEDS)
+    first = noise.normal((16, 3))
+    other = noise.stream(0).normal((16, 3))
 
-    assert torch.equal(noise.stream(1).normal((2, 3)), field)
+    assert torch.equal(noise.stream(1).normal((16, 3)), field)
     assert not torch.equal(first, field)
     assert not torch.equal(other, field)
 
@@ -65,27 +63,29 @@ def test_a_stream_is_its_own_whatever_else_is_drawn():
 # ------------------------------------------------------------------------------------------- tiles
 
 
-def placed(top, left, h, w, factor, stream=None):
-    """The field of the output of a tile of LR, in an image of 100 x 100 there."""
-    sides = []
-    for start, length in ((top, h), (left, w)):
-        lr = slice(start, start + length)
-        out = slice(factor * start, factor * (start + length))
-        sides.append(Span(lr, out, 100, 100 * factor))
-    noise = PlacedNoise(torch.arange(2), [Tile(*sides)] * 2)
-    if stream is not None:
-        noise = noise.stream(stream)
+def span(start, length, factor):
+    """A part of a side of 100 pixels of LR."""
+    lr = slice(start, start + length)
+    out = slice(factor * start, factor * (start + length))
+    return Span(lr, out, 100, 100 * factor)
+
+
+def field_of_tile(top, left, h, w, factor):
+    """In pixels of the output; the second call of a stream."""
+    tile = Tile(span(top, h, factor), span(left, w, factor))
+    noise = PlacedNoise(torch.arange(2), [tile, tile]).stream(1)
+    noise.normal((2, 1))
     return noise.normal((2, 3, factor * h, factor * w))
 
 
-@pytest.mark.parametrize(("factor", "stream"), [(2, None), (2, 1), (3, None)])
-@pytest.mark.parametrize("place", [(0, 0, 40, 50), (31, 17, 60, 73), (60, 50, 40, 40)])
-def test_a_tile_has_its_part_of_the_images_field(factor, stream, place):
+@pytest.mark.parametrize("factor", [2, 3])
+@pytest.mark.parametrize(("top", "left"), [(0, 0), (31, 17)])
+def test_a_tile_has_its_part_of_the_images_field(factor, top, left):
     """Over the borders of the squares that are drawn together."""
-    image = placed(0, 0, 100, 90, factor, stream)
-    top, left, h, w = (factor * number for number in place)
-    expected = image[..., top : top + h, left : left + w]
-    assert torch.equal(placed(*place, factor, stream), expected)
+    image = field_of_tile(0, 0, 100, 90, factor)
+    rows = slice(factor * top, factor * (top + 60))
+    columns = slice(factor * left, factor * (left + 73))
+    assert torch.equal(field_of_tile(top, left, 60, 73, factor), image[..., rows, columns])
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,8 @@ def test_neighbours_draw_alike_at_any_ratio(side, out_side, field):
     (row,) = grid((16, side), (40, out_side), (200, 200), 32, multiple=2)
     begins = []
     fields = []
-    for tile in (each.tile for each in row):
+    for each in row:
+        tile = each.tile
         start = tile.columns.lr.start
         width = tile.side[1]
         begin, count = {
@@ -107,27 +108,18 @@ def test_neighbours_draw_alike_at_any_ratio(side, out_side, field):
             "twice lr": (2 * start, 2 * width),
             "half of lr": (start // 2, -(-width // 2)),
         }[field]
+        noise = PlacedNoise(torch.tensor([0]), [tile])
         begins.append(begin)
-        fields.append(PlacedNoise(torch.zeros(1).long(), [tile]).normal((1, 1, count))[0, 0])
+        fields.append(noise.normal((1, 1, count))[0, 0])
 
     assert len(fields) > 10
-    for number, (before, after) in enumerate(itertools.pairwise(fields)):
-        shared = begins[number] + len(before) - begins[number + 1]
+    for before, after in itertools.pairwise(range(len(fields))):
+        shared = begins[before] + len(fields[before]) - begins[after]
         assert shared > 15
-        assert torch.equal(before[-shared:], after[:shared])
+        assert torch.equal(fields[before][-shared:], fields[after][:shared])
 
 
 # ----------------------------------------------------------------------------------- the run's seed
-
-
-class Plain(SuperResolver):
-    """Draws nothing."""
-
-    def training_step(self, batch, batch_idx):
-        raise NotImplementedError
-
-    def restore(self, batch, noise):
-        return functional.interpolate(batch["lr"], batch["size"])
 
 
 class Tiled(make.Model):
@@ -139,22 +131,21 @@ class Tiled(make.Model):
 def test_the_runs_seed_changes_what_is_drawn(kind):
     model = kind(2.0).eval()
     batch = make.batch_of(2, 20)
+    assert not model.drew_noise
     first = model.predict_step(batch, 0)["sr"]
+    assert model.drew_noise
 
     model.set_noise_seed(1)
     other = model.predict_step(batch, 0)["sr"]
     model.set_noise_seed(0)
+    again = model.predict_step(batch, 0)["sr"]
 
-    assert torch.equal(model.predict_step(batch, 0)["sr"], first)
+    assert torch.equal(again, first)
     assert not torch.equal(other[0], first[0])
     assert not torch.equal(other[1], first[1])
 
 
-@pytest.mark.parametrize(
-    ("kind", "draws"), [(make.Model, True), (Tiled, True), (make.Painter, True), (Plain, False)]
-)
-def test_a_model_knows_whether_it_drew_anything(kind, draws):
-    model = kind(2.0).eval()
-    assert not model.drew_noise
+def test_a_model_knows_that_it_drew_nothing():
+    model = Bicubic(2.0).eval()
     model.predict_step(make.batch_of(1, 20), 0)
-    assert model.drew_noise == draws
+    assert not model.drew_noise

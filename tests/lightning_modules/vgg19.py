@@ -2,39 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-
 import torch
+from torch import nn
+from torchvision.models.vgg import cfgs, make_layers
 
-VGG19 = ((2, 64), (2, 128), (4, 256), (4, 512), (4, 512))  # convolutions and width of each stage
 NAME = "vgg19-dcbb9e9d.pth"
+CLASSIFIER = {0: (4096, 25088), 3: (4096, 4096), 6: (1000, 4096)}
 
 
-def save_vgg19(folder: Path, layers: Sequence[str] | None = None) -> Path:
+def save_vgg19(folder, layers=None):
     """Write the file; return where.
 
     Args:
         folder: Where to.
-        layers: The only layers in it; by default all, and a classifier.
+        layers: The only layers in it, such as `conv1_2`; by default all, and a classifier.
     """
     generator = torch.Generator().manual_seed(0)
-    state, inputs, place = {}, 3, 0
-    for stage, (count, width) in enumerate(VGG19, 1):
-        for number in range(1, count + 1):
+    with torch.device("meta"):
+        features = make_layers(cfgs["E"])
+    state = {}
+    stage = 1
+    number = 0
+    for place, layer in enumerate(features):
+        if isinstance(layer, nn.MaxPool2d):
+            stage += 1
+            number = 0
+        if isinstance(layer, nn.Conv2d):
+            number += 1
             if layers is None or f"conv{stage}_{number}" in layers:
-                shape = (width, inputs, 3, 3)
-                weight = torch.empty(shape).uniform_(-1, 1, generator=generator)
-                state[f"features.{place}.weight"] = weight * (6 / (9 * inputs)) ** 0.5
-                bias = torch.empty(width).uniform_(-0.1, 0.1, generator=generator)
-                state[f"features.{place}.bias"] = bias
-            inputs, place = width, place + 2
-        place += 1
+                bound = (6 / layer.weight[0].numel()) ** 0.5
+                weight = torch.empty(layer.weight.shape)
+                bias = torch.empty(layer.bias.shape)
+                state[f"features.{place}.weight"] = weight.uniform_(
+                    -bound, bound, generator=generator
+                )
+                state[f"features.{place}.bias"] = bias.uniform_(-0.1, 0.1, generator=generator)
     if layers is None:
-        for number, (of, to) in {0: (25088, 4096), 3: (4096, 4096), 6: (4096, 1000)}.items():
-            zeros = torch.zeros(()).expand(to, of)  # the file holds one number
-            state[f"classifier.{number}.weight"] = zeros
-            state[f"classifier.{number}.bias"] = torch.zeros(to)
+        for place, shape in CLASSIFIER.items():
+            state[f"classifier.{place}.weight"] = torch.zeros(()).expand(shape)  # one number
+            state[f"classifier.{place}.bias"] = torch.zeros(shape[0])
     path = folder / NAME
     torch.save(state, path)
     return path

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -15,22 +13,22 @@ from lightning_modules.backbone.condition import Condition, TextEncoder
 class Words(TextEncoder):
     """Each caption's length, as three tokens."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         nn.Module.__init__(self)
 
-    def forward(self, texts: Any) -> Any:
+    def forward(self, texts):
         return torch.tensor([float(len(text)) for text in texts]).view(-1, 1, 1).expand(-1, 3, 6)
 
 
 class Pooled(Words):
     """As SDXL's two: a vector for each caption, besides."""
 
-    def forward(self, texts: Any) -> Any:
+    def forward(self, texts):
         text = super().forward(texts)
         return Condition(text=text, pooled=text[:, 0, :5])
 
 
-def save_text_encoder(folder: Path, second: bool = False) -> None:
+def save_text_encoder(folder, second=False):
     """Write `tokenizer` and `text_encoder`: six tokens of eight channels. Needs transformers.
 
     Args:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel, UNet3DConditionModel
-from torch import Tensor
 
-from lightning_modules.backbone.denoiser import UNet2D, UNet3D
+from lightning_modules import UNet2D, UNet3D
 from lightning_modules.backbone.library import Flags
 from tests.make import normal
 
-FLAT: dict[str, Any] = {
+FLAT = {
     "in_channels": 3,
     "out_channels": 3,
     "block_out_channels": [8, 16],
@@ -24,12 +22,12 @@ FLAT: dict[str, Any] = {
     "attention_head_dim": 2,
     "cross_attention_dim": 6,
 }
-VIDEO: dict[str, Any] = FLAT | {
+VIDEO = FLAT | {
     "down_block_types": ["DownBlock3D", "CrossAttnDownBlock3D"],
     "up_block_types": ["CrossAttnUpBlock3D", "UpBlock3D"],
     "attention_head_dim": 4,
 }
-SDXL: dict[str, Any] = {  # what makes a U-Net one that gets sizes and a pooled text
+SDXL = {  # what makes a U-Net one that gets sizes and a pooled text
     "addition_embed_type": "text_time",
     "addition_time_embed_dim": 4,
     "projection_class_embeddings_input_dim": 6 * 4 + 5,
@@ -38,7 +36,7 @@ WRAPPERS = {"image": UNet2D, "video": UNet3D}
 CLASSES = {"image": (UNet2DConditionModel, FLAT), "video": (UNet3DConditionModel, VIDEO)}
 
 
-def bare(kind: str = "image", seed: int = 0, **changes: Any) -> Any:
+def bare(kind="image", seed=0, **changes):
     """The network as diffusers has it; all weights random, also those that begin as zeros."""
     cls, config = CLASSES[kind]
     unet = cls(**(config | changes))
@@ -49,23 +47,21 @@ def bare(kind: str = "image", seed: int = 0, **changes: Any) -> Any:
     return unet.eval()
 
 
-def wrapped(
-    kind: str = "image", null: Any = "none", flags: Flags | None = None, **changes: Any
-) -> UNet2D:
+def wrapped(kind="image", null="none", flags=None, **changes):
     """Ours, with the same weights, in evaluation mode."""
     denoiser = WRAPPERS[kind](CLASSES[kind][1] | changes, null_token=null, flags=flags)
     denoiser.unet.load_state_dict(bare(kind, **changes).state_dict())
     return denoiser.eval()
 
 
-def base(kind: str = "image", **changes: Any) -> Any:
+def base(kind="image", **changes):
     """The same as a frozen base from a file, with a null text."""
     denoiser = wrapped(kind, null="learned", flags=Flags(frozen=True), **changes)
     denoiser.source = "base.ckpt 0123456789abcdef"
     return denoiser
 
 
-def small_kl(latent_channels: int = 4, **options: Any) -> AutoencoderKL:
+def small_kl(latent_channels=4, **options):
     """An autoencoder that halves the sides."""
     torch.manual_seed(0)
     return AutoencoderKL(
@@ -78,24 +74,24 @@ def small_kl(latent_channels: int = 4, **options: Any) -> AutoencoderKL:
     )
 
 
-def inputs(kind: str = "image", count: int = 2, channels: int = 3) -> tuple[Tensor, ...]:
+def inputs(kind="image", count=2, channels=3):
     """z_t, t and a text of three tokens."""
     size = (8, 8) if kind == "image" else (3, 8, 8)
     t = torch.tensor([700, 20])[:count]
     return normal(count, channels, *size, seed=1), t, normal(count, 3, 6, seed=2)
 
 
-def noted(method: Any) -> list[SimpleNamespace]:
+def noted(method):
     """A list that fills with the calls of a method's base: `kind`, `z`, `t`, `condition`, `more`.
 
     The kinds are `forward`, and `features` for the way down alone.
     """
-    calls: list[SimpleNamespace] = []
+    calls = []
 
-    def watch(kind: str) -> None:
+    def watch(kind):
         original = getattr(method.denoiser, kind)
 
-        def call(z: Tensor, t: Tensor, condition: Any = None, *more: Any) -> Any:
+        def call(z, t, condition=None, *more):
             calls.append(SimpleNamespace(kind=kind, z=z, t=t, condition=condition, more=more))
             return original(z, t, condition, *more)
 

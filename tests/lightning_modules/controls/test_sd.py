@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import pytest
 import torch
 from torch.testing import assert_close
 
 from degradations.bicubic import resize
 from degradations.draws import seed_of
-from lightning_modules.backbone.space import PixelSpace, Taef2Space
-from lightning_modules.controls.direct import Direct
-from lightning_modules.controls.sd import SDSR, SDUpscale
-from lightning_modules.controls.simple import Bicubic, RoundTrip
-from lightning_modules.networks.edsr import EDSR
+from lightning_modules import SDSR, Bicubic, Direct, PixelSpace, RoundTrip, SDUpscale, Taef2Space
 from lightning_modules.noise import Noise, with_noise_seeds
 from lightning_modules.sampling.solvers import Sampler
 from lightning_modules.sampling.tiling import padded
@@ -25,12 +19,6 @@ from tests.make import assert_near
 
 # ------------------------------------------------------------------------------------------ SD+SR
 
-NETWORK = partial(EDSR, blocks=1, channels=8)
-
-
-def sd_sr(upscaler=Bicubic, sampler=Sampler(steps=4), **settings):  # noqa: B008
-    return SDSR(2.0, denoiser=base(), upscaler=upscaler, sampler=sampler, **settings).eval()
-
 
 def images(h=16, w=16):
     return make.batch(2, (h, w), hr=(3, h, w)) | {"text": ["a", "aa"]}
@@ -39,16 +27,16 @@ def images(h=16, w=16):
 @torch.no_grad()
 def test_the_base_runs_at_its_own_size():
     sampler = Sampler(clamp=1.0)
-    method = sd_sr(sampler=sampler)
+    method = SDSR(2.0, denoiser=base(), upscaler=Bicubic, sampler=sampler).eval()
     calls = noted(method)
     batch = images(16, 24)
 
     sr = method.sample(batch)["sr"]
 
     assert [call.z.shape for call in calls] == [(2, 3, 8, 12)] * 50
-    noise = Noise(with_noise_seeds(batch, method.noise_seed)["seed"]).stream(0)
+    seeds = with_noise_seeds(batch, method.noise_seed)["seed"]
     direct = Direct(1.0, denoiser=base(), sampler=sampler)
-    small = direct.generate({**batch, "size": (8, 12)}, noise).clamp(0, 1)
+    small = direct.generate(batch | {"size": (8, 12)}, Noise(seeds).stream(0)).clamp(0, 1)
     assert_close(sr, resize(small, (16, 24)).clamp(0, 1))
 
 
@@ -63,7 +51,8 @@ class Fourfold(Bicubic):
 @torch.no_grad()
 def test_the_upscaler_makes_its_own_size_which_is_brought_to_the_outputs():
     """As Stable Diffusion's, which makes 2048 px on the way to 1024."""
-    method = sd_sr(Fourfold, upscaler_scale=4.0, base_size=8)
+    settings = {"denoiser": base(), "sampler": Sampler(steps=4), "base_size": 8}
+    method = SDSR(2.0, upscaler=Fourfold, upscaler_scale=4.0, **settings).eval()
     batch = images()
 
     sr = method.sample(batch)["sr"]
@@ -85,10 +74,10 @@ def folder(tmp_path_factory):
     return save_upscaler(tmp_path_factory.mktemp("upscaler"))
 
 
-def test_it_is_the_pipeline_of_diffusers(folder):
+def test_the_upscaler_is_the_pipeline_of_diffusers(folder):
     from diffusers import StableDiffusionUpscalePipeline
 
-    batch = make.batch(2, (32, 48), lr=(3, 8, 12)) | {"text": ["a b", "b"]}
+    batch = make.lr_batch(8, 12, 4, count=2) | {"text": ["a b", "b"]}
 
     sr = SDUpscale(4.0, folder, steps=2, guidance=3.0).restore(batch, Noise(batch["seed"]))
 
@@ -108,30 +97,32 @@ def test_it_is_the_pipeline_of_diffusers(folder):
 @pytest.mark.parametrize(("h", "w"), [(9, 14), (3, 12)])
 def test_sides_that_the_pipeline_would_cut_are_mirrored_up_to_its_factor(folder, h, w):
     method = SDUpscale(4.0, folder, steps=2, guidance=3.0)
-    batch = make.batch(1, (4 * h, 4 * w), lr=(3, h, w))
+    batch = make.lr_batch(h, w, 4)
     mirrored = padded(batch["lr"], 4).lr
     size = (4 * mirrored.shape[-2], 4 * mirrored.shape[-1])
 
     sr = method.enlarge(batch)["sr"]
 
-    larger = method.enlarge({**batch, "lr": mirrored, "size": size})["sr"]
+    larger = method.enlarge(batch | {"lr": mirrored, "size": size})["sr"]
     assert torch.equal(sr, larger[..., : 4 * h, : 4 * w])
 
 
 # ------------------------------------------------------------------------------------ round trips
 
 
-@pytest.mark.parametrize("of", ["hr", "bicubic"])
-def test_a_round_trip_of_hr_or_of_the_enlarged_lr(of):
-    batch = make.batch(1, (16, 20), lr=(3, 8, 10), hr=(3, 16, 20))
-    expected = batch["hr"] if of == "hr" else resize(batch["lr"], (16, 20))
-    sr = RoundTrip(2.0, PixelSpace(), of).restore(batch, Noise(batch["seed"]))
-    assert_near(sr, expected, 1e-6)
+def test_a_round_trip_of_hr_or_of_the_enlarged_lr():
+    batch = make.pairs((8, 10), 2)
+    noise = Noise(batch["seed"])
+    of_hr = RoundTrip(2.0, PixelSpace(), "hr").restore(batch, noise)
+    of_lr = RoundTrip(2.0, PixelSpace(), "bicubic").restore(batch, noise)
+    assert_near(of_hr, batch["hr"], 1e-6)
+    assert_near(of_lr, resize(batch["lr"], (16, 20)), 1e-6)
 
 
 def test_a_side_that_is_no_multiple_is_padded_by_its_last_pixels_and_cut():
     space = Taef2Space()  # of factor 8
-    batch = make.batch(1, (16, 20), lr=(3, 8, 10), hr=(3, 16, 20))
-    wide = torch.cat([batch["hr"], batch["hr"][..., -1:].expand(-1, -1, -1, 4)], -1)
+    batch = make.pairs((8, 10), 2)
+    last = batch["hr"][..., -1:].expand(-1, -1, -1, 4)
+    wide = torch.cat([batch["hr"], last], -1)
     sr = RoundTrip(2.0, space, "hr").restore(batch, Noise(batch["seed"]))
     assert_close(sr, space.decode(space.encode(wide))[..., :20])

@@ -9,11 +9,10 @@ import torch
 from torch.nn import functional
 from torch.testing import assert_close
 
-from lightning_modules.backbone.space import KLSpace, PCASpace, ResShiftVQ
+from lightning_modules import Autoencoder, KLSpace, PatchGAN, PCASpace, ResShiftVQ
 from lightning_modules.first_stage import autoencoder as module
-from lightning_modules.first_stage.autoencoder import Autoencoder, AutoencoderLosses
+from lightning_modules.first_stage.autoencoder import AutoencoderLosses
 from lightning_modules.networks.autoencoders import PCAAutoencoder
-from lightning_modules.networks.discriminator import PatchGAN
 from tests import make
 from tests.lightning_modules.others import KL
 from tests.make import assert_near
@@ -33,16 +32,12 @@ def autoencoder(space=None, losses=None, **settings):
 
 
 def images(count=4, side=16):
-    """Smooth ones."""
-    small = make.uniform(count, 3, side // 4, side // 4)
-    return functional.interpolate(small, (side, side), mode="bilinear")
+    return make.smooth(count, (side, side), cell=4)
 
 
 def batch(hr=None):
     hr = images() if hr is None else hr
-    keys = [f"a/{number}" for number in range(len(hr))]
-    seeds = torch.arange(len(hr))
-    return {"hr": hr, "lr": hr, "size": tuple(hr.shape[-2:]), "key": keys, "seed": seeds}
+    return make.batch(len(hr), tuple(hr.shape[-2:])) | {"hr": hr, "lr": hr}
 
 
 # ---------------------------------------------------------------------------------------- training
@@ -118,7 +113,7 @@ def test_principal_components_are_the_best_linear_autoencoder():
     assert_close(z.std((0, 2, 3)), torch.ones(12), rtol=0.02, atol=0)
 
 
-def test_it_starts_from_batches_of_several_sizes_and_once(monkeypatch):
+def test_an_autoencoder_starts_from_batches_of_several_sizes_and_once(monkeypatch):
     """As with ``crops.scales``, whose sides need not be whole latents."""
     square = images()
     odd = images(3, 24)[..., :22, :21]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch.testing import assert_close
 
-from lightning_modules.backbone.space import PixelSpace
-from lightning_modules.first_stage.latent_perceptual import LatentPerceptual, Ranking, agreement
+from lightning_modules import LatentPerceptual, PixelSpace, Ranking
+from lightning_modules.first_stage.latent_perceptual import agreement
 from tests import make
 
 

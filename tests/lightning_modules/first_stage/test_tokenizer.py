@@ -7,9 +7,9 @@ import torch
 from torch.nn import functional
 from torch.testing import assert_close
 
-from lightning_modules.first_stage.tokenizer import Tokenizer, TokenizerLosses
+from lightning_modules import PatchGAN, Tokenizer
+from lightning_modules.first_stage.tokenizer import TokenizerLosses
 from lightning_modules.networks.bsq import entropy_penalty, quantized, scales_of
-from lightning_modules.networks.discriminator import PatchGAN
 from tests import make
 from tests.lightning_modules.next_scale_parts import GRIDS, vae
 
@@ -40,18 +40,17 @@ def test_the_loss_is_the_sum_of_its_parts(name, distance):
     scales = list(scales_of(model.vae.encode(batch["hr"]), GRIDS))
     decoded = model.vae.decode(scales[-1].total)
     entropy = torch.stack([entropy_penalty(scale.residual) for scale in scales]).mean()
-    commitment = []
+    expected = 3 * distance(decoded, batch["hr"]) + 0.5 * entropy
     for scale in scales:
         unit = functional.normalize(scale.residual, dim=1)
-        commitment.append((unit - scale.code).square().mean())
-    expected = 3 * distance(decoded, batch["hr"]) + 0.5 * entropy
-    assert_close(loss, expected + 0.2 * torch.stack(commitment).mean())
+        expected = expected + 0.2 * (unit - scale.code).square().mean() / 4  # of four scales
+    assert_close(loss, expected)
     assert_close(made, decoded)
     assert torch.equal(real, batch["hr"])
     assert not made.requires_grad
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_scales_that_are_dropped_are_made_up_for_by_later_ones(seed):
     """Each by itself, and never the last one."""
     model = tokenizer(drop_scales=0.5)

@@ -10,15 +10,21 @@ from torch import nn
 from torch.nn import functional
 from torch.testing import assert_close
 
-from lightning_modules.backbone.denoiser import Denoiser
-from lightning_modules.backbone.schedule import Schedule
-from lightning_modules.methods.diffusion import TRAILING, Diffusion, min_snr_weights
+from lightning_modules import Denoiser, Diffusion, Schedule
+from lightning_modules.methods.diffusion import TRAILING, min_snr_weights
 from lightning_modules.noise import Noise
 from tests import make
 from tests.lightning_modules.backbone.texts import Words
 from tests.make import assert_near
 
 PREDICTIONS = pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+
+
+def answers(x_t, x0, alpha, sigma):
+    """What a network predicts of each kind that takes x0 for the clean sample."""
+    norm = (alpha**2 + sigma**2) ** 0.5  # 1 of a preserving process
+    eps = (x_t - alpha * x0) / sigma
+    return {"sample": x0, "epsilon": eps, "v_prediction": (alpha * eps - sigma * x0) / norm}
 
 
 class Oracle(Denoiser):
@@ -37,17 +43,8 @@ class Oracle(Denoiser):
         self.timesteps.append(t)
         levels = torch.tensor([self.schedule.level(int(step)) for step in t])
         alpha, sigma = levels.view(-1, 2, 1, 1, 1).unbind(1)
-        norm = (alpha**2 + sigma**2).sqrt()  # 1 of a preserving process, whose v is predicted
-        eps = (z_t * norm - alpha * self.x0) / sigma
-        answers = {
-            "epsilon": eps,
-            "sample": self.x0,
-            "v_prediction": (alpha * eps - sigma * self.x0) / norm,
-        }
-        return answers[self.schedule.prediction] + 0 * self.weight
-
-    def null_text(self, count, tokens=1):
-        return torch.full((count, tokens, 6), -1.0)
+        x_t = z_t * (alpha**2 + sigma**2).sqrt()  # networks see it scaled
+        return answers(x_t, self.x0, alpha, sigma)[self.schedule.prediction] + 0 * self.weight
 
 
 def images(count=4, side=8):
@@ -76,7 +73,7 @@ def test_the_loss_is_zero_for_who_knows_the_clean_sample(prediction):
 
 @pytest.mark.parametrize("timesteps", [None, (0, 1), (100, 300)])
 def test_all_timesteps_of_the_setting_are_trained(timesteps):
-    batch = {**images(), "hr": torch.rand(2000, 3, 1, 1)}
+    batch = images(2000, side=1)
     model = method(batch["hr"], timesteps=timesteps)
 
     model.training_step(batch, 0)
@@ -92,18 +89,11 @@ def test_all_timesteps_of_the_setting_are_trained(timesteps):
 @pytest.mark.parametrize("t", [0, 30, 200, 999])
 def test_an_error_of_the_clean_sample_weighs_min_snr_gamma_whatever_is_predicted(prediction, t):
     schedule = Schedule(prediction=prediction, beta_start=0.0001, beta_end=0.02, betas="linear")
-    x = make.normal(1, 1, 1, 4).double()
-    wrong = make.normal(1, 1, 1, 4, seed=1).double()
-    eps = make.normal(1, 1, 1, 4, seed=2).double()
+    x, wrong, eps = make.normal(3, 1, 1, 1, 4).double()
     alpha, sigma = schedule.level(t)
     x_t = alpha * x + sigma * eps
-    answers = {
-        "sample": wrong,
-        "epsilon": (x_t - alpha * wrong) / sigma,
-        "v_prediction": (alpha * x_t - wrong) / sigma,
-    }
     target = schedule.target(x, eps, torch.tensor([t]))
-    error = (answers[prediction] - target).square().mean()
+    error = (answers(x_t, wrong, alpha, sigma)[prediction] - target).square().mean()
 
     weight = min_snr_weights(schedule, 5.0)[t].double()
 
@@ -127,8 +117,7 @@ def test_a_base_of_smaller_images_is_trained_on_means_and_enlarged_by_repetition
 
     assert_close(model.latent(batch), smaller * 2 - 1)
     sr = model.generate(batch, Noise(batch["seed"]))
-    repeated = functional.interpolate(smaller, scale_factor=2, mode="nearest")
-    assert_near(sr, repeated, 1e-4)
+    assert_near(sr, functional.interpolate(smaller, scale_factor=2, mode="nearest"), 1e-4)
 
 
 # -------------------------------------------------------------------------------------- sampling
@@ -156,6 +145,9 @@ def test_sampling_ends_at_what_the_network_knows(prediction, variance, eta):
 class Said(Oracle):
     """Predicts a hundredth of its text, and notes how many texts there are."""
 
+    def null_text(self, count, tokens=1):
+        return torch.full((count, tokens, 6), -1.0)
+
     def forward(self, z_t, t, condition=None, residuals=None):
         self.timesteps.append(len(condition.text))
         return 0.01 * condition.text.mean((1, 2)).view(-1, 1, 1, 1) + 0 * z_t
@@ -169,13 +161,13 @@ class Said(Oracle):
     ],
 )
 def test_guidance_goes_from_the_null_text_through_the_text(guidance, calls, expected):
-    batch = {**images(), "text": ["a", "aa", "aaa", "aaaa"]}
+    batch = images() | {"text": ["a", "aa", "aaa", "aaaa"]}
     schedule = Schedule(prediction="sample")
     sampler = replace(TRAILING, steps=2, guidance=guidance)
-    settings = {"encoder": Words(), "schedule": schedule, "sampler": sampler}
-    model = Diffusion(1.0, Said(None, schedule), **settings)
+    denoiser = Said(None, schedule)
+    model = Diffusion(1.0, denoiser, encoder=Words(), schedule=schedule, sampler=sampler)
 
     sr = model.generate(batch, Noise(batch["seed"]))
 
     assert_near(sr[:, 0, 0, 0] * 2 - 1, 0.01 * torch.tensor(expected), 1e-5)
-    assert model.denoiser.timesteps == calls
+    assert denoiser.timesteps == calls

@@ -9,18 +9,11 @@ import torch
 from torch.nn import functional
 from torch.testing import assert_close
 
+from lightning_modules import KLSpace, Schedule, SelfCascade, Shared, UNet2D
 from lightning_modules.backbone.condition import Condition
-from lightning_modules.backbone.denoiser import UNet2D
-from lightning_modules.backbone.schedule import Schedule
-from lightning_modules.backbone.space import KLSpace
-from lightning_modules.methods.self_cascade import (
-    Cascade,
-    SelfCascade,
-    Tuning,
-    cascade_sizes,
-)
-from lightning_modules.networks.attachments import Blocks, Skips
-from lightning_modules.networks.feature_upsampler import Full, Places, Shared
+from lightning_modules.methods.self_cascade import Cascade, Tuning, cascade_sizes
+from lightning_modules.networks.attachments import Blocks, Residuals, Skips
+from lightning_modules.networks.feature_upsampler import Full, Places
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.solvers import Sampler
 from tests import make
@@ -47,7 +40,8 @@ def tuned(method):
 
 
 def images(h=16, w=16, count=2):
-    return make.batch(count, (h, w), hr=(3, h, w)) | {"text": ["a" * (n + 1) for n in range(count)]}
+    captions = ["a" * (number + 1) for number in range(count)]
+    return make.batch(count, (h, w), hr=(3, h, w)) | {"text": captions}
 
 
 def generated(method, batch):
@@ -74,8 +68,7 @@ def test_sizes_of_the_stages(target, multiple, expected):
 
 @pytest.mark.parametrize("multiple", [8, 64])
 def test_no_stage_has_more_than_four_times_the_pixels(multiple):
-    targets = itertools.product(range(640, 3200, 448), range(512, 4000, 576))
-    for target in targets:
+    for target in itertools.product(range(640, 3200, 448), range(512, 4000, 576)):
         sizes = cascade_sizes((512, 640), target, multiple=multiple)
         assert sizes[-1] == target
         slack = (1 + multiple / 200) ** 2  # of rounding
@@ -105,8 +98,7 @@ def test_k_has_the_papers_signal_to_noise_ratio(schedule, k):
 
     assert k == method.K
     assert schedule.level(k - 1).log_snr >= paper - 1e-9
-    if k < schedule.steps:
-        assert schedule.level(k).log_snr < paper
+    assert k == schedule.steps or schedule.level(k).log_snr < paper
     by_share = cascade(schedule=schedule, cascade=Cascade(pivot_strength=0.7))
     assert 0.7 * schedule.steps == by_share.K
 
@@ -141,23 +133,15 @@ def test_the_pivot_is_enlarged_as_it_is_or_as_an_image(mode):
     assert_close(latent, space.encode(image.clamp(0, 1)))
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 @pytest.mark.parametrize("variance", ["preserving", "exploding"])
 @torch.no_grad()
-def test_a_cascade_ends_at_what_its_base_knows(prediction, variance):
-    schedule = Schedule(prediction=prediction, variance=variance)
+def test_a_cascade_ends_at_what_its_base_knows(variance):
+    schedule = Schedule(prediction="sample", variance=variance)
     method = cascade(4.0, schedule=schedule)
     batch = images(32, 32)
 
     def forward(z, t, *_):
-        x0 = functional.adaptive_avg_pool2d(batch["hr"] * 2 - 1, z.shape[-2:])
-        alpha, sigma = schedule.level(int(t[0]))
-        norm = (alpha**2 + sigma**2) ** 0.5  # networks see z scaled to a preserving process
-        alpha = alpha / norm
-        sigma = sigma / norm
-        eps = (z - alpha * x0) / sigma
-        answers = {"epsilon": eps, "sample": x0, "v_prediction": alpha * eps - sigma * x0}
-        return answers[prediction]
+        return functional.adaptive_avg_pool2d(batch["hr"] * 2 - 1, z.shape[-2:])
 
     method.denoiser.forward = forward
     assert_near(generated(method, batch), batch["hr"], 1e-4)
@@ -173,7 +157,9 @@ def test_features_are_read_once_a_stage_at_timestep_0():
 
     generated(method, images())
 
-    first, (read,), second = calls[:50], calls[50:51], calls[51:]
+    first = calls[:50]
+    read = calls[50]
+    second = calls[51:]
     assert [int(call.t[0]) for call in first] == list(range(981, 0, -20))
     assert [int(call.t[0]) for call in second] == list(range(681, 0, -20))
     assert all(call.z.shape[-1] == 8 for call in first)
@@ -208,55 +194,48 @@ def test_untrained_it_is_the_tuning_free_variant():
     assert (generated(tuned(method), batch) - free).abs().max() > 1e-4
 
 
-def forward_by_hand(unet, z, t, text, skips, blocks, middle):
-    """A U-Net's forward pass, with what is added to its features."""
-    embedding = unet.time_embedding(unet.time_proj(t))
-    x = unet.conv_in(z)
-    carried = [x]
-    for number, block in enumerate(unet.down_blocks):
-        attends = {"encoder_hidden_states": text} if hasattr(block, "attentions") else {}
-        x, outputs = block(x, embedding, **attends)
-        carried.extend(outputs)
-        x = x + blocks.get(number, 0)
-    carried = [skip + skips.get(number, 0) for number, skip in enumerate(carried)]
-    x = unet.mid_block(x, embedding, encoder_hidden_states=text) + middle
-    for block in unet.up_blocks:
-        attends = {"encoder_hidden_states": text} if hasattr(block, "attentions") else {}
-        taken = tuple(carried[-len(block.resnets) :])
-        carried = carried[: -len(block.resnets)]
-        size = carried[-1].shape[2:] if carried else None
-        x = block(x, taken, embedding, upsample_size=size, **attends)
-    return unet.conv_out(unet.conv_act(unet.conv_norm_out(x)))
-
-
-@pytest.mark.parametrize("attach", ["skip", "block_out"])
-@torch.no_grad()
-def test_features_are_added_where_the_setting_says(attach):
-    method = tuned(cascade(tuning=Tuning(Shared, attach)))
-    z = make.normal(2, 3, 10, 14)
+def features_of(method, z, t):
+    """What is read of a pivot, and what the upsampler adds for it to the features of ``z``."""
     pivot = make.normal(2, 3, 5, 7, seed=1)
-    t = torch.tensor([600, 3])
-
     features = method._features(pivot, t, Condition())
+    added = method.upsampler(features, method.attachment.sizes(z.shape[-2:]), t)
+    read = method.denoiser.features(pivot, torch.zeros_like(t), middle=True)
+    return read, features, added
+
+
+@torch.no_grad()
+def test_features_are_added_to_skip_connections():
+    method = tuned(cascade(tuning=SHARED))
+    z = make.normal(2, 3, 10, 14)
+    t = torch.tensor([600, 3])
+    read, features, added = features_of(method, z, t)
+
     output = method._adapted(method.upsampler, z, t, Condition(), features)
 
-    read = method.denoiser.features(pivot, torch.zeros_like(t), middle=True)
-    added = method.upsampler(features, method.attachment.sizes((10, 14)), t)
-    skips, blocks, middle = {}, {}, 0
-    if attach == "skip":
-        for number in range(4):
-            assert torch.equal(features[f"skip{number}"], read.skips[number])
-            skips[number] = added[f"skip{number}"]
-    else:
-        assert torch.equal(features["block0"], read.skips[2])
-        assert torch.equal(features["block1"], read.skips[3])
-        assert torch.equal(features["middle"], read.middle)
-        blocks = {0: added["block0"], 1: added["block1"]}
-        middle = added["middle"]
-    text = method.denoiser.null_text(2)
-    expected = forward_by_hand(method.denoiser.unet, z, t, text, skips, blocks, middle)
-    assert_close(output, expected, rtol=1e-5, atol=1e-5)
+    residuals = Residuals({number: added[f"skip{number}"] for number in range(4)})
+    assert_close(output, method.denoiser(z, t, Condition(), residuals))
     assert (output - method.denoiser(z, t)).abs().max() > 1e-3
+    for number in range(4):
+        assert torch.equal(features[f"skip{number}"], read.skips[number])
+
+
+@torch.no_grad()
+def test_features_are_added_behind_blocks():
+    method = tuned(cascade(tuning=Tuning(Shared, "block_out")))
+    z = make.normal(2, 3, 10, 14)
+    t = torch.tensor([600, 3])
+    read, features, added = features_of(method, z, t)
+
+    output = method._adapted(method.upsampler, z, t, Condition(), features)
+
+    assert torch.equal(features["block0"], read.skips[2])
+    assert torch.equal(features["block1"], read.skips[3])
+    assert torch.equal(features["middle"], read.middle)
+    for number, block in enumerate(method.denoiser.unet.down_blocks):
+        more = added[f"block{number}"]
+        block.register_forward_hook(lambda _, __, out, more=more: (out[0] + more, out[1]))
+    expected = method.denoiser(z, t, Condition(), Residuals(middle=added["middle"]))
+    assert_close(output, expected)
 
 
 @torch.no_grad()
@@ -275,10 +254,12 @@ def test_guidance_has_features_of_its_own_for_each_branch():
     call = calls[-1]
     both = method.denoiser(call.z, call.t, call.condition, *call.more)
     for branch in (slice(0, 2), slice(2, 4)):
+        z = call.z[branch]
+        t = call.t[branch]
         condition = Condition(text=text[branch])
-        features = method._features(read.z[branch], call.t[branch], condition)
-        inputs = (call.z[branch], call.t[branch], condition, features)
-        assert_near(both[branch], method._adapted(method.upsampler, *inputs), 1e-5)
+        features = method._features(read.z[branch], t, condition)
+        alone = method._adapted(method.upsampler, z, t, condition, features)
+        assert_near(both[branch], alone, 1e-5)
 
 
 @pytest.mark.slow
@@ -305,13 +286,14 @@ def test_sdxl_gets_sizes(kind, last):
 
 
 def released(**config):
+    """A U-Net without its weights."""
     with torch.device("meta"):
         return UNet2D(config, null_token="none").unet
 
 
-def parameters_of(kind, widths):
+def parameters_of(kind, places):
     with torch.device("meta"):
-        upsampler = kind(Places(widths, 1280))
+        upsampler = kind(Places(places.widths, 1280))
     return sum(parameter.numel() for parameter in upsampler.parameters())
 
 
@@ -322,21 +304,13 @@ def test_places_in_stable_diffusion():
         cross_attention_dim=1024,
     )
     skips = Skips(unet, None)
-    assert list(skips.widths) == ["skip2", "skip5", "skip8", "skip11"]
-    assert list(skips.widths.values()) == [320, 640, 1280, 1280]
+    assert skips.widths == {"skip2": 320, "skip5": 640, "skip8": 1280, "skip11": 1280}
     assert list(skips.sizes((128, 128)).values()) == [(128, 128), (64, 64), (32, 32), (16, 16)]
-    assert parameters_of(Shared, skips.widths) == 1_932  # 0.002 M in the paper
+    assert parameters_of(Shared, skips) == 1_932  # 0.002 M in the paper
     assert list(Blocks(unet, None).widths) == ["block0", "block1", "block2", "block3", "middle"]
 
 
-@pytest.mark.parametrize(
-    ("attachment", "names"),
-    [
-        (Skips, ["skip2", "skip5", "skip7", "skip8"]),
-        (Blocks, ["block0", "block1", "block2", "middle"]),  # as released
-    ],
-)
-def test_places_in_sdxl(attachment, names):
+def test_places_in_sdxl():
     unet = released(
         block_out_channels=[320, 640, 1280],
         down_block_types=["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
@@ -344,10 +318,11 @@ def test_places_in_sdxl(attachment, names):
         attention_head_dim=[5, 10, 20],
         cross_attention_dim=2048,
     )
-    widths = attachment(unet, None).widths
-    assert list(widths) == names
-    assert list(widths.values()) == [320, 640, 1280, 1280]
-    assert parameters_of(Full, widths) == 145_457_280
+    skips = Skips(unet, None)
+    blocks = Blocks(unet, None)
+    assert skips.widths == {"skip2": 320, "skip5": 640, "skip7": 1280, "skip8": 1280}
+    assert blocks.widths == {"block0": 320, "block1": 640, "block2": 1280, "middle": 1280}
+    assert parameters_of(Full, blocks) == 145_457_280  # as released
 
 
 # -------------------------------------------------------------------------------------- training

@@ -13,13 +13,9 @@ from torch.testing import assert_close
 from torchvision import models
 
 from files.weights import fingerprint
+from lightning_modules import LatentDiscriminator, LatentLPIPS, PatchGAN, UNetDiscriminator
 from lightning_modules.frozen import sources
-from lightning_modules.networks.discriminator import (
-    LatentDiscriminator,
-    PatchGAN,
-    UNetDiscriminator,
-)
-from lightning_modules.networks.latent_lpips import LatentDistance, LatentLPIPS, from_imagenet
+from lightning_modules.networks.latent_lpips import LatentDistance, from_imagenet
 from tests import make
 
 # --------------------------------------------------------------------------------- discriminators
@@ -151,8 +147,7 @@ def test_a_released_file_gives_the_packages_number(tmp_path):
     torch.save({"state_dict": state}, tmp_path / "vgg16_sdturbo_lpips.pth")
     model = LatentLPIPS()
     model.load(tmp_path / "vgg16_sdturbo_lpips.pth")
-    a = make.normal(2, 4, 10, 10)
-    b = make.normal(2, 4, 10, 10, seed=1)
+    a, b = make.normal(2, 2, 4, 10, 10)
 
     distances = model(a, b)
 
@@ -191,7 +186,7 @@ def test_as_a_loss_it_is_frozen_gives_gradients_and_names_its_file(tmp_path):
     assert sources(holder)["perceptual"] == f"distance.pth {fingerprint(trained.state_dict())}"
 
 
-def test_it_begins_as_lpips_of_images(tmp_path):
+def test_lpips_of_latents_begins_as_lpips_of_images(tmp_path):
     """Each channel of a latent is seen as an image's first colour."""
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         features = models.vgg16(weights=None).features

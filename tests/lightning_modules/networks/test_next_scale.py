@@ -11,15 +11,11 @@ from torch import nn
 from torch.nn import functional
 from torch.testing import assert_close
 
+from lightning_modules import BitwiseVAE, LatentEstimate, Transformation
 from lightning_modules.networks import bsq
-from lightning_modules.networks.autoencoders import BitwiseVAE, bitwise_vae_from_official
+from lightning_modules.networks.autoencoders import bitwise_vae_from_official
 from lightning_modules.networks.bsq import published, quantized, scales_of
-from lightning_modules.networks.transformation import (
-    Branch,
-    LatentEstimate,
-    Transformation,
-    from_official,
-)
+from lightning_modules.networks.transformation import Branch, from_official
 from tests import make
 from tests.reference.vqgan import VQGAN
 
@@ -70,12 +66,11 @@ def test_where_gradients_pass(through):
     first, second = scales_of(f, [(6, 8), (6, 8)], through=through)
     (found,) = torch.autograd.grad((second.total * weight).sum(), f)
 
-    with torch.no_grad():
-        expected = gradient_through_the_direction(first.residual, weight)
-        by_second = gradient_through_the_direction(second.residual, weight)
-        expected = expected + by_second
-        if through:
-            expected = expected - gradient_through_the_direction(first.residual, by_second)
+    by_first = gradient_through_the_direction(first.residual.detach(), weight)
+    by_second = gradient_through_the_direction(second.residual.detach(), weight)
+    expected = by_first + by_second
+    if through:
+        expected = expected - gradient_through_the_direction(first.residual.detach(), by_second)
     assert_close(found, expected)
 
 
@@ -141,12 +136,6 @@ def test_nsarm_predicts_10000_tokens_behind_the_seven_scales_of_256_px():
 WIDTHS = (64, 64, 64)
 
 
-def in_a_module(match):
-    """`norm1.norm.weight` for `norm1.weight`, as published."""
-    inner = "norm" if match[1].startswith("norm") else "conv"
-    return f"{match[1]}.{inner}.{match[2]}"
-
-
 def released_vae(widths, bits, nested=True):
     """VQGAN without attention, random, and its tensors by the names of a released file."""
     with torch.random.fork_rng(devices=[]):
@@ -159,8 +148,9 @@ def released_vae(widths, bits, nested=True):
     for name, tensor in reference.state_dict().items():
         if "quant" in name:
             continue
-        if nested:
-            name = re.sub(r"((?:conv|norm|nin)\w*)\.(weight|bias)$", in_a_module, name)
+        if nested:  # `norm1.norm.weight` for `norm1.weight`, as published
+            name = re.sub(r"((?:conv|nin)\w*)\.(weight|bias)$", r"\1.conv.\2", name)
+            name = re.sub(r"(norm\w*)\.(weight|bias)$", r"\1.norm.\2", name)
         tensors[name] = tensor
     return reference, tensors
 
@@ -197,15 +187,17 @@ def small_estimate():
 
 def released_mapper(network):
     """Its weights by the names of the release."""
-    parts = {"local": "feature_transforms", "whole": "transformers", "out": "output_projs"}
+    names = {
+        r"^trunk\.": r"feature_extractor.",
+        r"^branches\.(\d+)\.local\.": r"feature_transforms.\1.",
+        r"^branches\.(\d+)\.whole\.": r"transformers.\1.",
+        r"^branches\.(\d+)\.out\.": r"output_projs.\1.",
+    }
     tensors = {}
     for name, tensor in network.state_dict().items():
-        if name.startswith("trunk."):
-            official = name.replace("trunk.", "feature_extractor.")
-        else:
-            _, branch, part, rest = name.split(".", 3)
-            official = f"{parts[part]}.{branch}.{rest}"
-        tensors[f"map_transformer.{official}"] = tensor
+        for ours, theirs in names.items():
+            name = re.sub(ours, theirs, name)
+        tensors[f"map_transformer.{name}"] = tensor
     return tensors
 
 

@@ -9,12 +9,11 @@ import torch
 from torch.nn import functional
 from torch.testing import assert_close
 
+from lightning_modules import Diffusion, KLSpace, Schedule
 from lightning_modules.backbone import library
 from lightning_modules.backbone.condition import Condition
 from lightning_modules.backbone.library import resized
-from lightning_modules.backbone.schedule import Schedule
-from lightning_modules.backbone.space import KLSpace
-from lightning_modules.methods.diffusion import TRAILING, Diffusion
+from lightning_modules.methods.diffusion import TRAILING
 from lightning_modules.noise import Noise, with_noise_seeds
 from lightning_modules.sampling.captions import drop_captions, encode_captions
 from tests import make
@@ -71,9 +70,7 @@ def test_captions_are_dropped_with_all_of_their_parts(share):
 # ------------------------------------------------------------------------------------------ clips
 
 
-@pytest.mark.parametrize(
-    ("pixels", "calls"), [(1, [1] * 6), (2 * 16 * 24, [2] * 3), (1 << 20, [6])]
-)
+@pytest.mark.parametrize(("pixels", "calls"), [(1, [1] * 6), (2 * 16 * 24, [2] * 3)])
 @torch.no_grad()
 def test_frames_pass_an_autoencoder_as_images_as_many_as_there_is_room_for(
     pixels, calls, monkeypatch
@@ -96,16 +93,17 @@ def test_frames_pass_an_autoencoder_as_images_as_many_as_there_is_room_for(
 
 @pytest.mark.parametrize("mode", ["area", "bilinear", "bicubic", "nearest-exact"])
 def test_frames_are_resized_alone(mode):
-    x = torch.randn(2, 5, 3, 8, 6)
+    x = make.normal(2, 5, 3, 8, 6)
     output = resized(x, (4, 12), mode)
     assert output.shape == (2, 5, 3, 4, 12)
     assert_close(output[:, :, 2], functional.interpolate(x[:, :, 2], (4, 12), mode=mode))
 
 
 def test_all_frames_of_a_clip_begin_at_one_field():
-    schedule = Schedule(prediction="sample")
     denoiser = wrapped("video", null="learned")
-    model = Diffusion(2.0, denoiser, schedule=schedule, sampler=replace(TRAILING, steps=3)).eval()
+    sampler = replace(TRAILING, steps=3)
+    schedule = Schedule(prediction="sample")
+    model = Diffusion(2.0, denoiser, schedule=schedule, sampler=sampler).eval()
     inputs = []
     denoiser.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
     batch = make.batch(2, (16, 24), clip=(3, 3, 16, 24)) | {"frames": 3}
@@ -114,8 +112,7 @@ def test_all_frames_of_a_clip_begin_at_one_field():
 
     assert sr.shape == (2, 3, 3, 16, 24)
     assert torch.equal(sr[..., ::2, ::2], sr[..., 1::2, 1::2])  # enlarged by repeating pixels
-    noise = Noise(with_noise_seeds(batch, model.noise_seed)["seed"])
-    assert_near(inputs[0], noise.normal((2, 3, 3, 8, 12)), 0.05)
-    second = make.batch(1, (16, 24), clip=(3, 3, 16, 24)) | {"key": ["1"], "frames": 3}
-    second["seed"] = batch["seed"][1:]
+    seeds = with_noise_seeds(batch, model.noise_seed)["seed"]
+    assert_near(inputs[0], Noise(seeds).normal((2, 3, 3, 8, 12)), 0.05)
+    second = batch | {"key": ["1"], "seed": batch["seed"][1:], "clip": batch["clip"][1:]}
     assert_near(model.sample(second)["sr"], sr[1:], 1e-5)

@@ -35,35 +35,42 @@ def blurred(x):
 
 def test_wavelet_takes_the_low_band_of_the_reference():
     sr = SR.double().numpy()
-    expected = sr - blurred(sr) + blurred(REFERENCE.double().numpy())
+    reference = REFERENCE.double().numpy()
+    expected = sr - blurred(sr) + blurred(reference)
     np.testing.assert_allclose(wavelet(SR, REFERENCE), expected, atol=1e-6)
+
+
+def deviation(x):
+    """Of each channel, with a little more."""
+    return np.sqrt(x.var(axis=(2, 3), keepdims=True, ddof=1) + 1e-5)
+
+
+def mean(x):
+    return x.mean(axis=(2, 3), keepdims=True)
 
 
 def test_adain_takes_mean_and_deviation_of_each_channel():
     sr = SR.double().numpy()
     reference = REFERENCE.double().numpy()
-    axes = {"axis": (2, 3), "keepdims": True}
-    sigma = np.sqrt(sr.var(**axes, ddof=1) + 1e-5)
-    wanted = np.sqrt(reference.var(**axes, ddof=1) + 1e-5)
-    expected = (sr - sr.mean(**axes)) / sigma * wanted + reference.mean(**axes)
+    normalised = (sr - mean(sr)) / deviation(sr)
+    expected = normalised * deviation(reference) + mean(reference)
     np.testing.assert_allclose(adain(SR, REFERENCE), expected, atol=1e-6)
 
 
 def test_ycbcr_takes_chroma_in_the_studio_range():
-    matrix = np.array(
+    matrix = torch.tensor(  # of BT.601
         [[65.481, 128.553, 24.966], [-37.797, -74.203, 112.0], [112.0, -93.786, -18.214]]
-    )  # of BT.601
-    sr = np.einsum("dc,bchw->bdhw", matrix, SR.double())
-    sr[:, 1:] = np.einsum("dc,bchw->bdhw", matrix, REFERENCE.double())[:, 1:]
-    expected = np.einsum("dc,bchw->bdhw", np.linalg.inv(matrix), sr)
-    np.testing.assert_allclose(ycbcr(SR, REFERENCE), expected, atol=1e-5)
+    )
+    mixed = torch.einsum("dc,bchw->bdhw", matrix, REFERENCE)
+    mixed[:, 0] = torch.einsum("dc,bchw->bdhw", matrix, SR)[:, 0]
+    expected = torch.einsum("dc,bchw->bdhw", matrix.inverse(), mixed)
+    assert_near(ycbcr(SR, REFERENCE), expected, 1e-5)
 
 
 def test_the_reference_is_pillows_bicubic():
     levels = (make.uniform(3, 12, 14) * 255).round()
     image = Image.fromarray(levels.permute(1, 2, 0).byte().numpy())
-    large = np.array(image.resize((56, 48), Image.Resampling.BICUBIC)) / 255
-    reference = torch.from_numpy(large).float().permute(2, 0, 1)[None]
+    reference = make.as_tensor(np.array(image.resize((56, 48), Image.Resampling.BICUBIC)))
     sr = make.uniform(1, 3, 48, 56, seed=2)
 
     fixed = fix_colors(sr, levels[None] / 255, "wavelet")
@@ -80,10 +87,9 @@ def test_adain_then_wavelet():
 
 
 @pytest.mark.parametrize("kind", FIXES)
-@pytest.mark.parametrize("size", [(1, 1), (1, 16), (9, 8)])
+@pytest.mark.parametrize(("h", "w"), [(1, 1), (1, 16), (9, 8)])
 @pytest.mark.parametrize("scale", [1, 4])
-def test_any_size(kind, size, scale):
-    h, w = size
+def test_the_colour_fix_takes_any_size(kind, h, w, scale):
     sr = make.uniform(2, 3, scale * h, scale * w)
     fixed = fix_colors(sr, make.uniform(2, 3, h, w, seed=1), kind)
     assert fixed.shape == sr.shape

@@ -7,15 +7,11 @@ variance exactly, without a sample. `docs/decisions.md` has the figures.
 
 from __future__ import annotations
 
-import re
-
 import pytest
 import torch
-import yaml
 
 from lightning_modules.backbone.shifting import ResidualShift
 from lightning_modules.sampling.solvers import ShiftSampler
-from tests.conftest import REPO
 
 
 class Coefficients:
@@ -59,42 +55,6 @@ RELATIVE = ResidualShift(kappa=4.0, min_noise=0.34, relative=True)
     ],
 )
 def test_figures_of_the_page(process, deviation, posterior, ddim, dpm_solver_2m):
-    assert delivered(process, deviation, "posterior") == pytest.approx(posterior, abs=0.006)
-    assert delivered(process, deviation, "ddim") == pytest.approx(ddim, abs=0.006)
-    assert delivered(process, deviation, "dpm_solver_2m") == pytest.approx(dpm_solver_2m, abs=0.006)
-
-
-def shipped():
-    """Files of methods of residual shifting, with their models."""
-    models = {}
-    for folder in ("model", "experiment"):
-        for path in (REPO / "configs" / folder).rglob("*.yaml"):
-            content = yaml.safe_load(path.read_text())
-            model = content.get("model", content)
-            if not isinstance(model, dict):
-                continue
-            if model.get("class_path") in (
-                "lightning_modules.ResShift",
-                "lightning_modules.CasArbi",
-            ):
-                models[path] = model["init_args"]
-    return models
-
-
-@pytest.mark.parametrize(
-    ("path", "model"), [pytest.param(*x, id=x[0].stem) for x in shipped().items()]
-)
-def test_files_say_what_their_sampler_delivers(path, model):
-    """In a comment: each share with its deviation; after a semicolon that of another sampler."""
-    process = ResidualShift(**model.get("process", {}).get("init_args", {}))
-    solver = model.get("sampler") or model["sampling"]["solver"]
-    comment = re.search(r"((?: *# .*\n)+) *(?:sampler|sampling):", path.read_text())[1]
-    shares = 0
-    for part in comment.split(";"):
-        named = "dpm_solver_2m" if "dpm_solver_2m" in part else solver
-        pattern = r"(\d\.\d\d)\b.*? at (?:a deviation of )?([\d.]*\d)"
-        for share, deviation in re.findall(pattern, part):
-            expected = delivered(process, float(deviation), named)
-            assert float(share) == pytest.approx(expected, abs=0.006)
-            shares += 1
-    assert shares
+    expected = {"posterior": posterior, "ddim": ddim, "dpm_solver_2m": dpm_solver_2m}
+    for solver, share in expected.items():
+        assert delivered(process, deviation, solver) == pytest.approx(share, abs=0.006)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import get_args
 
 import diffusers
 import pytest
@@ -14,8 +13,12 @@ from lightning_modules.backbone.schedule import Level, Schedule
 from lightning_modules.noise import Noise
 from lightning_modules.sampling import solvers
 from lightning_modules.sampling.solvers import Sampler
+from tests.make import assert_near, normal
 
-MEAN, DEVIATION = 0.7, 0.4  # of the Gaussian that the process starts from
+# ----------------------------------------------------------------------- a Gaussian, solved exactly
+
+MEAN = 0.7
+DEVIATION = 0.4
 
 
 def exact_x0(x, level):
@@ -24,8 +27,10 @@ def exact_x0(x, level):
     return MEAN + gain * (x - level.alpha * MEAN)
 
 
-def deviation_at(level):
-    return math.hypot(level.alpha * DEVIATION, level.sigma)
+def quantile(level):
+    """Where the flow is, at a level, that has 1.3 standard deviations at each."""
+    deviation = math.hypot(level.alpha * DEVIATION, level.sigma)
+    return level.alpha * MEAN + 1.3 * deviation
 
 
 def levels(count, kind):
@@ -38,28 +43,25 @@ def levels(count, kind):
     return found
 
 
-def run(solver, path, x):
+def error_of(solver, count, kind):
+    path = levels(count, kind)
+    x = torch.tensor([quantile(path[0])], dtype=torch.float64)
     earlier = None
-    for now, then in itertools.pairwise(path):
-        x0 = exact_x0(x, now)
-        x = solvers.SOLVERS[solver](x, x0, now, then, earlier)
-        earlier = x0, now
-    return x
+    for start, end in itertools.pairwise(path):
+        x0 = exact_x0(x, start)
+        x = solvers.SOLVERS[solver](x, x0, start, end, earlier)
+        earlier = x0, start
+    return abs(x.item() - quantile(path[-1]))
 
 
 @pytest.mark.parametrize("kind", ["preserving", "exploding"])
 @pytest.mark.parametrize(("solver", "order"), [("ddim", 1), ("dpm_solver_2m", 2)])
 def test_order_of_convergence(solver, order, kind):
-    """The flow keeps (x - alpha mean) / deviation; the error falls by 2 ** order."""
-    errors = []
-    for count in (80, 160):
-        path = levels(count, kind)
-        x = path[0].alpha * MEAN + deviation_at(path[0]) * torch.tensor([1.3], dtype=torch.float64)
-        end = path[-1]
-        wanted = end.alpha * MEAN + deviation_at(end) * 1.3
-        errors.append(abs(run(solver, path, x).item() - wanted))
-    assert errors[0] > 1e-9
-    assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.15)
+    """Of twice the steps, the error falls by 2 ** order."""
+    error = error_of(solver, 80, kind)
+    smaller = error_of(solver, 160, kind)
+    assert error > 1e-9
+    assert math.log2(error / smaller) == pytest.approx(order, abs=0.15)
 
 
 # ---------------------------------------------------------------------------------------- diffusers
@@ -72,8 +74,8 @@ def network(x, t):
     return torch.tanh(x + 0.1 * t / 1000) * 0.9
 
 
-def theirs(scheduler, x, count):
-    scheduler.set_timesteps(count)
+def sampled_by_diffusers(scheduler, x):
+    scheduler.set_timesteps(20)
     x = x * scheduler.init_noise_sigma
     for t in scheduler.timesteps:
         raw = network(scheduler.scale_model_input(x, t), float(t))
@@ -81,51 +83,51 @@ def theirs(scheduler, x, count):
     return x
 
 
+DDIM = diffusers.DDIMScheduler(**CONFIG, clip_sample=False, set_alpha_to_one=True)
+EULER = diffusers.EulerDiscreteScheduler(**CONFIG, timestep_spacing="trailing")
+DPM = diffusers.DPMSolverMultistepScheduler(
+    **CONFIG, timestep_spacing="trailing", final_sigmas_type="zero"
+)
+
+
 @pytest.mark.parametrize(
-    ("solver", "scheduler", "options", "variance"),
+    ("sampler", "scheduler", "variance"),
     [
-        ("ddim", "DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": True}, "preserving"),
-        ("ddim", "EulerDiscreteScheduler", {"timestep_spacing": "trailing"}, "exploding"),
-        (
-            "dpm_solver_2m",
-            "DPMSolverMultistepScheduler",
-            {"timestep_spacing": "trailing", "final_sigmas_type": "zero"},
-            "preserving",
-        ),
+        (Sampler(20, offset=0), DDIM, "preserving"),
+        (Sampler(20, "trailing"), EULER, "exploding"),
+        (Sampler(20, "trailing", solver="dpm_solver_2m"), DPM, "preserving"),
     ],
 )
-def test_equal_to_diffusers(solver, scheduler, options, variance):
-    x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    made = getattr(diffusers, scheduler)(**CONFIG, **options)
+def test_sampling_is_that_of_diffusers(sampler, scheduler, variance):
     schedule = Schedule(variance=variance)
-    sampler = Sampler(20, options.get("timestep_spacing", "leading"), 0, solver)
     steps = sampler.timesteps(1000)
+    x = normal(2, 3, 8, 8)
+    start = x * schedule.level(steps[0]).sigma if variance == "exploding" else x
 
     def clean(z, t):
-        which = torch.full((2,), t)
-        return schedule.to_x0(network(schedule.scale_input(z, which), float(t)), z, which)
+        t = torch.full((2,), t)
+        return schedule.to_x0(network(schedule.scale_input(z, t), float(t[0])), z, t)
 
-    scale = schedule.level(steps[0]).sigma if variance == "exploding" else 1
-    found = sampler.denoise(scale * x, steps, clean, schedule, Noise(torch.arange(2)))
-    torch.testing.assert_close(found, theirs(made, x, 20), rtol=1e-4, atol=1e-4)
+    z = sampler.denoise(start, steps, clean, schedule, Noise(torch.arange(2)))
+
+    torch.testing.assert_close(z, sampled_by_diffusers(scheduler, x), rtol=1e-4, atol=1e-4)
 
 
-def test_ancestral_steps_are_those_of_diffusers():
-    made = diffusers.EulerAncestralDiscreteScheduler(**CONFIG, timestep_spacing="trailing")
-    made.set_timesteps(20)
+@pytest.mark.parametrize(("number", "t", "following"), [(0, 999, 949), (10, 499, 449)])
+def test_ancestral_steps_are_those_of_diffusers(number, t, following):
+    scheduler = diffusers.EulerAncestralDiscreteScheduler(**CONFIG, timestep_spacing="trailing")
+    scheduler.set_timesteps(20)
     schedule = Schedule(variance="exploding")
-    x = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 5
-    for i, (t, following) in {0: (999, 949), 10: (499, 449)}.items():
-        raw = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
-        expected = made.step(
-            raw, made.timesteps[i], x, generator=torch.Generator().manual_seed(2)
-        ).prev_sample
-        noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(2))
-        made._step_index = None
-        now, then = schedule.level(t), schedule.level(following)
-        x0 = x - now.sigma * raw
-        found = solvers.ddim(x, x0, now, then, eta=1.0, noise=noise)
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    start = schedule.level(t)
+    x = 5 * normal(1, 3, 8, 8)
+    raw = normal(1, 3, 8, 8, seed=1)
+    noise = normal(1, 3, 8, 8, seed=2)
+
+    end = solvers.ddim(x, x - start.sigma * raw, start, schedule.level(following), None, 1.0, noise)
+
+    generator = torch.Generator().manual_seed(2)
+    theirs = scheduler.step(raw, scheduler.timesteps[number], x, generator=generator)
+    torch.testing.assert_close(end, theirs.prev_sample, rtol=1e-4, atol=1e-4)
 
 
 # ------------------------------------------------------------------------- down a list of timesteps
@@ -133,43 +135,37 @@ def test_ancestral_steps_are_those_of_diffusers():
 X0 = torch.linspace(-1, 1, 12).view(1, 3, 2, 2)
 
 
-def start():
-    return Noise(torch.tensor([3])).normal(X0.shape)
-
-
+@pytest.mark.parametrize(
+    ("sampler", "draws"),
+    [(Sampler(5), False), (Sampler(5, eta=1.0), True), (Sampler(5, solver="dpm_solver_2m"), False)],
+)
 @pytest.mark.parametrize("variance", ["preserving", "exploding"])
-@pytest.mark.parametrize("solver", get_args(solvers.Solver))
-def test_an_oracle_is_believed(solver, variance):
-    got = []
+def test_who_knows_the_clean_sample_is_believed(sampler, draws, variance):
+    called = []
 
     def clean(z, t):
-        got.append(t)
+        called.append(t)
         return X0
 
-    sampler, schedule = Sampler(5, solver=solver), Schedule(variance=variance)
-    steps = sampler.timesteps(1000)
-    assert steps == [801, 601, 401, 201, 1]
     noise = Noise(torch.tensor([3]))
-    found = sampler.denoise(start(), steps, clean, schedule, noise)
-    torch.testing.assert_close(found, X0, rtol=0, atol=1e-5)
-    assert got == steps
-    assert not noise.drew
-
-
-def test_ddim_draws_where_it_is_asked_to():
-    for eta, drew in ((0.0, False), (1.0, True)):
-        noise = Noise(torch.tensor([3]))
-        sampler = Sampler(3, eta=eta)
-        sampler.denoise(start(), sampler.timesteps(1000), lambda z, t: X0, Schedule(), noise)
-        assert noise.drew == drew
-
-
-def test_it_ends_where_stable_diffusion_does():
-    """At abar of timestep 0, with the noise that is left there."""
-    schedule, sampler = Schedule(), Sampler(3, last=0)
     steps = sampler.timesteps(1000)
-    found = sampler.denoise(start(), steps, lambda z, t: X0, schedule, Noise(torch.tensor([3])))
-    eps, (alpha, sigma) = start(), schedule.level(steps[0])
-    eps = (eps - alpha * X0) / sigma  # of a deterministic path with one clean sample
-    alpha, sigma = schedule.level(0)
-    torch.testing.assert_close(found, alpha * X0 + sigma * eps, rtol=0, atol=1e-5)
+    z = sampler.denoise(normal(*X0.shape), steps, clean, Schedule(variance=variance), noise)
+
+    assert_near(z, X0, 1e-5)
+    assert called == steps == [801, 601, 401, 201, 1]
+    assert noise.drew == draws
+
+
+def test_sampling_may_end_where_stable_diffusions_does():
+    """At abar of timestep 0, with the noise that is left there."""
+    schedule = Schedule()
+    sampler = Sampler(3, last=0)
+    steps = sampler.timesteps(1000)
+    start = normal(*X0.shape)
+
+    z = sampler.denoise(start, steps, lambda z, t: X0, schedule, Noise(torch.tensor([3])))
+
+    first = schedule.level(steps[0])
+    last = schedule.level(0)
+    eps = (start - first.alpha * X0) / first.sigma  # the same on the whole deterministic path
+    assert_near(z, last.alpha * X0 + last.sigma * eps, 1e-5)
