@@ -205,6 +205,15 @@ def test_a_shard_may_change_between_two_runs(server, prepared):
     check(source, 1)
 
 
+def test_a_damaged_download_is_downloaded_again(server, prepared):
+    tar = server.root / "t.tar"
+    tar.write_bytes(b"no tar")
+    with pytest.raises(ValueError, match=rf"{server.url}/t\.tar"):
+        prepared(f"{server.url}/t.tar")
+    write_tar(tar, {"k0.png": image_bytes(0)})
+    check(prepared(f"{server.url}/t.tar"), 1)
+
+
 def test_half_an_image_is_not_cropped_above_the_damage(server, prepared):
     """The crop would decode; the image as a whole does not. The tar has no index."""
     jpeg = encoded(pixels((64, 64)), "JPEG")

@@ -306,6 +306,11 @@ def test_the_index_of_a_folder_that_cannot_be_written_is_in_the_cache(folder, ta
     assert load_index(tar, folder.parent / "cache") == index
 
 
+def test_an_index_that_cannot_be_read_is_made_again(tar, tmp_path):
+    tar.with_name("t-000.tar.idx.json").mkdir()  # reading a folder fails for every user, root too
+    assert load_index(tar, tmp_path / "cache").keys == ["k0", "k1", "k2"]
+
+
 @pytest.mark.parametrize(
     "lie",
     [

@@ -52,15 +52,22 @@ def test_a_batch_of_latents(tmp_path):
     assert batch["space"] == "Space 0123"
 
 
+def npy_with_header(header):
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+
+
 @pytest.mark.parametrize(
-    ("array", "message"),
+    ("data", "message"),
     [
-        (np.zeros((1, 2, 2), int), r"is int64 \(1, 2, 2\); expected floats"),
-        (np.array([None, {}]), "allow_pickle"),  # no code in a shard is executed
+        (npy(np.zeros((1, 2, 2), int)), r"is int64 \(1, 2, 2\); expected floats"),
+        (npy(np.array([None, {}])), "allow_pickle"),  # no code in a shard is executed
+        (npy_with_header(b"{'descr': '<f4', 'shape': (2,\n"), "EOF"),  # tokenize.TokenError
+        (b"PK\x03\x04 no archive", "zip"),  # zipfile.BadZipFile
+        (b"PK\x05\x06" + bytes(18), "dim"),  # an archive, which has no dimensions
     ],
 )
-def test_an_array_that_is_no_latent_is_unreadable(tmp_path, array, message):
-    source = prepared(Latents(write_latents(tmp_path / "out", {"latent.npy": npy(array)})))
+def test_a_damaged_latent_is_unreadable(tmp_path, data, message):
+    source = prepared(Latents(write_latents(tmp_path / "out", {"latent.npy": data})))
     with pytest.raises(UnreadableImage, match=message):
         source.read(0)
 
@@ -95,7 +102,9 @@ def test_sets_that_were_not_encoded_alike_are_refused(tmp_path):
 def test_features_of_captions_are_filled_up_to_the_longest(tmp_path):
     short = np.full((2, 3), 1, np.float16)
     long = np.full((5, 3), 2, np.float16)
-    members = [{"latent.npy": npy(LATENT), "text_features.npy": npy(text)} for text in (short, long)]
+    members = [
+        {"latent.npy": npy(LATENT), "text_features.npy": npy(text)} for text in (short, long)
+    ]
     source = prepared(Latents(write_latents(tmp_path / "out", *members)))
 
     batch = collate([{"key": "a", "seed": n, **source.read(n)} for n in range(2)])
@@ -195,14 +204,15 @@ def test_crops_of_a_triplet_lie_in_one_place(tmp_path, workers):
 
 
 def test_an_unreadable_triplet_is_named(tmp_path):
-    folder = write_triplets(tmp_path, "abcd")
+    folder = write_triplets(tmp_path, "abcde")
     np.save(folder / "judge/a.npy", np.array([1.5]))
     (folder / "judge/b.npy").write_bytes(b"nothing")
     save(folder / "p0/c.png", (20, 21))
     (folder / "ref/d.png").write_bytes(b"")
     source = prepared(Triplets(str(folder)))
+    (folder / "judge/e.npy").unlink()
 
-    reasons = [r"a\.npy: it holds 1\.5", r"b\.npy: ", "c: .* have the shapes", r"d\.png"]
+    reasons = [r"a\.npy: it holds 1\.5", r"b\.npy", "c: .* have the shapes", r"d\.png", r"e\.npy"]
     for index, reason in enumerate(reasons):
         with pytest.raises(UnreadableImage, match=reason):
             source.read(index)
