@@ -45,9 +45,7 @@ def make_video(
     rotation: int | None = None,
     aspect: Fraction = Fraction(1),
     tags: dict[str, str] | None = None,
-    about: dict[str, str] | None = None,
     start: float = 0,
-    interlaced: bool = False,
     chapters: Sequence[Any] = (),
     options: dict[str, str] | None = None,
     muxing: dict[str, str] | None = None,
@@ -65,24 +63,19 @@ def make_video(
         rotation: In degrees.
         aspect: Of a pixel.
         tags: Of the file.
-        about: Tags of the stream.
         start: Of the clock, in seconds.
-        interlaced: Whether a bar moves from field to field.
         chapters: As PyAV takes them.
         options: Of the encoder.
         muxing: Options of the container.
     """
     muxing = {"output_ts_offset": str(start)} | (muxing or {})
     defaults = {"crf": "5"} if codec == "libx264" else {}
-    if interlaced:
-        defaults["x264-params"] = "tff=1"
     with av.open(str(path), "w", container_options=muxing) as container:
         container.metadata.update(tags or {})
         container.set_chapters(list(chapters))
         stream: Any = container.add_stream(codec, rate=25, options=defaults | (options or {}))
         stream.width, stream.height = size
         stream.pix_fmt = pixels
-        stream.metadata.update(about or {})
         context = stream.codec_context
         context.time_base = stream.time_base = MILLISECOND
         context.sample_aspect_ratio = aspect
@@ -93,7 +86,7 @@ def make_video(
         sound: Any = container.add_stream(audio, rate=48000) if audio else None
         packets = []
         for number, time in enumerate(times):
-            frame = _frame(number, size, pixels, interlaced)
+            frame = _frame(number, size, pixels)
             frame.pts, frame.time_base, frame.duration = time, MILLISECOND, 40
             packets += stream.encode(frame)
         packets += stream.encode(None)
@@ -104,27 +97,22 @@ def make_video(
     return path
 
 
-def _frame(number: int, size: tuple[int, int], pixels: str, interlaced: bool) -> av.VideoFrame:
-    """A frame of one colour, over whose two fields a bar may move."""
+def _frame(number: int, size: tuple[int, int], pixels: str) -> av.VideoFrame:
+    """A frame of one colour."""
     frame = av.VideoFrame(*size, pixels)
     deep = pixels.endswith("10le")
     kind = np.uint16 if deep else np.uint8
     levels = (80 + number % 100, 118, 140)
     for plane, level in zip(frame.planes, levels, strict=True):
         columns = plane.line_size // np.dtype(kind).itemsize
-        values = np.full((plane.height, columns), level * 4 if deep else level, kind)
-        if interlaced and plane.height == size[1]:
-            for field in (0, 1):
-                left = 2 * number + field
-                values[field::2, left : left + 6] = 200
-        plane.update(values.tobytes())
+        plane.update(np.full((plane.height, columns), level * 4 if deep else level, kind))
     return frame
 
 
 def _encode_sound(stream: Any, count: int) -> list[Any]:
     """The packets of a tone of so many samples."""
     resampler = av.AudioResampler(stream.codec_context.format, "stereo")
-    packets = []
+    packets: list[Any] = []
     for start in range(0, count, 1024):
         wave = np.sin(np.arange(start, start + 1024) / 20).astype(np.float32)
         frame = av.AudioFrame.from_ndarray(np.stack([wave, wave]), format="fltp", layout="stereo")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_array_equal, assert_equal
 
 from datamodules.order.plan import Item, Plan
 from datamodules.samples import SampleDraws, Skipped, Tally, TrainingImages, apply_orientation
@@ -52,7 +52,7 @@ def test_a_crop_that_is_read_alone_has_the_pixels_of_the_whole_image():
         "b": {"hr": random_image(38, 23), "text": "b", "meta": {"path": "b"}},
     }
     for alone, expected in zip(crops(Sized(samples)), crops(Memory(samples)), strict=True):
-        np.testing.assert_equal(alone, expected)
+        assert_equal(alone, expected)
         assert "meta" not in alone
 
 

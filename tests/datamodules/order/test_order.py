@@ -241,13 +241,6 @@ def test_an_illegal_number_of_processes_lists_the_legal_ones():
         PlanSampler(plan, 0, 8, lambda: (0, 0))
 
 
-def test_a_sampler_asks_where_the_run_stands_whenever_an_epoch_begins():
-    positions = iter([(0, 0), (1, 3)])
-    sampler = PlanSampler(PLAN, 1, 2, lambda: next(positions))
-    assert list(sampler) == batches_of(PLAN, 0, 0, 1, 2)
-    assert list(sampler) == batches_of(PLAN, 1, 3, 1, 2)
-
-
 @given(st.integers(0, 20), st.integers(1, 4), st.integers(1, 6))
 @several
 def test_evaluation_has_each_image_once_over_uneven_processes(count, batch_size, world):

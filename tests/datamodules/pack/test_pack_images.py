@@ -1,7 +1,6 @@
 """Processing by the packer: encodings, crops, captions."""
 
 import io
-import json
 
 import numpy as np
 import pytest
@@ -189,29 +188,11 @@ def test_pairs_are_cut_alike(tmp_path, size, encoding):
         assert list(fifth) == ["hr.jpg", "lr.png"]
 
 
-# ------------------------------------------------------------------------------ captions, metadata
-
-
-def with_texts(folder, **recipe):
-    """Pack the only image of a folder, with the texts beside it."""
-    [entry] = find_inputs(str(folder)).entries
-    return process(Recipe(**recipe), entry)
-
-
-def test_texts_beside_an_image_go_with_it_and_with_its_crops(tmp_path):
-    save(tmp_path / "a.png")
-    (tmp_path / "a.txt").write_text("\ufeffa red barn \r\n", encoding="utf-8")
-    (tmp_path / "a.json").write_text('{"caption": "a blue barn", "year": 1900}')
-    whole = members_of(with_texts(tmp_path))
-    _, crop = with_texts(tmp_path, crop=4, step=4).samples[1]
-    assert whole["txt"] == crop["txt"] == b"a red barn"
-    assert json.loads(whole["json"])["year"] == 1900
-
-
 @pytest.mark.parametrize("content", [b'{"caption": ', b"[" * 100_000])
 def test_broken_json_is_refused(tmp_path, content):
     save(tmp_path / "a.png")
     (tmp_path / "a.json").write_bytes(content)
-    refused = with_texts(tmp_path).refused
+    [entry] = find_inputs(str(tmp_path)).entries
+    refused = process(Recipe(), entry).refused
     assert refused.reason == "damaged"
     assert str(tmp_path / "a.png") in refused.message

@@ -66,13 +66,6 @@ def test_any_number_of_parts_gives_the_same_bytes(images, out, parts, caplog):
     assert sum(len(record["refused"]) for record in records) == 7
 
 
-def test_another_division_into_parts_goes_on(images, out):
-    for part in ("1/3", "2/3", "5/7"):
-        run(images, out, "--part", part)
-    run(images, out)
-    assert content(out) == packed_at_once(images)
-
-
 def test_parts_of_other_options_or_images_are_refused(images, out):
     run(images, out, "--part", "1/2")
     with pytest.raises(ValueError, match="--encode was 'png', now it is 'webp'"):
@@ -153,13 +146,6 @@ def test_a_full_disk_stops_the_command_which_then_goes_on(images, out):
     assert content(out) == packed_at_once(images)
 
 
-def test_a_shard_that_is_gone_is_made_again(images, out):
-    run(images, out)
-    (out / "shard-000001.tar").unlink()
-    run(images, out)
-    assert content(out) == packed_at_once(images)
-
-
 def test_a_shard_that_is_another_is_left_alone(images, out):
     run(images, out)
     (out / "shard-000001.tar").write_bytes(b"mine")
@@ -198,23 +184,6 @@ def test_a_worker_that_stops_is_named(signal_number, cause):
     numbers = Numbers(2, signal_number)
     items = read_in_order(numbers, list(range(40)), 2, 0.05, "image {}".format)
     with pytest.raises(ValueError, match=rf"{cause}.*, at about image [0-2]: .*fewer workers"):
-        list(items)
-
-
-class Large(Dataset):
-    """Items that no pipe holds: a worker waits while it sends."""
-
-    def __getitem__(self, index):
-        return bytes(10_000_000)
-
-
-def test_a_worker_that_stops_while_it_sends_is_named():
-    items = read_in_order(Large(), list(range(40)), 1, 0.03, "image {}".format)
-    next(items)
-    time.sleep(0.5)  # until the next item is being sent
-    (worker,) = psutil.Process().children()
-    worker.suspend()
-    with pytest.raises(ValueError, match=r"DataLoader worker.*, at about image 1: "):
         list(items)
 
 

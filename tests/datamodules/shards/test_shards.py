@@ -7,11 +7,11 @@ import pickle
 import shutil
 import tarfile
 from dataclasses import replace
-from pathlib import Path
 
-import numpy as np
+import psutil
 import pytest
 import xxhash
+from numpy.testing import assert_array_equal
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -53,7 +53,7 @@ def test_samples_are_read_by_their_offsets(folder, urls):
     assert source.keys == ["k0", "k1", "k2", "k3", "k4"]
     assert source.groups == [3, 2]
     for index in (4, 0, 3, 1, 2):
-        np.testing.assert_array_equal(source.read(index)["hr"], pixels(seed=index))
+        assert_array_equal(source.read(index)["hr"], pixels(seed=index))
 
 
 def test_workers_read_from_files_that_were_open_before_them(folder):
@@ -63,13 +63,11 @@ def test_workers_read_from_files_that_were_open_before_them(folder):
     loader = DataLoader(range(5), None, num_workers=2, collate_fn=source.read)
 
     for index, sample in enumerate(loader):
-        np.testing.assert_array_equal(sample["hr"], pixels(seed=index))
+        assert_array_equal(sample["hr"], pixels(seed=index))
 
 
 def tars_open():
-    """How many descriptors of this process are of tars."""
-    files = [Path("/proc/self/fd", name) for name in os.listdir("/proc/self/fd")]
-    return sum(file.is_symlink() and os.readlink(file).endswith(".tar") for file in files)
+    return sum(file.path.endswith(".tar") for file in psutil.Process().open_files())
 
 
 def test_few_files_are_open(tmp_path, monkeypatch):
@@ -97,8 +95,8 @@ def test_members_are_joined_wherever_they_lie(tmp_path):
     sample = source.read(1)
 
     assert source.keys == ["0", "1"]
-    np.testing.assert_array_equal(sample["hr"], pixels(seed=1))
-    np.testing.assert_array_equal(sample["lr"], pixels((4, 3), 3))
+    assert_array_equal(sample["hr"], pixels(seed=1))
+    assert_array_equal(sample["lr"], pixels((4, 3), 3))
     assert sample["text"] == "number 1"
     assert sample["meta"]["json"] == {"n": 1}
 
@@ -129,7 +127,7 @@ def test_crops_are_those_of_the_whole(tmp_path, subsampling, progressive):
 
     for top in range(0, 68, 5):
         part = source.read_crop(0, top, 11, 9, 60)
-        np.testing.assert_array_equal(part["hr"], whole[top : top + 9, 11:71])
+        assert_array_equal(part["hr"], whole[top : top + 9, 11:71])
         assert part["text"] == "a cat"
 
 
@@ -148,8 +146,8 @@ def test_stages_of_ones_own(tmp_path):
     of_a_worker = pickle.loads(pickle.dumps(source)).read(0)
 
     assert sample["text"] == of_a_worker["text"] == "zero"
-    np.testing.assert_array_equal(sample["hr"], pixels(seed=0))
-    np.testing.assert_array_equal(crop["hr"], sample["hr"][1:4, 2:6])
+    assert_array_equal(sample["hr"], pixels(seed=0))
+    assert_array_equal(crop["hr"], sample["hr"][1:4, 2:6])
     assert source.size(0) is None  # a stage may change the image
     with pytest.raises(UnreadableImage, match="1: left out by"):
         source.read(1)
@@ -249,7 +247,7 @@ def test_changed_bytes_are_not_taken_for_an_image(tmp_path):
         source.read(0)
 
     assert caught.value.reason == "checksum"
-    np.testing.assert_array_equal(source.read(1)["hr"], pixels(seed=1))
+    assert_array_equal(source.read(1)["hr"], pixels(seed=1))
 
 
 # ------------------------------------------------------------------------------------------ index
@@ -409,13 +407,3 @@ def test_nothing_has_a_shards_name_before_it_is_whole(tmp_path):
     with pytest.raises(OSError, match="stopped"):
         write_shard(tmp_path / "s-000000.tar", [("a", {"txt": b"1"})], stop)
     assert [file.name for file in tmp_path.iterdir()] == ["s-000000.tar.idx.json"]
-
-
-def test_a_broken_input_of_the_writer_leaves_nothing(tmp_path):
-    def samples():
-        yield "a", {"txt": b"1" * 10**6}
-        raise OSError("gone")
-
-    with pytest.raises(OSError, match="gone"):
-        write_shard(tmp_path / "s-000000.tar", samples())
-    assert list(tmp_path.iterdir()) == []

@@ -53,12 +53,6 @@ def test_linked_folders_are_followed_once(tree):
     assert prepared(Folder(str(tree))).keys == ["a", "b", "deep/a", "deep/er/c"]
 
 
-def test_linked_folders_are_searched(tree):
-    (tree / "linked").mkdir()
-    (tree / "linked" / "set").symlink_to(tree / "deep")
-    assert prepared(Folder(str(tree / "linked"))).keys == ["set/a", "set/er/c"]
-
-
 @pytest.mark.parametrize(
     ("names", "keys"),
     [

@@ -192,13 +192,6 @@ def test_a_run_does_not_go_on_with_other_shares(change):
         other.load_state_dict(state)
 
 
-def test_evaluation_has_every_image_once():
-    keys = keys_of(evaluation(data_of(val={"both": mixed()}), "val"))
-    photos = [f"both/photos/s{i:02d}" for i in range(40)]
-    faces = [f"both/faces/s{i:02d}" for i in range(10)]
-    assert keys == photos + faces
-
-
 @pytest.mark.parametrize(("name", "value"), [("text", "the sea"), ("lr", random_image(16, 20))])
 def test_sources_of_two_kinds_are_refused(name, value):
     rich = Memory({"a": {"hr": random_image(32, 40), name: value}})

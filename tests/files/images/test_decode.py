@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import simplejpeg
 import tifffile
-from imagecodecs import jpeg2k_encode, jpegxl_encode
+from imagecodecs import jpegxl_encode
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image, ImageCms
 
@@ -106,12 +106,6 @@ def test_the_size_of_a_png_that_lies_on_its_side_is_the_turned_one(orienting, tm
         (tmp_path / "a.png").write_bytes(data)
         assert_array_equal(read_image(tmp_path / "a.png").rgb, np.rot90(RGB, -1))
         assert read_size(tmp_path / "a.png") == (5, 7)
-
-
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # Pillow's
-def test_broken_exif_is_ignored():
-    data = encoded(RGB, exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
-    assert_array_equal(decode(data, "a").rgb, RGB)
 
 
 # --------------------------------------------------------------------------------------- profiles
@@ -321,31 +315,23 @@ HUGE = struct.pack(">HH", 60000, 60000)
 BAD = {
     "empty": (b"", "empty"),
     "text": (b"hello world\n" * 9, "not an image"),
-    "one byte": (b"\xff", "not an image"),
     "truncated png": (LARGE_PNG[:4000], "truncated"),
     "truncated 16-bit png": (PNG_16[:9000], "truncated"),
     "damaged 16-bit png": (PNG_16[:-16] + bytes(16), "damaged"),
     "damaged png": (LARGE_PNG[:5000] + b"?" + LARGE_PNG[5001:], "damaged"),
     "png that ends in zeros": (LARGE_PNG[:-40] + bytes(40), "damaged"),
     "truncated header": (LARGE_PNG[:20], "truncated"),
-    "broken header": (b"PNG" + LARGE_PNG[3:], "not an image"),
     "truncated jpeg": (LARGE_JPEG[:900], "truncated"),
-    "jpeg cut in its header": (LARGE_JPEG[:200], "truncated"),
-    "truncated webp": (encoded(LARGE, "WEBP")[:-30], "damaged"),
     "damaged webp": (encoded(LARGE, "WEBP").replace(b"VP8 ", b"VP9 "), "damaged"),
     "truncated tiff": (LARGE_TIFF[:4000], "truncated"),
     "truncated 16-bit tiff": (tiff(compression="zlib")[:-2000], "truncated"),
-    "truncated bmp": (encoded(LARGE, "BMP")[:4000], "truncated"),
     "truncated gif": (encoded(LARGE, "GIF")[:-300], "truncated"),
     "truncated avif": (encoded(LARGE, "AVIF")[:-100], "truncated"),
     "truncated jpeg xl": (jpegxl_encode(np.asarray(LARGE))[:-100], "damaged"),
-    "truncated jpeg 2000": (jpeg2k_encode(np.asarray(LARGE))[:-100], "damaged"),
     "bomb": (size_in_png(LARGE_PNG, 60000, 60000), "too large"),
     "jpeg bomb": (in_frame_header(LARGE_JPEG, 5, HUGE), "too large"),
     "half png": (size_in_png(LARGE_PNG, 64, 128), "truncated"),
-    "half 16-bit png": (size_in_png(PNG_16, 63, 90), "truncated"),
     "missing strips": (taller(LARGE_TIFF), "truncated"),
-    "missing 16-bit strips": (taller(tiff(compression="zlib")), "truncated"),
     "missing tiles": (taller(tiff(tile=(16, 16))), "truncated"),
     "short strip": (taller(JPEG_TIFF, RowsPerStrip=128), "truncated"),
     "first scans": (first_scans(9), "truncated"),

@@ -5,7 +5,6 @@ and JPEG 2000 with what was written, too; other formats with FFmpeg, and orienta
 """
 
 import io
-import zlib
 
 import cv2
 import imagecodecs
@@ -15,9 +14,8 @@ import tifffile
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
-from files.images.decode import UnreadableImage, decode, from_pillow, read_size
+from files.images.decode import UnreadableImage, decode, read_size
 from tests.datamodules.image_files import chunk, encoded, png
-from tests.datamodules.profiles import grey_profile
 
 DRAWS = np.random.default_rng(0)
 RGBA = DRAWS.integers(0, 256, (13, 19, 4), dtype=np.uint8)
@@ -101,13 +99,6 @@ def test_pngs_with_a_transparent_colour(colours, channels, depth):
     rgb = np.broadcast_to(samples * factor, (13, 19, 3))
     alpha = np.where(hidden, 0, 65535 if depth == 16 else 255)
     check(png(samples, depth, colours, False, transparency), rgb, alpha)
-
-
-def test_an_image_opened_by_pillow_is_decoded_alike():
-    for image in (Image.fromarray(RGBA), Image.fromarray(RGB).quantize(16)):
-        data = encoded(image)
-        opened = Image.open(io.BytesIO(data))
-        assert_array_equal(from_pillow(opened).array(), decode(data, "a").array())
 
 
 # -------------------------------------------------------------------------------------------- TIFF
@@ -258,20 +249,6 @@ def test_jpeg_xl_is_read_as_written(pixels):
     data = imagecodecs.jpegxl_encode(pixels, lossless=True)
     assert_array_equal(decode(data, "a").array(), pixels)
     assert read_size(io.BytesIO(data)) == pixels.shape[1::-1]
-
-
-def test_jpeg_xl_of_16_bits_becomes_8():
-    pytest.importorskip("pillow_jxl")
-    image = decode(imagecodecs.jpegxl_encode(DEEP, lossless=True), "a")
-    assert image.rgb.dtype == np.uint8
-    assert_allclose(image.rgb, SMOOTH, atol=1)
-
-
-@pytest.mark.parametrize("depth", [8, 16])
-def test_grey_with_alpha_keeps_its_profile(depth):
-    profile = chunk(b"iCCP", b"grey\0\0" + zlib.compress(grey_profile()))
-    samples, _ = draw(depth, 2)
-    assert decode(png(samples, depth, GREY_ALPHA, False, profile), "a").grey_icc == grey_profile()
 
 
 # ------------------------------------------------------------------------------------- orientation
