@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
-from PIL import Image, ImageCms
+from PIL import Image
 from PIL.JpegImagePlugin import get_sampling
 
 from datamodules.files.roles import roles_of
@@ -70,14 +70,6 @@ def test_lossless_encodings_lose_nothing(tmp_path, encoding, mode, srgb):
     assert_array_equal(before.alpha, after.alpha)
 
 
-def test_an_image_that_lies_on_its_side_is_turned(tmp_path):
-    tags = Image.Exif()
-    tags[0x0112] = 6
-    Image.fromarray(pixels((9, 7))).save(tmp_path / "a.png", exif=tags)
-    members = members_of(packed(tmp_path / "a.png", encode=WEBP))
-    assert_array_equal(image(members).rgb, np.rot90(pixels((9, 7)), -1))
-
-
 def test_sixteen_bits_stay_in_png_and_are_refused_by_others(tmp_path):
     deep = np.random.default_rng(0).integers(0, 65536, (40, 30, 3), dtype=np.uint16)
     path = tmp_path / "a.png"
@@ -140,13 +132,6 @@ def test_jpeg_has_the_quality_and_srgb(tmp_path):
     assert decode(high, "").icc is None
     expected = decode(path.read_bytes(), "", srgb=True).rgb.astype(int)
     assert np.abs(decode(high, "").rgb - expected).mean() < 3
-
-
-def test_a_jpeg_keeps_a_profile_that_describes_its_pixels(tmp_path):
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    path = tmp_path / "a.png"
-    path.write_bytes(encoded(pixels(), icc_profile=profile))
-    assert image(members_of(packed(path, encode=JPEG))).icc == profile
 
 
 def test_a_jpeg_of_too_many_pixels_is_refused(tmp_path):

@@ -13,7 +13,6 @@ import pytest
 import xxhash
 from numpy.testing import assert_array_equal
 from PIL import Image
-from torch.utils.data import DataLoader
 
 from datamodules.shards import index as shard_index
 from datamodules.shards import reader as shard_reader
@@ -56,16 +55,6 @@ def test_samples_are_read_by_their_offsets(folder, urls):
         assert_array_equal(source.read(index)["hr"], pixels(seed=index))
 
 
-def test_workers_read_from_files_that_were_open_before_them(folder):
-    source = prepared(folder / "t-*.tar")
-    source.read(0)
-
-    loader = DataLoader(range(5), None, num_workers=2, collate_fn=source.read)
-
-    for index, sample in enumerate(loader):
-        assert_array_equal(sample["hr"], pixels(seed=index))
-
-
 def tars_open():
     return sum(file.path.endswith(".tar") for file in psutil.Process().open_files())
 
@@ -82,23 +71,6 @@ def test_few_files_are_open(tmp_path, monkeypatch):
     assert tars_open() == 5
     del source
     assert tars_open() == 0
-
-
-def test_members_are_joined_wherever_they_lie(tmp_path):
-    """As ``tar`` packs a folder listed by extension: one member of all samples, then the next."""
-    members = {"0.hr.png": image_bytes(0), "1.hr.png": image_bytes(1)}
-    members |= {"0.lr.png": image_bytes(2, (4, 3)), "1.lr.png": image_bytes(3, (4, 3))}
-    members |= {"0.txt": b"number 0", "1.txt": b"number 1"}
-    members |= {"0.json": b'{"n": 0}', "1.json": b'{"n": 1}'}
-
-    source = prepared(write_tar(tmp_path / "apart.tar", members))
-    sample = source.read(1)
-
-    assert source.keys == ["0", "1"]
-    assert_array_equal(sample["hr"], pixels(seed=1))
-    assert_array_equal(sample["lr"], pixels((4, 3), 3))
-    assert sample["text"] == "number 1"
-    assert sample["meta"]["json"] == {"n": 1}
 
 
 def test_sizes_are_those_of_the_images(folder):
@@ -171,12 +143,6 @@ def test_a_truncated_tar_is_refused(tar, end):
     os.truncate(tar, offset + end)
     with pytest.raises(ValueError, match=r"shard .*t-000\.tar cannot be read"):
         prepared(tar)
-
-
-def test_a_tar_may_end_in_a_single_block_of_zeros(tar):
-    content = tar.read_bytes().rstrip(b"\0")
-    tar.write_bytes(content + bytes(-len(content) % 512) + bytes(512))
-    assert prepared(tar).keys == ["k0", "k1", "k2"]
 
 
 @pytest.mark.parametrize(

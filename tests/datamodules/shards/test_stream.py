@@ -205,19 +205,6 @@ def test_whole_samples_of_a_broken_tar_are_read_and_it_is_counted(tmp_path, dama
     assert "a.tar cannot be read to its end" in note.message
 
 
-def test_a_sample_of_which_a_part_is_missing_is_not_given(tmp_path):
-    members = {"a.png": b"x", "b.hr.png": b"x", "b.lr.png": b"x" * 99}
-    broken = write_tar(tmp_path / "a.tar", members)
-    broken.write_bytes(broken.read_bytes()[: 5 * 512 + 50])
-    whole = write_tar(tmp_path / "b.tar", {"b.png": b"other"})
-
-    (first, second), _ = read(broken, whole)
-
-    assert first.key == "a"
-    assert second.key == "b"
-    assert second.fields["hr"] == b"other"
-
-
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [("a.txt", b"x", "no images in it"), ("no tar", b"", "to its end")],

@@ -21,7 +21,7 @@ from tests.datamodules.memory import data_of, evaluation, training
 LATENT = np.arange(24, dtype=np.float16).reshape(2, 3, 4)
 
 
-def write_latents(folder, *samples, **about):
+def latents(folder, *samples, **about):
     """A folder as `encode` leaves it: members of the samples by suffix, and the description."""
     folder.mkdir()
     samples = samples or [{"latent.npy": npy(LATENT)}, {"latent.npy": npy(LATENT + 1)}]
@@ -29,7 +29,7 @@ def write_latents(folder, *samples, **about):
     write_shard(folder / "latents-000000.tar", numbered)
     about = {"space": "Space 0123", "factor": 8, "scale": None} | about
     (folder / ABOUT).write_text(json.dumps(about))
-    return f"{folder}/*.tar"
+    return Latents(f"{folder}/*.tar")
 
 
 def prepared(source, scale=2.0):
@@ -38,7 +38,7 @@ def prepared(source, scale=2.0):
 
 
 def test_a_batch_of_latents(tmp_path):
-    source = prepared(Latents(write_latents(tmp_path / "out")))
+    source = prepared(latents(tmp_path / "out"))
     dataset = TrainingLatents(source, "train", 2.0, 96, True)
 
     batch = collate(dataset.__getitems__([Item(1, seed=1), Item(0, seed=0)]))
@@ -67,25 +67,25 @@ def npy_with_header(header):
     ],
 )
 def test_a_damaged_latent_is_unreadable(tmp_path, data, message):
-    source = prepared(Latents(write_latents(tmp_path / "out", {"latent.npy": data})))
+    source = prepared(latents(tmp_path / "out", {"latent.npy": data}))
     with pytest.raises(UnreadableImage, match=message):
         source.read(0)
 
 
 def test_samples_without_latents_are_refused(tmp_path):
-    source = Latents(write_latents(tmp_path / "out", {"txt": b"the sea"}))
+    source = latents(tmp_path / "out", {"txt": b"the sea"})
     with pytest.raises(ValueError, match=r"expected a member latent\.npy"):
         source.prepare(2.0)
 
 
 def test_latents_of_another_scale_are_refused(tmp_path):
-    source = Latents(write_latents(tmp_path / "out", scale=4.0))
+    source = latents(tmp_path / "out", scale=4.0)
     with pytest.raises(ValueError, match=r"scale 4, but data\.init_args\.scale is 2"):
         source.prepare(2.0)
 
 
 def test_latents_without_their_description_are_refused(tmp_path):
-    source = Latents(write_latents(tmp_path / "out"))
+    source = latents(tmp_path / "out")
     for damage in (lambda path: path.write_text("{"), lambda path: path.unlink()):
         damage(tmp_path / "out" / ABOUT)
         with pytest.raises(ValueError, match=r"encode\.json, which .* is missing or damaged"):
@@ -93,8 +93,8 @@ def test_latents_without_their_description_are_refused(tmp_path):
 
 
 def test_sets_that_were_not_encoded_alike_are_refused(tmp_path):
-    one = write_latents(tmp_path / "one")
-    two = write_latents(tmp_path / "two", space="Space 4567")
+    one = latents(tmp_path / "one").urls
+    two = latents(tmp_path / "two", space="Space 4567").urls
     with pytest.raises(ValueError, match=r"space differ in .*one/.* and .*two/"):
         Latents([one, two]).prepare(2.0)
 
@@ -105,7 +105,7 @@ def test_features_of_captions_are_filled_up_to_the_longest(tmp_path):
     members = [
         {"latent.npy": npy(LATENT), "text_features.npy": npy(text)} for text in (short, long)
     ]
-    source = prepared(Latents(write_latents(tmp_path / "out", *members)))
+    source = prepared(latents(tmp_path / "out", *members))
 
     batch = collate([{"key": "a", "seed": n, **source.read(n)} for n in range(2)])
 
@@ -118,19 +118,11 @@ def test_features_of_captions_are_filled_up_to_the_longest(tmp_path):
 # ------------------------------------------------------------------------------- Seeds and prompts
 
 
-def batches_of(source, **settings):
-    return list(evaluation(SRDataModule(2.0, test={"own": source}, **settings), "test"))
-
-
 def test_a_number_of_seeds():
-    three = batches_of(Seeds(3, [16, 24]), workers=0)
-    five = batches_of(Seeds(5, 16), workers=0)
-
-    assert [batch["key"] for batch in three] == [["own/000000"], ["own/000001"], ["own/000002"]]
-    assert all(batch["size"] == (16, 24) for batch in three)
-    assert five[0]["size"] == (16, 16)
-    assert [batch["seed"] for batch in five[:3]] == [batch["seed"] for batch in three]
-    assert len({int(batch["seed"]) for batch in five}) == 5
+    source = Seeds(3, [16, 24])
+    assert source.keys == ["000000", "000001", "000002"]
+    assert source.read(1) == {"size": (16, 24)}
+    assert Seeds(5, 16).read(1) == {"size": (16, 16)}
 
 
 def test_each_line_of_a_file_is_a_prompt(tmp_path, caplog):
@@ -138,17 +130,29 @@ def test_each_line_of_a_file_is_a_prompt(tmp_path, caplog):
     text = "\ufeffa red car\n\n  a dog \r\n\t\nün ours blanc\u2028assis\na red car"
     (tmp_path / "prompts.txt").write_text(text, encoding="utf-8")
 
-    source = Prompts(str(tmp_path / "prompts.txt"), 32)
-    first, second = batches_of(source, eval_batch_size=3, workers=1)
+    source = prepared(Prompts(str(tmp_path / "prompts.txt"), 32))
+    samples = [source.read(index) for index in range(4)]
+    lines, hashes = zip(*[key.split("-") for key in source.keys], strict=True)
 
     assert "prompts.txt: 2 empty lines skipped" in caplog.text
-    assert first["text"] == ["a red car", "a dog", "ün ours blanc\u2028assis"]
-    assert second["text"] == ["a red car"]
-    assert first["size"] == second["size"] == (32, 32)
-    lines = [key.split("-")[0] for key in source.keys]
-    hashes = [key.split("-")[1] for key in source.keys]
-    assert lines == ["000001", "000003", "000005", "000006"]
+    assert samples[1] == {"size": (32, 32), "text": "a dog"}
+    assert samples[2]["text"] == "ün ours blanc\u2028assis"
+    assert samples[0] == samples[3]
+    assert lines == ("000001", "000003", "000005", "000006")
     assert hashes[0] == hashes[3] != hashes[1]
+
+
+def test_generators_get_prompts_and_seeds_in_batches(tmp_path):
+    (tmp_path / "prompts.txt").write_text("a cat\na dog\na car")
+    source = Prompts(str(tmp_path / "prompts.txt"), 32)
+    settings = {"test": {"own": source}, "eval_batch_size": 2, "workers": 1}
+
+    first, second = evaluation(SRDataModule(2.0, **settings), "test")
+
+    assert first["text"] == ["a cat", "a dog"]
+    assert second["text"] == ["a car"]
+    assert first["size"] == (32, 32)
+    assert first["seed"].shape == (2,)
 
 
 def test_a_size_is_a_pair_again_after_pinned_memory():

@@ -111,14 +111,6 @@ def test_faces_at_all_their_scales():
     assert len({int(batch["seed"]) for batch in batches}) == 1  # else stages would not be shared
 
 
-def test_images_that_are_no_squares():
-    lr = OneLR(Memory({"a": {"hr": FACE[:171]}}), (24, 36), scale=2.7)
-    lr.prepare(2.7)
-    sample = lr.read(0)
-    assert sample["hr"].shape == (65, 97, 3)  # 64.8 and 97.2
-    assert sample["lr"].shape == (24, 36, 3)
-
-
 def test_squares_keep_transparency_and_sources_within_others_are_converted(tmp_path):
     rows = located(40, 40)[..., 0]
     save_pixels(tmp_path / "a.png", np.dstack([random_image(40, 40), rows]))

@@ -63,26 +63,26 @@ def as_stored(rgb):
     return rgb
 
 
-@pytest.mark.parametrize(
-    ("data", "expected"),
-    [
-        pytest.param(png(gama(100000)), linear_light, id="gAMA"),
-        pytest.param(png(gama(100000), pixels=GREY), linear_light, id="gAMA of grey"),
-        pytest.param(png_16(gama(100000)), linear_light, id="gAMA of 16 bits"),
-        pytest.param(png(gama(45455)), as_stored, id="gAMA of sRGB"),
-        pytest.param(png(gama(0)), as_stored, id="gAMA that is broken"),
-        pytest.param(png(b"sRGB\0", gama(100000)), as_stored, id="sRGB before gAMA"),
-        pytest.param(png(gama(45455), P3_CHRM), display_p3, id="cHRM"),
-        pytest.param(png(BROKEN_CHRM), as_stored, id="cHRM that is broken"),
-        pytest.param(png(gama(100000), icc_profile=rgb_profile()), srgb_of_rgb, id="iCCP first"),
-        pytest.param(png(cicp(12, 13, 0, 1)), display_p3, id="cICP"),
-        pytest.param(png_16(cicp(12, 13, 0, 1)), display_p3, id="cICP of 16 bits"),
-        pytest.param(png(cicp(1, 13, 0, 1), icc_profile=rgb_profile()), as_stored, id="cICP first"),
-        pytest.param(avif(12, 13), display_p3, id="nclx"),
-        pytest.param(avif(1, 1), as_stored, id="nclx of BT.709"),
-        pytest.param(avif(2, 2), as_stored, id="nclx that says nothing"),
-    ],
-)
+TAGS = {
+    "gAMA": (png(gama(100000)), linear_light),
+    "gAMA of grey": (png(gama(100000), pixels=GREY), linear_light),
+    "gAMA of 16 bits": (png_16(gama(100000)), linear_light),
+    "gAMA of sRGB": (png(gama(45455)), as_stored),
+    "gAMA that is broken": (png(gama(0)), as_stored),
+    "sRGB before gAMA": (png(b"sRGB\0", gama(100000)), as_stored),
+    "cHRM": (png(gama(45455), P3_CHRM), display_p3),
+    "cHRM that is broken": (png(BROKEN_CHRM), as_stored),
+    "iCCP first": (png(gama(100000), icc_profile=rgb_profile()), srgb_of_rgb),
+    "cICP": (png(cicp(12, 13, 0, 1)), display_p3),
+    "cICP of 16 bits": (png_16(cicp(12, 13, 0, 1)), display_p3),
+    "cICP first": (png(cicp(1, 13, 0, 1), icc_profile=rgb_profile()), as_stored),
+    "nclx": (avif(12, 13), display_p3),
+    "nclx of BT.709": (avif(1, 1), as_stored),
+    "nclx that says nothing": (avif(2, 2), as_stored),
+}
+
+
+@pytest.mark.parametrize(("data", "expected"), TAGS.values(), ids=TAGS)
 def test_levels_are_shown_as_the_tags_say(data, expected):
     """In training, in metrics, and in a viewer that applies the profile of `predict`'s output."""
     stored = decode(data, "a")

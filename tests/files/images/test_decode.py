@@ -63,17 +63,10 @@ def test_cmyk_jpeg_as_adobe_writes_it():
 # ---------------------------------------------------------------------------- texts, orientation
 
 
-@pytest.mark.parametrize(
-    ("name", "begin"),
-    [
-        (b"zTXt", b"workflow\0\0"),
-        (b"iTXt", b"history\0\1\0\0\0"),
-        (b"zTXt", b"Raw profile type exif\0\0"),
-    ],
-)
-def test_texts_of_a_png_have_no_say_in_its_pixels(name, begin):
+@pytest.mark.parametrize("begin", [b"zTXtworkflow\0\0", b"iTXthistory\0\1\0\0\0"])
+def test_texts_of_a_png_have_no_say_in_its_pixels(begin):
     """Pillow's own limit is 1 MB of text in a chunk."""
-    text = chunk(name, begin + zlib.compress(bytes(20_000_000)))
+    text = chunk(begin[:4], begin[4:] + zlib.compress(bytes(20_000_000)))
     assert_array_equal(decode(inserted(PNG, text), "a").rgb, RGB)
     assert_array_equal(decode(inserted(PNG_16, text), "a").rgb, RGB_16)
     assert read_size(io.BytesIO(inserted(PNG, text))) == (7, 5)
@@ -192,14 +185,6 @@ def test_16_bits_keep_their_profile_or_are_converted_as_8_bits():
 
 
 # ------------------------------------------------------------------------------------------- JPEG
-
-
-@pytest.mark.parametrize("sampling", ["444", "422", "420", "440", "411", "Gray"])
-@pytest.mark.parametrize("size", [(64, 48), (33, 17), (1, 1)])
-def test_pixels_of_a_jpeg_are_those_of_pillow(sampling, size):
-    data = simplejpeg.encode_jpeg(pixels(size), quality=70, colorsubsampling=sampling)
-    whole = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-    assert_array_equal(decode(data, "a").rgb, whole)
 
 
 def test_the_first_of_several_images_in_a_jpeg():
