@@ -87,7 +87,9 @@ def make_video(
         packets = []
         for number, time in enumerate(times):
             frame = _frame(number, size, pixels)
-            frame.pts, frame.time_base, frame.duration = time, MILLISECOND, 40
+            frame.pts = time
+            frame.time_base = MILLISECOND
+            frame.duration = 40
             packets += stream.encode(frame)
         packets += stream.encode(None)
         if sound is not None:
@@ -134,7 +136,8 @@ def read_video(path: Path) -> Content:
     with av.open(str(path)) as container:
         sound = container.demux(container.streams.audio) if container.streams.audio else ()
         packets = [packet for packet in sound if packet.size]
-    first, last = frames[0], frames[-1]
+    first = frames[0]
+    last = frames[-1]
     colours = (first.color_range, first.colorspace, first.color_primaries, first.color_trc)
     return Content(
         times=[frame.pts * frame.time_base for frame in frames],

@@ -103,7 +103,8 @@ class _Handler(BaseHTTPRequestHandler):
         if not match:
             self._body(200, data, fault, {"ETag": f'"{hash(data)}"'})
             return
-        first, last = int(match[1]), min(int(match[2] or len(data)), len(data) - 1)
+        first = int(match[1])
+        last = min(int(match[2] or len(data)), len(data) - 1)
         if first >= len(data):
             self._head(416, 0)
             return

@@ -281,6 +281,13 @@ def test_a_sample_that_a_source_holds_is_not_changed():
     assert_equal(samples, before)
 
 
+def test_an_image_without_a_caption_has_an_empty_one():
+    hr = random_image(32, 32)
+    source = Memory({"a": {"hr": hr}, "b": {"hr": hr, "text": "sea"}})
+    (batch,) = training(data_of(source, batch_size=2))
+    assert sorted(batch["text"]) == ["", "sea"]
+
+
 def test_degradations_compute_in_float32_under_autocast():
     data = opened(random_images(4))
     batch = next(iter(data.train_dataloader()))

@@ -8,11 +8,9 @@ import pytest
 
 from files.paths import expand_path, glob_paths, list_images, open_regular, walk
 
-ODD = [
-    *("#2", "- dash", "Trip: Rome.png", "null", "~", "~x", "1e3", "[hd]", "{a}", "*x", "&a", "yes"),
-    *("$SET", "cost$", "$5", "${", "a\nb", " lead", "trail ", "\N{GRINNING FACE}", "%41", "-x"),
-    os.fsdecode(b"\xff\xfe"),
-]
+ODD = ["#2", "- dash", "Trip: Rome.png", "null", "~", "~x", "1e3", "[hd]", "{a}", "*x", "&a", "yes"]
+ODD += ["$SET", "cost$", "$5", "${", "a\nb", " lead", "trail ", "\N{GRINNING FACE}", "%41", "-x"]
+ODD += [os.fsdecode(b"\xff\xfe")]
 
 
 @pytest.fixture
@@ -105,14 +103,19 @@ def test_links_in_circles_and_a_root(here):
 )
 def test_a_folder_that_cannot_be_listed_is_named(here, monkeypatch, listed):
     (here / "set" / "closed").mkdir(parents=True)
-    scandir, listdir = os.scandir, os.listdir
+    scandir = os.scandir
 
-    def refused(path):  # for root, too
+    def refuse(path="."):  # root, too
         if Path(path).name == "closed":
             raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scandir(path)
 
-    monkeypatch.setattr(os, "scandir", lambda path=".": refused(path) or scandir(path))
-    monkeypatch.setattr(os, "listdir", lambda path=".": refused(path) or listdir(path))
+    def names(path="."):
+        with refuse(path) as entries:
+            return [entry.name for entry in entries]
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    monkeypatch.setattr(os, "listdir", names)
     with pytest.raises(ValueError, match=r"'.*set/closed' cannot be listed \(Permission denied\)"):
         listed()
 

@@ -20,6 +20,7 @@ from datamodules.shards.cache import ShardCache
 from datamodules.shards.remote import (
     RemoteError,
     RemoteShard,
+    hide_secrets,
     look_up,
     open_remote,
     read_range,
@@ -113,6 +114,11 @@ def test_what_no_request_may_hold_is_escaped(server, written, sent):
     assert read_small(f"{server.url}{written}") == CONTENT
 
 
+def test_secrets_are_not_shown():
+    address = "https://me:secret@host/a.tar?X-Amz-Signature=secret"
+    assert hide_secrets(address) == "https://host/a.tar?..."
+
+
 # ------------------------------------------------------------------------------- parts and failures
 
 
@@ -133,6 +139,7 @@ def test_a_file_of_any_size_is_read(server, ranges, size):
     (server.root / "f.bin").write_bytes(CONTENT[:size])
     with open_remote(f"{server.url}/f.bin") as file:
         assert file.read() == CONTENT[:size]
+    assert read_range(f"{server.url}/f.bin", 90, 5) == CONTENT[90:95]
 
 
 def test_a_server_that_stalls_has_a_limit(server, monkeypatch):

@@ -7,7 +7,6 @@ import pytest
 import torch
 from numpy.testing import assert_array_equal
 
-from datamodules.base import SRDataModule
 from datamodules.batches import collate, to_floats
 from datamodules.order.plan import Item
 from datamodules.shards.writer import write_shard
@@ -16,7 +15,7 @@ from datamodules.sources.prompts import Prompts, Seeds
 from datamodules.sources.triplets import PARTS, Triplets
 from files.images.decode import UnreadableImage
 from tests.datamodules.image_files import npy, pixels, save, save_pixels
-from tests.datamodules.memory import data_of, evaluation, training
+from tests.datamodules.memory import data_of, training
 
 LATENT = np.arange(24, dtype=np.float16).reshape(2, 3, 4)
 
@@ -140,19 +139,6 @@ def test_each_line_of_a_file_is_a_prompt(tmp_path, caplog):
     assert samples[0] == samples[3]
     assert lines == ("000001", "000003", "000005", "000006")
     assert hashes[0] == hashes[3] != hashes[1]
-
-
-def test_generators_get_prompts_and_seeds_in_batches(tmp_path):
-    (tmp_path / "prompts.txt").write_text("a cat\na dog\na car")
-    source = Prompts(str(tmp_path / "prompts.txt"), 32)
-    settings = {"test": {"own": source}, "eval_batch_size": 2, "workers": 1}
-
-    first, second = evaluation(SRDataModule(2.0, **settings), "test")
-
-    assert first["text"] == ["a cat", "a dog"]
-    assert second["text"] == ["a car"]
-    assert first["size"] == (32, 32)
-    assert first["seed"].shape == (2,)
 
 
 def test_a_size_is_a_pair_again_after_pinned_memory():

@@ -126,7 +126,8 @@ def test_an_image_opened_by_pillow_has_the_tags_of_its_file():
 
 # ------------------------------------------------------------------------- several frames or pages
 
-WHOLE, REDUCED = 0, 1  # NewSubfileType of TIFF
+WHOLE = 0  # values of NewSubfileType of TIFF
+REDUCED = 1
 SMALL = RGB[::2, ::2]
 
 

@@ -39,7 +39,12 @@ def check(data, rgb, alpha=None, tolerance=0):
 
 # --------------------------------------------------------------------------------------------- PNG
 
-GREY, TRUE_COLOUR, PALETTE, GREY_ALPHA, COLOUR_ALPHA = 0, 2, 3, 4, 6  # colour types of PNG
+# Colour types of PNG.
+GREY = 0
+TRUE_COLOUR = 2
+PALETTE = 3
+GREY_ALPHA = 4
+COLOUR_ALPHA = 6
 both = pytest.mark.parametrize("interlaced", [False, True])
 
 
@@ -67,7 +72,8 @@ def test_colour_pngs(depth, interlaced):
 @pytest.mark.parametrize("depth", [8, 16])
 def test_pngs_with_alpha(depth, interlaced):
     samples, _ = draw(depth, 4)
-    grey, alpha = samples[..., [0, 0, 0]], samples[..., 3]
+    grey = samples[..., [0, 0, 0]]
+    alpha = samples[..., 3]
     check(png(samples, depth, COLOUR_ALPHA, interlaced), samples[..., :3], alpha)
     check(png(samples[..., [0, 3]], depth, GREY_ALPHA, interlaced), grey, alpha)
 

@@ -12,7 +12,8 @@ from files.videos.video import BT601, LUMA, Colours, rgb_to_frame
 from tests.quick import quick
 from tests.video_files import planes_of
 
-WIDTH, HEIGHT = 160, 120
+WIDTH = 160
+HEIGHT = 120
 # Pixels of luma from the upper left one of four to their chroma, to the right and down.
 PLACES = {"left": (0, 0.5), "center": (0.5, 0.5), "topleft": (0, 0)}
 BT709 = Colours(matrix=1, full=False, depth=8, primaries=1, transfer=1)
@@ -81,7 +82,8 @@ def frame_of(kind, chroma_places, colours=BT709):
 def write(path, codec, frame, **options):
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=25, options=options)
-        stream.width, stream.height = frame.width, frame.height
+        stream.width = frame.width
+        stream.height = frame.height
         stream.pix_fmt = frame.format.name
         context = stream.codec_context
         context.colorspace = context.color_primaries = context.color_trc = context.color_range = 1
