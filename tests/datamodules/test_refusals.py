@@ -55,7 +55,6 @@ def test_data_that_is_refused(row):
 def folder(tmp_path, monkeypatch):
     for name, size in TABLE["images"].items():
         save(tmp_path / name, size)
-    write_tar(tmp_path / "single.tar", {f"{name}.png": image_bytes(0) for name in "abc"})
     (tmp_path / "two.txt").write_text("two/a.png\ntwo/a.jpg\n")
     (tmp_path / "noise.txt").write_bytes(bytes(range(256)) * 100)
     (tmp_path / "short.tar").write_bytes(b"a.png" + bytes(695))
@@ -65,6 +64,8 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("row", TABLE["sources"], ids=str)
 def test_sources_that_are_refused(folder, row):
+    for name, members in row.get("tars", {}).items():
+        write_tar(folder / f"{name}.tar", dict.fromkeys(members, image_bytes(0)))
     source = getattr(datamodules, row["class"])(**row["arguments"])
     with pytest.raises(ValueError, match=row["words"]):
         source.prepare(2.0)

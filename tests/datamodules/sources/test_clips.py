@@ -184,14 +184,6 @@ def test_folders_in_a_tar_are_clips(tmp_path):
     assert numbers_of(source.read(1)["clip"]) == [1, 2, 3]
 
 
-def test_a_clip_in_two_shards_is_refused(tmp_path):
-    image = encoded(frame(0))
-    write_tar(tmp_path / "0.tar", {"a.0.png": image, "a.1.png": image})
-    write_tar(tmp_path / "1.tar", {"a.2.png": image, "a.3.png": image})
-    with pytest.raises(ValueError, match="'a/2' belongs to no clip, or to one of another"):
-        prepared(ClipShards(f"{tmp_path}/*.tar", frames=2))
-
-
 # ---------------------------------------------------------------------------------- moving windows
 
 
