@@ -1,5 +1,6 @@
 """The order of samples: pure, the same on any number of processes, and fixed for good."""
 
+import pickle
 from collections import Counter
 from dataclasses import replace
 from itertools import chain
@@ -140,6 +141,13 @@ def test_the_order_never_changes():
     assert [item.image for item in items] == list(chain(*ORDER_0))
     assert [item.seed for item in items[:4]] == SEEDS_0
     assert [item.image for item in mixed_items] == list(chain(*MIXED_1))
+
+
+def test_a_worker_gets_a_plan_without_what_was_computed():
+    used = replace(PLAN)
+    batches_of(used)
+    assert pickle.loads(pickle.dumps(used)) == PLAN
+    assert pickle.dumps(used) == pickle.dumps(replace(PLAN))
 
 
 # --------------------------------------------------------------------------------- replacements

@@ -128,19 +128,11 @@ def test_stages_of_ones_own(tmp_path):
 # ------------------------------------------------------------------------------------ broken tars
 
 
-@pytest.mark.parametrize(
-    "end",
-    [
-        -512,  # before the header of the last member
-        -100,
-        0,
-        100,  # within the image
-        512,  # behind it, where the end is to be
-    ],
-)
+@pytest.mark.parametrize("end", [-512, -100, 0, 100, 512])
 def test_a_truncated_tar_is_refused(tar, end):
-    offset = build_index(tar).members[2]["png"].offset
-    os.truncate(tar, offset + end)
+    """Before, in and behind the header of the last image, in it and behind it."""
+    image = build_index(tar).members[2]["png"]
+    os.truncate(tar, image.offset + end)
     with pytest.raises(ValueError, match=r"shard .*t-000\.tar cannot be read"):
         prepared(tar)
 
