@@ -98,7 +98,7 @@ def begin(path, end):
 
 
 @pytest.fixture
-def other(tmp_path):
+def other_writer(tmp_path):
     """A process that has begun to write a file, and how to let it go on."""
     mine, its = FORK.Pipe()
     process = FORK.Process(target=begin, args=(tmp_path / "a", its))
@@ -107,8 +107,8 @@ def other(tmp_path):
     return process, mine
 
 
-def test_what_a_kill_left_is_overwritten(tmp_path, other):
-    process, _ = other
+def test_what_a_kill_left_is_overwritten(tmp_path, other_writer):
+    process, _ = other_writer
     process.kill()
     process.join()
     assert hidden(tmp_path / "a").exists()
@@ -119,8 +119,8 @@ def test_what_a_kill_left_is_overwritten(tmp_path, other):
     assert list(tmp_path.iterdir()) == [tmp_path / "a"]
 
 
-def test_a_process_that_writes_the_same_file_is_not_waited_for(tmp_path, other):
-    process, end = other
+def test_a_process_that_writes_the_same_file_is_not_waited_for(tmp_path, other_writer):
+    process, end = other_writer
     write_whole(tmp_path / "a", "x")
     assert (tmp_path / "a").read_text() == "x"
 

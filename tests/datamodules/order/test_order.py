@@ -25,7 +25,7 @@ from datamodules.order.shuffle import Mixture
 
 PLAN = Plan(groups=(3, 5, 2, 4), seed=7, batch_size=4, streams=2, repeats=2, window=2)
 EPOCHS = st.integers(0, 3)
-several = settings(max_examples=50, deadline=None)
+fifty_examples = settings(max_examples=50, deadline=None)
 
 
 @st.composite
@@ -77,7 +77,7 @@ def divisors(number):
 
 
 @given(plans(), EPOCHS)
-@several
+@fifty_examples
 def test_every_sample_at_most_once_and_few_are_left_out(plan, epoch):
     batches = batches_of(plan, epoch)
     counts = Counter(item.image for item in chain(*batches))
@@ -90,7 +90,7 @@ def test_every_sample_at_most_once_and_few_are_left_out(plan, epoch):
 
 
 @given(plans() | mixtures(), EPOCHS)
-@several
+@fifty_examples
 def test_a_global_batch_is_the_same_on_any_number_of_processes(plan, epoch):
     alone = [set(batch) for batch in batches_of(plan, epoch)]
     for world in divisors(plan.streams):
@@ -102,7 +102,7 @@ def test_a_global_batch_is_the_same_on_any_number_of_processes(plan, epoch):
 
 
 @given(plans() | mixtures(), st.integers(0, 8), st.data())
-@several
+@fifty_examples
 def test_seeking_equals_skipping(plan, start, data):
     world = data.draw(st.sampled_from(divisors(plan.streams)))
     rank = data.draw(st.integers(0, world - 1))
@@ -111,7 +111,7 @@ def test_seeking_equals_skipping(plan, start, data):
 
 
 @given(plans() | mixtures(), EPOCHS)
-@several
+@fifty_examples
 def test_seeds_are_all_different(plan, epoch):
     items = [*chain(*batches_of(plan, epoch)), *chain(*batches_of(plan, epoch + 1))]
     seeds = {item.seed for item in items}
@@ -154,7 +154,7 @@ def test_a_worker_gets_a_plan_without_what_was_computed():
 
 
 @given(plans(), st.data())
-@several
+@fifty_examples
 def test_a_replacement_is_another_image_of_the_same_stream(plan, data):
     assume(len(plan))
     images = images_of(plan, 1)
@@ -184,7 +184,7 @@ def test_a_replacement_lies_near_the_place_at_first():
 
 
 @given(mixtures(), EPOCHS, st.data())
-@several
+@fifty_examples
 def test_a_replacement_in_a_mixture_is_of_the_same_source(plan, epoch, data):
     assume(len(plan))
     images = images_of(plan, epoch)
@@ -198,7 +198,7 @@ def test_a_replacement_in_a_mixture_is_of_the_same_source(plan, epoch, data):
 
 @pytest.mark.slow
 @given(mixtures(), EPOCHS)
-@several
+@fifty_examples
 def test_shares_of_a_mixture_are_exact(plan, epochs):
     images = np.concatenate([images_of(plan, epoch) for epoch in range(epochs + 1)])
     assume(len(images))
@@ -220,7 +220,7 @@ def test_an_epoch_of_a_mixture_goes_on_where_the_one_before_it_ended():
 
 
 @given(plans() | mixtures(), EPOCHS, st.data())
-@several
+@fifty_examples
 def test_each_group_is_announced_before_it_is_read(plan, epoch, data):
     assume(len(plan.groups) > 1)
     world = data.draw(st.sampled_from(divisors(plan.streams)))
@@ -250,7 +250,7 @@ def test_an_illegal_number_of_processes_lists_the_legal_ones():
 
 
 @given(st.integers(0, 20), st.integers(1, 4), st.integers(1, 6))
-@several
+@fifty_examples
 def test_evaluation_has_each_image_once_over_uneven_processes(count, batch_size, world):
     def seed(image):
         return image + 100

@@ -37,7 +37,7 @@ def source(folder, urls="t{0..7}.tar", samples=32, shuffle=9):
     return Stream(samples, f"{folder}/{urls}", shuffle)
 
 
-def module(train, **settings):
+def data_module(train, **settings):
     return data_of(train, **{"batch_size": 8, "streams": 4, "unreadable_limit": 1.0} | settings)
 
 
@@ -67,10 +67,10 @@ def read(*urls):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_order_follows_from_the_seed(tars, workers):
-    whole = batches(module(source(tars), workers=workers))
-    again = batches(module(source(tars), workers=workers))
-    resumed = batches(module(source(tars), workers=workers), [(1, 0), (2, 0)])
-    other = batches(module(source(tars), workers=workers, seed=1))
+    whole = batches(data_module(source(tars), workers=workers))
+    again = batches(data_module(source(tars), workers=workers))
+    resumed = batches(data_module(source(tars), workers=workers), [(1, 0), (2, 0)])
+    other = batches(data_module(source(tars), workers=workers, seed=1))
 
     assert_same(again, whole)
     assert_same(resumed, whole[4:])
@@ -81,7 +81,7 @@ def test_the_order_follows_from_the_seed(tars, workers):
 def test_every_sample_once_an_epoch(tars, world, workers):
     epochs = [[], [], []]
     for rank in range(world):
-        seen = batches(module(source(tars), workers=workers), rank=rank, world=world)
+        seen = batches(data_module(source(tars), workers=workers), rank=rank, world=world)
         for epoch, keys in enumerate(epochs):
             keys += keys_of(seen[4 * epoch : 4 * epoch + 4])
 
@@ -91,9 +91,9 @@ def test_every_sample_once_an_epoch(tars, world, workers):
 
 
 def test_resumed_within_an_epoch(tars, caplog):
-    whole = batches(module(source(tars)))
-    resumed = batches(module(source(tars)), [(1, 1), (2, 0)])
-    again = batches(module(source(tars)), [(1, 1), (2, 0)])
+    whole = batches(data_module(source(tars)))
+    resumed = batches(data_module(source(tars)), [(1, 1), (2, 0)])
+    again = batches(data_module(source(tars)), [(1, 1), (2, 0)])
 
     assert "epoch 1 goes on at batch 1 of 4, and its other batches are read in a new" in caplog.text
     assert len(set(keys_of(resumed[:3]))) == 24
@@ -107,7 +107,7 @@ def test_resumed_within_an_epoch(tars, caplog):
 def test_samples_are_shuffled_within_a_tar(tmp_path, shuffle, ordered):
     write_tar(tmp_path / "one.tar", {f"{n:02}.png": IMAGE for n in range(100)})
     stream = source(tmp_path, "one.tar", 100, shuffle)
-    keys = keys_of(batches(module(stream, batch_size=1, streams=1), [(0, 0)]))
+    keys = keys_of(batches(data_module(stream, batch_size=1, streams=1), [(0, 0)]))
     assert len(set(keys)) == 100
     assert (keys == sorted(keys)) == ordered
 
@@ -153,7 +153,7 @@ def test_an_unreadable_image_is_replaced_by_the_next_one(tmp_path):
     members = {f"{n}.png": IMAGE for n in range(8)}
     members |= {"2.png": IMAGE[:100], "3.png": IMAGE[:100]}
     write_tar(tmp_path / "a.tar", members)
-    data = module(source(tmp_path, "a.tar", 6, shuffle=0), batch_size=1, streams=1)
+    data = data_module(source(tmp_path, "a.tar", 6, shuffle=0), batch_size=1, streams=1)
 
     keys = keys_of(batches(data, [(0, 0)]))
 
@@ -205,7 +205,7 @@ def test_a_set_without_samples_is_refused(tmp_path, name, content, message):
     tar = write_tar(tmp_path / "a.tar", {name: content})
     if name == "no tar":
         tar.write_bytes(b"<html>" * 1000)
-    data = module(source(tmp_path, "a.tar"))
+    data = data_module(source(tmp_path, "a.tar"))
     with pytest.raises(ValueError, match=f"Stream.urls: no samples in a pass .*{message}"):
         batches(data)
 
@@ -224,8 +224,8 @@ def test_a_missing_tar_is_counted(tars):
 
 def test_pipes_give_the_same_as_files(tars):
     piped = Stream(32, f"pipe:cat {tars}/t{{0..7}}.tar", 9, allow_pipes=True)
-    from_pipes = batches(module(piped, workers=1))
-    from_files = batches(module(source(tars), workers=1))
+    from_pipes = batches(data_module(piped, workers=1))
+    from_files = batches(data_module(source(tars), workers=1))
     assert_same(from_pipes, from_files)
 
 
@@ -242,7 +242,7 @@ def test_a_command_that_fails_is_no_short_tar(tars, then):
 def test_fewer_tars_than_processes_are_refused(tars):
     two = source(tars, "t{0..1}.tar")
     with pytest.raises(ValueError, match=r"2 tars, fewer than the 4 processes"):
-        batches(module(two), rank=0, world=4)
+        batches(data_module(two), rank=0, world=4)
     assert opened(two, workers=4).train_dataloader().num_workers == 2
 
 

@@ -45,7 +45,7 @@ def prepared(source):
     return source
 
 
-def module(train, **settings):
+def data_module(train, **settings):
     clips = {"scale": 1.0, "batch_size": 3, "crop_size": 8, "degradation": None}
     return data_of(train, **clips | settings)
 
@@ -101,7 +101,7 @@ def test_a_clip_of_unequal_frames_is_unreadable(root):
     save_pixels(root / "b/4.png", frame(4, 20, 20))
     message = "b has frames of the shapes .*; expected one size in all frames of a clip"
 
-    data = module(Clips(str(root), frames=6), per_image=3, unreadable_limit=1.0)
+    data = data_module(Clips(str(root), frames=6), per_image=3, unreadable_limit=1.0)
     keys = keys_of(training(data))
 
     assert len(keys) == 9
@@ -110,7 +110,7 @@ def test_a_clip_of_unequal_frames_is_unreadable(root):
     with pytest.raises(UnreadableImage, match=message):
         prepared(Clips(str(root), frames=4)).read(1)
     with pytest.raises(ValueError, match=message):
-        list(evaluation(module(None, test={"own": Clips(str(root), frames=4)}), "test"))
+        list(evaluation(data_module(None, test={"own": Clips(str(root), frames=4)}), "test"))
 
 
 # ---------------------------------------------------------------------------------------- training
@@ -118,7 +118,7 @@ def test_a_clip_of_unequal_frames_is_unreadable(root):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_all_frames_of_a_clip_are_cropped_alike(root, workers):
-    data = module(Clips(str(root), frames=4), workers=workers, per_image=4)
+    data = data_module(Clips(str(root), frames=4), workers=workers, per_image=4)
     places = set()
     for batch in training(data):
         assert not {"hr", "lr"} & batch.keys()
@@ -139,8 +139,8 @@ def brighter(hr, seed):
 
 def test_all_frames_are_augmented_alike(root):
     source = Clips(str(root), frames=4)
-    plain = next(training(module(source, flips=False)))["clip"]
-    changed = next(training(module(source, flips=False, augment=brighter)))["clip"]
+    plain = next(training(data_module(source, flips=False)))["clip"]
+    changed = next(training(data_module(source, flips=False, augment=brighter)))["clip"]
 
     more = (255 * (changed - plain)).round().flatten(1)
     lowest, highest = more.aminmax(dim=1)

@@ -202,7 +202,9 @@ def photograph(**options):
     return encoded(image, "JPEG", quality=95, **options)
 
 
-tagged = pytest.mark.parametrize("options", [{}, {"exif": exif(1)}], ids=["plain", "tagged"])
+with_and_without_exif = pytest.mark.parametrize(
+    "options", [{}, {"exif": exif(1)}], ids=["plain", "tagged"]
+)
 
 
 @pytest.mark.parametrize("options", [{}, {"exif": exif(6)}, {"progressive": True}])
@@ -221,7 +223,7 @@ def with_stray_bytes(data):
     return data.replace(b"\xff\xdb", b"\0\0\0\xff\xdb", 1)
 
 
-@tagged
+@with_and_without_exif
 @pytest.mark.parametrize(
     "damage",
     [
@@ -238,7 +240,7 @@ def test_a_damaged_jpeg_is_refused(damage, options):
     assert caught.value.reason == "damaged"
 
 
-@tagged
+@with_and_without_exif
 @pytest.mark.parametrize(
     "change",
     [

@@ -45,7 +45,7 @@ TRUE_COLOUR = 2
 PALETTE = 3
 GREY_ALPHA = 4
 COLOUR_ALPHA = 6
-both = pytest.mark.parametrize("interlaced", [False, True])
+interlaced_or_not = pytest.mark.parametrize("interlaced", [False, True])
 
 
 def draw(depth, channels):
@@ -54,21 +54,21 @@ def draw(depth, channels):
     return samples, (65535 if depth == 16 else 255) // (2**depth - 1)
 
 
-@both
+@interlaced_or_not
 @pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
 def test_grey_pngs(depth, interlaced):
     samples, factor = draw(depth, 1)
     check(png(samples, depth, GREY, interlaced), np.repeat(samples * factor, 3, axis=2))
 
 
-@both
+@interlaced_or_not
 @pytest.mark.parametrize("depth", [8, 16])
 def test_colour_pngs(depth, interlaced):
     samples, _ = draw(depth, 3)
     check(png(samples, depth, TRUE_COLOUR, interlaced), samples)
 
 
-@both
+@interlaced_or_not
 @pytest.mark.parametrize("depth", [8, 16])
 def test_pngs_with_alpha(depth, interlaced):
     samples, _ = draw(depth, 4)
@@ -78,7 +78,7 @@ def test_pngs_with_alpha(depth, interlaced):
     check(png(samples[..., [0, 3]], depth, GREY_ALPHA, interlaced), grey, alpha)
 
 
-@both
+@interlaced_or_not
 @pytest.mark.parametrize("depth", [1, 2, 4, 8])
 def test_pngs_with_a_palette(depth, interlaced):
     samples, _ = draw(depth, 1)
