@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import av
 import numpy as np
 
 from files.videos.video import extras_of
 
+MILLISECOND = Fraction(1, 1000)
 
-class Content(NamedTuple):
+
+@dataclass
+class Content:
     """What tests compare of a video."""
 
     times: list[Fraction]
@@ -36,7 +40,15 @@ def make_video(
     size: tuple[int, int] = (32, 24),
     colours: tuple[int, int, int, int] = (1, 1, 1, 1),
     audio: str | None = None,
-    **own: Any,
+    codec: str = "libx264",
+    pixels: str = "yuv420p",
+    rotation: int | None = None,
+    aspect: Fraction = Fraction(1),
+    tags: dict[str, str] | None = None,
+    start: float = 0,
+    chapters: Sequence[Any] = (),
+    options: dict[str, str] | None = None,
+    muxing: dict[str, str] | None = None,
 ) -> Path:
     """Write a video whose frames have one colour each.
 
@@ -46,60 +58,71 @@ def make_video(
         size: Width and height.
         colours: Range, matrix, primaries and transfer, as FFmpeg counts them.
         audio: Codec of a sound as long as the frames.
-        own: ``codec``; ``pixels``, the format; ``rotation``, in degrees; ``aspect`` of a pixel;
-            ``tags``; ``start`` of the clock, in seconds; ``interlaced``, in which a bar moves;
-            ``chapters``;
-            ``options`` of the encoder; ``muxing``, options of the container; ``about``, tags of
-            the stream.
+        codec: Of the frames.
+        pixels: Their format.
+        rotation: In degrees.
+        aspect: Of a pixel.
+        tags: Of the file.
+        start: Of the clock, in seconds.
+        chapters: As PyAV takes them.
+        options: Of the encoder.
+        muxing: Options of the container.
     """
-    base, pixels = Fraction(1, 1000), own.get("pixels", "yuv420p")
-    deep = pixels.endswith("10le")
-    muxing = {"output_ts_offset": str(own.get("start", 0)), **own.get("muxing", {})}
+    muxing = {"output_ts_offset": str(start)} | (muxing or {})
+    defaults = {"crf": "5"} if codec == "libx264" else {}
     with av.open(str(path), "w", container_options=muxing) as container:
-        container.metadata.update(own.get("tags", {}))
-        container.set_chapters(own.get("chapters", []))
-        codec = own.get("codec", "libx264")
-        options = {"crf": "5"} if codec == "libx264" else {}
-        options |= {"x264-params": "tff=1"} if own.get("interlaced") else {}
-        options |= own.get("options", {})
-        stream: Any = container.add_stream(codec, rate=25, options=options)
-        stream.width, stream.height, stream.pix_fmt = *size, pixels
-        stream.metadata.update(own.get("about", {}))
+        container.metadata.update(tags or {})
+        container.set_chapters(list(chapters))
+        stream: Any = container.add_stream(codec, rate=25, options=defaults | (options or {}))
+        stream.width, stream.height = size
+        stream.pix_fmt = pixels
         context = stream.codec_context
-        context.time_base = stream.time_base = base
-        context.sample_aspect_ratio = own.get("aspect", Fraction(1))
+        context.time_base = stream.time_base = MILLISECOND
+        context.sample_aspect_ratio = aspect
         context.color_range, context.colorspace = colours[:2]
         context.color_primaries, context.color_trc = colours[2:]
-        if "rotation" in own:
-            stream.set_display_rotation(own["rotation"])
+        if rotation is not None:
+            stream.set_display_rotation(rotation)
         sound: Any = container.add_stream(audio, rate=48000) if audio else None
         packets = []
-        resampler = av.AudioResampler(sound.codec_context.format, "stereo") if audio else None
         for number, time in enumerate(times):
-            frame = av.VideoFrame(*size, pixels)
-            for plane, level in zip(frame.planes, (80 + number % 100, 118, 140), strict=True):
-                width = plane.line_size // (2 if deep else 1)
-                kind = np.uint16 if deep else np.uint8
-                values = np.full((plane.height, width), level * (4 if deep else 1), kind)
-                if own.get("interlaced") and plane.height == size[1]:
-                    for field in (0, 1):
-                        left = 2 * number + field
-                        values[field::2, left : left + 6] = 200
-                plane.update(values.tobytes())
-            frame.pts, frame.time_base, frame.duration = time, base, 40
+            frame = _frame(number, size, pixels)
+            frame.pts = time
+            frame.time_base = MILLISECOND
+            frame.duration = 40
             packets += stream.encode(frame)
         packets += stream.encode(None)
-        for start in range(0, 48 * (times[-1] + 40), 1024) if sound else ():
-            wave = np.sin(np.arange(start, start + 1024) / 20)
-            data = np.stack([wave, wave]).astype(np.float32)
-            frame_of_sound = av.AudioFrame.from_ndarray(data, format="fltp", layout="stereo")
-            frame_of_sound.sample_rate, frame_of_sound.pts = 48000, start
-            for converted in resampler.resample(frame_of_sound):
-                packets += sound.encode(converted)
-        packets += sound.encode(None) if sound else []
+        if sound is not None:
+            packets += _encode_sound(sound, 48 * (times[-1] + 40))
         for packet in sorted(packets, key=lambda packet: packet.dts * packet.time_base):
             container.mux(packet)
     return path
+
+
+def _frame(number: int, size: tuple[int, int], pixels: str) -> av.VideoFrame:
+    """A frame of one colour."""
+    frame = av.VideoFrame(*size, pixels)
+    deep = pixels.endswith("10le")
+    kind = np.uint16 if deep else np.uint8
+    levels = (80 + number % 100, 118, 140)
+    for plane, level in zip(frame.planes, levels, strict=True):
+        columns = plane.line_size // np.dtype(kind).itemsize
+        plane.update(np.full((plane.height, columns), level * 4 if deep else level, kind))
+    return frame
+
+
+def _encode_sound(stream: Any, count: int) -> list[Any]:
+    """The packets of a tone of so many samples."""
+    resampler = av.AudioResampler(stream.codec_context.format, "stereo")
+    packets: list[Any] = []
+    for start in range(0, count, 1024):
+        wave = np.sin(np.arange(start, start + 1024) / 20).astype(np.float32)
+        frame = av.AudioFrame.from_ndarray(np.stack([wave, wave]), format="fltp", layout="stereo")
+        frame.sample_rate = 48000
+        frame.pts = start
+        for resampled in resampler.resample(frame):
+            packets += stream.encode(resampled)
+    return packets + stream.encode(None)
 
 
 def read_video(path: Path) -> Content:
@@ -107,26 +130,37 @@ def read_video(path: Path) -> Content:
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         frames = list(container.decode(stream))
-        first, last = frames[0], frames[-1]
-        sizes = (int(first.color_range), int(first.colorspace))
-        tags = (int(first.color_primaries), int(first.color_trc))
-        times = [Fraction(frame.pts) * frame.time_base for frame in frames]
-        end = times[-1] + last.duration * last.time_base
-        about = (first.format.name, (first.width, first.height), first.rotation)
+        tags = dict(container.metadata)
+        extras = extras_of(frames[0], stream)
         aspect = Fraction(stream.sample_aspect_ratio or 1)
-        means = np.array([_means(frame) for frame in frames])
-        own, extras = dict(container.metadata), extras_of(first, stream)
-        hdr = [*(extras.mastering or ()), *(extras.light or ())]
     with av.open(str(path)) as container:
         sound = container.demux(container.streams.audio) if container.streams.audio else ()
         packets = [packet for packet in sound if packet.size]
-        audio = [bytes(packet) for packet in packets]
-        audio_times = [packet.pts * packet.time_base for packet in packets]
-    sound_of = (audio, audio_times)
-    return Content(times, end, means, *about, aspect, (*sizes, *tags), *sound_of, own, hdr)
+    first = frames[0]
+    last = frames[-1]
+    colours = (first.color_range, first.colorspace, first.color_primaries, first.color_trc)
+    return Content(
+        times=[frame.pts * frame.time_base for frame in frames],
+        end=(last.pts + last.duration) * last.time_base,
+        means=np.array([_means(frame) for frame in frames]),
+        format=first.format.name,
+        size=(first.width, first.height),
+        rotation=first.rotation,
+        aspect=aspect,
+        colours=tuple(map(int, colours)),
+        audio=[bytes(packet) for packet in packets],
+        audio_times=[packet.pts * packet.time_base for packet in packets],
+        tags=tags,
+        hdr=[*(extras.mastering or ()), *(extras.light or ())],
+    )
 
 
-def _means(frame: Any) -> list[float]:
+def _means(frame: av.VideoFrame) -> list[float]:
+    return [float(plane.mean()) for plane in planes_of(frame)]
+
+
+def planes_of(frame: av.VideoFrame) -> list[np.ndarray[Any, Any]]:
+    """Y, U and V of a frame."""
     kind = np.uint16 if "10" in frame.format.name else np.uint8
-    planes = [np.frombuffer(p, kind).reshape(p.height, -1)[:, : p.width] for p in frame.planes]
-    return [float(plane.mean()) for plane in planes]
+    rows = [np.frombuffer(plane, kind).reshape(plane.height, -1) for plane in frame.planes]
+    return [row[:, : plane.width] for row, plane in zip(rows, frame.planes, strict=True)]

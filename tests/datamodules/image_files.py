@@ -26,11 +26,16 @@ def pixels(size: tuple[int, int] = (8, 6), seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
+def save_pixels(path: Path, pixels: np.ndarray) -> Path:
+    """Write (H, W, 3) uint8 as an image."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
 def save(path: Path, size: tuple[int, int] = (8, 6), seed: int = 0) -> Path:
     """Write a random image of a (W, H) size."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels(size, seed)).save(path)
-    return path
+    return save_pixels(path, pixels(size, seed))
 
 
 def encoded(image: Image.Image | np.ndarray, kind: str = "PNG", **options: Any) -> bytes:
@@ -38,6 +43,13 @@ def encoded(image: Image.Image | np.ndarray, kind: str = "PNG", **options: Any) 
     buffer = io.BytesIO()
     whole = image if isinstance(image, Image.Image) else Image.fromarray(image)
     whole.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def npy(array: Any) -> bytes:
+    """Return an array as a file of NumPy's format."""
+    buffer = io.BytesIO()
+    np.save(buffer, array)
     return buffer.getvalue()
 
 

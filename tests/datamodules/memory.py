@@ -163,3 +163,11 @@ def by_name(batches: Any, name: str) -> dict[tuple[str, int], torch.Tensor]:
 def keys_of(batches: Any) -> list[str]:
     """The keys of all batches, in order."""
     return [key for batch in batches for key in batch["key"]]
+
+
+def assert_same(batches: Any, expected: Any) -> None:
+    """Keys, seeds and images are the same, bit for bit."""
+    assert keys_of(batches) == keys_of(expected)
+    for batch, other in zip(batches, expected, strict=True):
+        for name in {"seed", "hr", "lr"} & batch.keys():
+            assert torch.equal(batch[name], other[name])

@@ -24,8 +24,6 @@ class Server:
         self.faults: list[int | str | None] = []
         self.always: int | str | None = None
         self.ranges = True
-        self.most = sys.maxsize  # bytes of an answer; longer ones stall, as on a slow link
-        self.index_page = True
         self.requests: list[tuple[str, str, str]] = []  # method, path, range
         self.signed: dict[str, str] = {}  # files by the only target that gives them; others: 403
         self.redirects: dict[str, str] = {}  # locations by target
@@ -92,7 +90,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._head(302, 0, {"Location": self.state.redirects[self.path]})
         elif self.state.signed and self.path not in self.state.signed:
             self._head(403, 0)
-        elif path.is_dir() and self.state.index_page:
+        elif path.is_dir():
             links = "".join(f'<a href="{p.name}">{p.name}</a>' for p in path.iterdir())
             self._body(200, links.encode(), None, {"Content-Type": "text/html"})
         elif not path.is_file():
@@ -105,7 +103,8 @@ class _Handler(BaseHTTPRequestHandler):
         if not match:
             self._body(200, data, fault, {"ETag": f'"{hash(data)}"'})
             return
-        first, last = int(match[1]), min(int(match[2] or len(data)), len(data) - 1)
+        first = int(match[1])
+        last = min(int(match[2] or len(data)), len(data) - 1)
         if first >= len(data):
             self._head(416, 0)
             return
@@ -123,8 +122,6 @@ class _Handler(BaseHTTPRequestHandler):
         self._head(status, len(data), headers)
         if self.command == "HEAD":
             return
-        if len(data) > self.state.most:
-            fault = "stall"
         broken = fault in ("cut", "stall")
         with suppress(ConnectionError):  # who asked has gone
             self.wfile.write(data[: len(data) // 2] if broken else data)

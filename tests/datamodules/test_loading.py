@@ -1,7 +1,5 @@
 """Workers end with their owner, and leave it what is its own."""
 
-from __future__ import annotations
-
 import gc
 import multiprocessing
 import os
@@ -10,8 +8,6 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
@@ -25,30 +21,25 @@ from tests.conftest import REPO
 FORK = multiprocessing.get_context("fork")
 
 
-class Large:
-    """Items that are no tensors, so that they go through the pipe, which they fill."""
-
-    def __len__(self) -> int:
-        return 8
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        return np.zeros(1 << 20)
+def large_item(index):
+    """No tensor, so that it goes through the pipe, which it fills."""
+    return np.zeros(1 << 20)
 
 
-def own_a_worker_and_be_killed(pid: Any) -> None:
+def own_a_worker_and_be_killed(pid):
     loader = DataLoader(
-        Large(),
+        range(8),
         batch_size=None,
         num_workers=1,
-        collate_fn=np.asarray,
+        collate_fn=large_item,
         worker_init_fn=start_worker,
     )
-    held = iter(loader)
+    batches = iter(loader)
     (child,) = multiprocessing.active_children()
     pid.value = child.pid
     time.sleep(0.5)
     os.kill(os.getpid(), signal.SIGKILL)
-    del held
+    del batches
 
 
 def test_a_worker_ends_although_its_owner_reads_no_more(monkeypatch):
@@ -86,15 +77,14 @@ def test_a_command_ends_although_a_worker_lives():
 class Decoder:
     """In a cycle, as a video's stream and container are: freed by the garbage collector alone."""
 
-    def __init__(self, freed: Path) -> None:
+    def __init__(self, freed):
         self.freed = freed
         self.itself = self
 
-    def __del__(self) -> None:
+    def __del__(self):
         self.freed.touch()
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that fork")
 def test_a_worker_does_not_free_what_it_inherits(tmp_path):
     expect_workers()
     gc.disable()
@@ -111,18 +101,15 @@ def test_a_worker_does_not_free_what_it_inherits(tmp_path):
     assert (tmp_path / "freed").exists()
 
 
-class Broken(Large):
-    """Items that cannot be read."""
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        raise ValueError("unreadable")
+def unreadable(items):
+    raise ValueError("unreadable")
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_error_of_reading_outside_the_main_thread_ends_the_workers(workers):
-    loader = Loader(Broken(), num_workers=workers)  # type: ignore[arg-type]
+    loader = Loader(range(8), num_workers=workers, collate_fn=unreadable)
     with ThreadPoolExecutor(1) as pool:
-        read = pool.submit(list, loader)
+        batches = pool.submit(list, loader)
         with pytest.raises(ValueError, match="unreadable"):
-            read.result()
+            batches.result()
     assert not multiprocessing.active_children()

@@ -1,12 +1,9 @@
 """Reading weights: every kind of file, and no code in any of them."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
 import pickle
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,54 +12,54 @@ from torch import nn
 from torch.serialization import set_crc32_options
 
 from files.weights import load_strictly, read_weights
+from tests.make import assert_near
 
 TENSORS = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.ones(2)}
-OLD = {name: torch.zeros_like(value) for name, value in TENSORS.items()}
-MODULE = {f"module.{name}": value for name, value in TENSORS.items()}
+OLD = {"a.weight": torch.zeros(2, 3), "a.bias": torch.zeros(2)}
 NORM = {"a.running_mean": torch.ones(2), "a.num_batches_tracked": torch.tensor(7)}
-FLAT = {f"model.{name}": value for name, value in OLD.items()}
 
 
-def saved(content: object, folder: Path, name: str = "w.pth") -> Path:
-    torch.save(content, folder / name)
-    return folder / name
-
-
-def assert_tensors(path: Path, expected: dict[str, torch.Tensor] = TENSORS) -> None:
-    tensors = read_weights(path).tensors
-    assert tensors.keys() == expected.keys()
-    for name in expected:
-        assert torch.equal(tensors[name], expected[name])
-
-
-def below(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def below(prefix, tensors):
     return {f"{prefix}.{name}": value for name, value in tensors.items()}
+
+
+MODULE = below("module", TENSORS)
+FLAT = below("model", OLD)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "w.pth"
+
+
+def assert_tensors(path, expected=TENSORS):
+    assert_near(read_weights(path).tensors, expected, 0)
 
 
 # -------------------------------------------------------------------------------- kinds of files
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        pytest.param(TENSORS, id="flat"),
-        pytest.param({"params": TENSORS}, id="BasicSR"),
-        pytest.param({"state_dict": TENSORS, "epoch": 3}, id="state_dict"),
-        pytest.param({"model": {"name": "liif", "args": {}, "sd": TENSORS}}, id="LIIF"),
-        pytest.param({"model": TENSORS, "optimizer": {}}, id="model"),
-        pytest.param({"vae": TENSORS, "discriminator": {}}, id="a tokenizer"),
-        pytest.param({**TENSORS, "epoch": 3, 7: torch.ones(1)}, id="other things beside"),
-        pytest.param({k: nn.Parameter(v) for k, v in TENSORS.items()}, id="parameters"),
-        pytest.param({"params": TENSORS, "params_ema": {}}, id="no averages"),
-        pytest.param({"params": TENSORS, "ema": None}, id="averages that are none"),
-        pytest.param({"params": TENSORS, "ema": {"decay": 0.9}}, id="a decay alone"),
-        pytest.param({"params": TENSORS, "ema_losses": [torch.ones(())]}, id="averaged losses"),
-    ],
-)
-def test_weights_are_found_in_files_of_all_kinds(tmp_path, content):
-    path = saved(content, tmp_path)
-    assert_tensors(path)
+FILES = {
+    "flat": TENSORS,
+    "BasicSR": {"params": TENSORS},
+    "state_dict": {"state_dict": TENSORS, "epoch": 3},
+    "LIIF": {"model": {"name": "liif", "args": {}, "sd": TENSORS}},
+    "model": {"model": TENSORS, "optimizer": {}},
+    "a tokenizer": {"vae": TENSORS, "discriminator": {}},
+    "other things beside": {**TENSORS, "epoch": 3, 7: torch.ones(1)},
+    "parameters": {k: nn.Parameter(v) for k, v in TENSORS.items()},
+    "no averages": {"params": TENSORS, "params_ema": {}},
+    "averages that are none": {"params": TENSORS, "ema": None},
+    "a decay alone": {"params": TENSORS, "ema": {"decay": 0.9}},
+    "averaged losses": {"params": TENSORS, "ema_losses": [torch.ones(())]},
+}
+
+
+@pytest.mark.parametrize("content", FILES.values(), ids=FILES)
+def test_weights_are_found_in_files_of_all_kinds(path, content):
+    torch.save(content, path)
     weights = read_weights(path)
+    assert_near(weights.tensors, TENSORS, 0)
     assert weights.model is None
     assert weights.averages == ""
     assert weights.name == str(path)
@@ -79,23 +76,19 @@ def test_an_index_of_several_files_is_read(tmp_path):
     places = {"a.weight": "0.safetensors", "a.bias": "1.safetensors"}
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": places}))
+
     assert_tensors(index)
     (tmp_path / "1.safetensors").unlink()
     with pytest.raises(ValueError, match=r"1\.safetensors does not exist"):
         read_weights(index)
 
 
-def test_averages_of_our_checkpoints_are_used(tmp_path):
-    average = {"a.weight": torch.full((2, 3), 9.0)}
-    content = {
-        "pytorch-lightning_version": "2.6",
-        "state_dict": TENSORS,
-        "model": "my.Model",
-        "callbacks": {"EMA": {"weights": average, "updates": 3}},
-    }
-    path = saved(content, tmp_path, "w.ckpt")
-    assert_tensors(path, {**TENSORS, **average})
-    assert read_weights(path).name == f"{path} (EMA)"
+@pytest.mark.parametrize("content", ["[]", "{", "{}", '{"weight_map": []}'])
+def test_a_damaged_index_is_named(tmp_path, content):
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(content)
+    with pytest.raises(ValueError, match=f"{index} is no index of weights"):
+        read_weights(index)
 
 
 # --------------------------------------------------------------------------------------- averages
@@ -114,15 +107,12 @@ def test_averages_of_our_checkpoints_are_used(tmp_path):
         ({"swa": {"n_averaged": torch.tensor(3), **MODULE}, "model": OLD}, "swa"),
         (OLD | below("model_ema", TENSORS | {"decay": torch.ones(1)}), "model_ema"),
         ({"state_dict": below("ema_model", TENSORS) | {"step": torch.ones(1)}}, "ema_model"),
-        (
-            {"pytorch-lightning_version": "2", "state_dict": OLD, "ema_state": TENSORS},
-            "ema_state",
-        ),
+        ({"pytorch-lightning_version": "2", "state_dict": OLD, "ema_state": TENSORS}, "ema_state"),
     ],
 )
-def test_averages_are_used_whatever_their_group_is_called(tmp_path, caplog, content, group):
+def test_averages_are_used_whatever_their_group_is_called(path, caplog, content, group):
     caplog.set_level("INFO")
-    path = saved(content, tmp_path)
+    torch.save(content, path)
     assert_tensors(path)
     read_weights(path).log()
     assert caplog.messages == [f"weights: {path}, its averages ({group})"]
@@ -135,26 +125,28 @@ def test_averages_are_used_whatever_their_group_is_called(tmp_path, caplog, cont
         FLAT | below("ema_a", TENSORS) | below("ema_b", OLD),
     ],
 )
-def test_the_first_of_several_averages_is_used(tmp_path, caplog, content):
-    path = saved(content, tmp_path)
+def test_the_first_of_several_averages_is_used(path, caplog, content):
+    torch.save(content, path)
     assert_tensors(path)
     assert f"{path} has several averages: ema_a is used, not ema_b;" in caplog.text
 
 
-def test_buffers_that_are_not_averaged_are_the_trained_ones(tmp_path):
-    assert_tensors(saved({"model": OLD | NORM, "ema": TENSORS}, tmp_path), TENSORS | NORM)
+def test_buffers_that_are_not_averaged_are_the_trained_ones(path):
+    torch.save({"model": OLD | NORM, "ema": TENSORS}, path)
+    assert_tensors(path, TENSORS | NORM)
 
 
-def test_averages_without_names_are_refused(tmp_path):
-    content = {"model": OLD, "ema": {"shadow_params": [*TENSORS.values()], "decay": 0.9}}
+def test_averages_without_names_are_refused(path):
+    averages = {"shadow_params": [*TENSORS.values()], "decay": 0.9}
+    torch.save({"model": OLD, "ema": averages}, path)
     with pytest.raises(ValueError, match="averages without names in ema"):
-        read_weights(saved(content, tmp_path))
+        read_weights(path)
 
 
-def test_averages_of_lightnings_litema_have_names_without_dots(tmp_path):
+def test_averages_of_lightnings_litema_have_names_without_dots(path):
     averages = {name.replace(".", ""): value for name, value in TENSORS.items()}
     vae = {"vae.b": torch.ones(1)}
-    path = saved({"state_dict": FLAT | vae | below("model_ema", averages)}, tmp_path)
+    torch.save({"state_dict": FLAT | vae | below("model_ema", averages)}, path)
     assert_tensors(path, below("model", TENSORS) | vae)
 
 
@@ -165,8 +157,9 @@ def test_averages_of_lightnings_litema_have_names_without_dots(tmp_path):
         below("avg_branch", TENSORS) | below("max_branch", OLD),
     ],
 )
-def test_a_part_of_a_network_with_such_a_name_is_no_average(tmp_path, tensors):
-    assert_tensors(saved(tensors, tmp_path), tensors)
+def test_a_part_of_a_network_with_such_a_name_is_no_average(path, tensors):
+    torch.save(tensors, path)
+    assert_tensors(path, tensors)
 
 
 # -------------------------------------------------------------------------------- what is refused
@@ -212,41 +205,47 @@ def test_a_corrupt_file_is_refused(tmp_path, name, content):
     assert "weights_only" not in str(caught.value)  # torch's advice to load it all the same
 
 
-@pytest.mark.parametrize("save", [torch.save, save_file])
-def test_a_file_that_contradicts_the_checksum_beside_it_is_refused(tmp_path, save):
-    name = "w.pth" if save is torch.save else "w.safetensors"
-    path = tmp_path / name
+def test_a_group_that_contains_itself_is_refused(path):
+    group = {}
+    group["group"] = group
+    torch.save({"params": group}, path)
+    with pytest.raises(ValueError, match=r"w\.pth has a group that contains itself"):
+        read_weights(path)
+
+
+@pytest.mark.parametrize(("save", "name"), [(torch.save, "w.pth"), (save_file, "w.safetensors")])
+def test_a_file_that_contradicts_the_checksum_beside_it_is_refused(tmp_path, save, name):
+    save(TENSORS, tmp_path / name)
+    digest = hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
     checksum = tmp_path / f"{name}.sha256"
-    save(TENSORS, path)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
     for text in (digest, f"{digest.upper()} *{name}", "no digest"):
         checksum.write_text(text)
-        read_weights(path)
+        read_weights(tmp_path / name)
+
     checksum.write_text(f"{'0' * 64}  {name}\n")
     with pytest.raises(ValueError, match=rf"{name} is damaged"):
-        read_weights(path)
+        read_weights(tmp_path / name)
 
 
-def test_a_file_without_checksums_in_its_zip_is_read(tmp_path):
+def test_a_file_without_checksums_in_its_zip_is_read(path):
     set_crc32_options(False)
-    try:
-        assert_tensors(saved(TENSORS, tmp_path))
-    finally:
-        set_crc32_options(True)
+    torch.save(TENSORS, path)
+    set_crc32_options(True)
+    assert_tensors(path)
 
 
 class Bomb:
     """Makes a folder when it is unpickled."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path):
         self.path = path
 
     def __reduce__(self):
         return os.mkdir, (str(self.path),)
 
 
-def test_code_is_refused_and_not_run(tmp_path):
-    path = saved({"a": torch.ones(1), "x": Bomb(tmp_path / "run")}, tmp_path)
+def test_code_is_refused_and_not_run(path, tmp_path):
+    torch.save({"a": torch.ones(1), "x": Bomb(tmp_path / "run")}, path)
     with pytest.raises(ValueError, match=r"w\.pth holds \S*mkdir, and loading .* run code"):
         read_weights(path)
     (tmp_path / "plain.pth").write_bytes(pickle.dumps(Bomb(tmp_path / "run")))

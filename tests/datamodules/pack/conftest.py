@@ -1,11 +1,6 @@
 """What the packer's tests share."""
 
-from __future__ import annotations
-
 import json
-import logging
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,16 +8,16 @@ from datamodules.pack import options
 
 
 @pytest.fixture(autouse=True)
-def _in_this_process(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """As the default: a worker takes longer to start than these images to pack; all is heard."""
+def _in_this_process(monkeypatch, caplog):
+    """A worker takes longer to start than these images to pack; all is heard."""
     monkeypatch.setattr(options, "usable_cores", lambda: 0)
-    caplog.set_level(logging.INFO)
+    caplog.set_level("INFO")
 
 
-def content(folder: Path) -> dict[str, Any]:
+def content(folder):
     """The files of a folder, without times of modification."""
-    found: dict[str, Any] = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
-    for name in found:
+    files = {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    for name in files:
         if name.endswith(".idx.json"):
-            found[name] = {**json.loads(found[name]), "mtime_ns": 0}
-    return found
+            files[name] = {**json.loads(files[name]), "mtime_ns": 0}
+    return files

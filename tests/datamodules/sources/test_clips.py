@@ -1,81 +1,63 @@
 """Clips: found, cropped alike in all frames, refused if too short or of several sizes."""
 
-from __future__ import annotations
-
-import logging
 import pickle
 import random
-from pathlib import Path
-from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from numpy.testing import assert_array_equal
 
 from datamodules.base import SRDataModule
 from datamodules.samples import SampleDraws
 from datamodules.sources.clips import Clips, ClipShards, MovingCrops
 from files.images.decode import UnreadableImage
-from tests.datamodules.image_files import encoded, write_tar
-from tests.datamodules.memory import Memory, data_of, evaluation, training
-
-SIDE = 20
+from tests.datamodules.image_files import encoded, save_pixels, write_tar
+from tests.datamodules.memory import Memory, data_of, evaluation, keys_of, located, training
 
 
-def frame(number: int, size: tuple[int, int] = (SIDE, SIDE + 4), dtype: Any = np.uint8) -> Any:
+def frame(number, height=20, width=24):
     """Red encodes the number of the frame, green the row, blue the column."""
-    rows, columns = np.mgrid[: size[0], : size[1]]
-    return np.stack([np.full(size, number), rows, columns], -1).astype(dtype)
+    pixels = located(height, width)[..., [2, 0, 1]]
+    pixels[..., 0] = number
+    return pixels
 
 
-def write(folder: Path, numbers: Any, name: str = "{}.png", **settings: Any) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    for number in numbers:
-        Image.fromarray(frame(number, **settings)).save(folder / name.format(number))
+def write(folder, count):
+    """A clip as a folder of frames, 1.png and so on."""
+    for number in range(1, count + 1):
+        save_pixels(folder / f"{number}.png", frame(number))
     return folder
 
 
-def png(number: int) -> bytes:
-    return encoded(frame(number))
-
-
-def pack(path: Path, members: dict[str, bytes]) -> str:
-    return str(write_tar(path, members))
-
-
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
+def root(tmp_path):
     """Clips of 12, 8 and 6 frames; one is in a deeper folder."""
-    for name, count in (("a", 12), ("b", 8), ("more/c", 6)):
-        write(tmp_path / "clips" / name, range(1, count + 1))
-    return tmp_path / "clips"
+    write(tmp_path / "a", 12)
+    write(tmp_path / "b", 8)
+    write(tmp_path / "more/c", 6)
+    return tmp_path
 
 
-@pytest.fixture
-def shards(tmp_path: Path) -> str:
-    for shard, names in enumerate((("a", "b"), ("c", "d"))):
-        members: dict[str, bytes] = {}
-        for name in names:
-            order = [10, 9, 8, 1, 2, 3, 4, 5, 6, 7]  # as a file system may list them
-            members |= {f"{name}.{number}.png": png(number) for number in order}
-            members[f"{name}.txt"] = f"clip {name}".encode()
-        pack(tmp_path / f"clips-{shard}.tar", members)
-    return str(tmp_path / "clips-*.tar")
-
-
-def prepared(source: Any) -> Any:
+def prepared(source):
     source.prepare(1.0)
     return source
 
 
-def module(train: Any, **settings: Any) -> SRDataModule:
+def data_module(train, **settings):
     clips = {"scale": 1.0, "batch_size": 3, "crop_size": 8, "degradation": None}
     return data_of(train, **clips | settings)
 
 
-def numbers_of(clip: Any) -> list[int]:
-    return [int(n) for n in clip[:, 0, 0, 0]]
+def drawn(source, seed):
+    """The clip of a training sample."""
+    return source.clip(0, SampleDraws(seed, "crop"))["clip"].astype(int)
+
+
+def numbers_of(clip):
+    """The numbers of a clip's frames."""
+    return clip[:, 0, 0, 0].tolist()
 
 
 # ------------------------------------------------------------------------------------------ folders
@@ -83,54 +65,52 @@ def numbers_of(clip: Any) -> list[int]:
 
 def test_folders_of_frames_are_clips(root):
     source = prepared(Clips(str(root), frames=3, stride=2))
-    assert list(source.keys) == ["a", "b", "more/c"]
-    sample = source.read(0)
-    assert numbers_of(sample["clip"]) == [1, 3, 5]  # 10 is not before 2
-    assert np.array_equal(sample["clip"][1], frame(3))
-    assert list(pickle.loads(pickle.dumps(source)).keys) == list(source.keys)
-    clips = [source.clip(0, SampleDraws(seed, "crop"))["clip"] for seed in range(60)]
-    starts = {numbers_of(clip)[0] for clip in clips}
+    clip = source.read(0)["clip"]
+
+    assert source.keys == ["a", "b", "more/c"]
+    assert numbers_of(clip) == [1, 3, 5]  # 10 is not before 2
+    assert_array_equal(clip[1], frame(3))
+    starts = {numbers_of(drawn(source, seed))[0] for seed in range(60)}
     assert starts == set(range(1, 9))  # 8, 10, 12 is the last
 
 
 def test_frames_may_have_16_bits_and_be_made_squares(tmp_path):
-    import cv2
+    write(tmp_path / "a", 2)
+    cv2.imwrite(str(tmp_path / "a/3.png"), frame(3)[..., ::-1].astype(np.uint16) * 257)
 
-    write(tmp_path / "a", (1, 2))
-    deep = (frame(3).astype(np.uint16) * 257)[..., ::-1]
-    cv2.imwrite(str(tmp_path / "a/3.png"), deep)
     clip = prepared(Clips(str(tmp_path), frames=3)).read(0)["clip"]
-    assert (clip.dtype, numbers_of(clip)) == (np.uint8, [1, 2, 3])
     square = prepared(Clips(str(tmp_path), frames=3, side=10)).read(0)["clip"]
+
+    assert clip.dtype == np.uint8
+    assert numbers_of(clip) == [1, 2, 3]
     assert square.shape == (3, 10, 10, 3)
-    assert numbers_of(square) == [1, 2, 3]
-    assert abs(int(square[0, 0, 0, 2]) - 2) <= 1  # two columns are cut off at each side
-    assert square[0, 0, -1, 2] > 18
+    columns = square[0, 0, :, 2]  # of 24, half of which are two pixels: two are cut off each side
+    assert columns[0] == pytest.approx(2.5, abs=1)
+    assert columns[-1] == pytest.approx(20.5, abs=1)
 
 
 def test_clips_that_are_too_short_are_left_out(root, caplog):
-    write(root / "one", (1,))
-    with caplog.at_level(logging.WARNING):
-        source = prepared(Clips(str(root), frames=7))
-    assert list(source.keys) == ["a", "b"]
-    assert "left out: Clips: 2 of 4 clips" in caplog.text
-    assert "(more/c 6, one 1)" in caplog.text
+    source = prepared(Clips(str(root), frames=7))
+    assert source.keys == ["a", "b"]
+    assert "left out: Clips: 1 of 3 clips" in caplog.text
+    assert "(more/c 6)" in caplog.text
 
 
-def test_a_clip_of_unequal_frames_is_unreadable(root, caplog):
+def test_a_clip_of_unequal_frames_is_unreadable(root):
     """Evaluation fails; training takes another clip and counts it."""
-    write(root / "b", (4,), size=(SIDE, SIDE))
+    save_pixels(root / "b/4.png", frame(4, 20, 20))
     message = "b has frames of the shapes .*; expected one size in all frames of a clip"
-    with pytest.raises(UnreadableImage, match=message):
-        prepared(Clips(str(root), frames=4)).read(1)
-    data = module(Clips(str(root), frames=6), per_image=3, unreadable_limit=1.0)
-    keys = [key for batch in training(data) for key in batch["key"]]
+
+    data = data_module(Clips(str(root), frames=6), per_image=3, unreadable_limit=1.0)
+    keys = keys_of(training(data))
+
     assert len(keys) == 9
     assert "train/b" not in keys
     assert data.tally.unreadable >= 3
-    data = SRDataModule(1.0, workers=0, test={"own": Clips(str(root), frames=4)})
+    with pytest.raises(UnreadableImage, match=message):
+        prepared(Clips(str(root), frames=4)).read(1)
     with pytest.raises(ValueError, match=message):
-        list(evaluation(data, "test"))
+        list(evaluation(data_module(None, test={"own": Clips(str(root), frames=4)}), "test"))
 
 
 # ---------------------------------------------------------------------------------------- training
@@ -138,104 +118,98 @@ def test_a_clip_of_unequal_frames_is_unreadable(root, caplog):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_all_frames_of_a_clip_are_cropped_alike(root, workers):
-    data = module(Clips(str(root), frames=4), workers=workers, per_image=4)
-    batches = list(training(data))
-    for batch in batches:
+    data = data_module(Clips(str(root), frames=4), workers=workers, per_image=4)
+    places = set()
+    for batch in training(data):
         assert not {"hr", "lr"} & batch.keys()
         assert batch["clip"].shape == (3, 4, 3, 8, 8)
-        assert (batch["size"], batch["frames"]) == ((8, 8), 4)
-        for clip in batch["clip"]:
+        assert batch["size"] == (8, 8)
+        assert batch["frames"] == 4
+        for clip in (batch["clip"] * 255).round().int():
             # One crop and one orientation for all frames, which differ only by their number.
-            assert torch.equal(clip[:, 1:], clip[:1, 1:].expand(4, -1, -1, -1))
-            steps = (clip[:, 0, 0, 0] * 255).round().diff()
-            assert steps.tolist() == [1, 1, 1]
-    places = {tuple(clip[0, 1:].flatten().tolist()) for batch in batches for clip in batch["clip"]}
+            assert_array_equal(clip[1:, 1:], clip[:-1, 1:])
+            assert_array_equal(clip[1:, 0], clip[:-1, 0] + 1)
+            places.add(str(clip[0, 1:].tolist()))
     assert len(places) == 12
-    again = list(training(module(Clips(str(root), frames=4), per_image=4)))
-    assert all(torch.equal(a["clip"], b["clip"]) for a, b in zip(batches, again, strict=True))
-    other = next(iter(training(module(Clips(str(root), frames=4), per_image=4, seed=1))))
-    assert not torch.equal(other["clip"], batches[0]["clip"])
+
+
+def brighter(hr, seed):
+    return hr + np.uint8(seed % 7 + random.randint(1, 7))
 
 
 def test_all_frames_are_augmented_alike(root):
-    def brighter(hr: Any, seed: int) -> Any:
-        return hr + np.uint8(seed % 7 + random.randint(1, 7))
+    source = Clips(str(root), frames=4)
+    plain = next(training(data_module(source, flips=False)))["clip"]
+    changed = next(training(data_module(source, flips=False, augment=brighter)))["clip"]
 
-    def first_clips(augment: Any) -> torch.Tensor:
-        data = module(Clips(str(root), frames=4), flips=False, augment=augment)
-        return next(training(data))["clip"] * 255
+    more = (255 * (changed - plain)).round().flatten(1)
+    lowest, highest = more.aminmax(dim=1)
 
-    plain = first_clips(None)
-    changed = first_clips(brighter)
-    steps = (changed - plain).round().flatten(1)
-    assert steps.min() >= 1
-    assert torch.equal(steps.min(1).values, steps.max(1).values)
+    assert lowest.min() >= 1
+    assert torch.equal(lowest, highest)
 
 
 # ------------------------------------------------------------------------------------------ shards
 
 
-def test_clips_of_shards(shards):
-    source = ClipShards(shards, frames=4, stride=3)
-    data = SRDataModule(1.0, test={"own": source}, workers=1)
-    found = list(evaluation(data, "test"))
-    assert [batch["key"] for batch in found] == [[f"own/{name}"] for name in "abcd"]
-    assert [batch["text"] for batch in found] == [[f"clip {name}"] for name in "abcd"]
-    assert all(numbers_of(batch["clip"][0] * 255) == [1, 4, 7, 10] for batch in found)
-    assert source.groups == [2, 2]
-    again = pickle.loads(pickle.dumps(source))
-    assert numbers_of(again.read(3)["clip"]) == [1, 4, 7, 10]
+def test_clips_of_shards(tmp_path):
+    order = [10, 9, 8, 1, 2, 3, 4, 5, 6, 7]  # as a file system may list them
+    for name in ("a", "b"):
+        members = {f"{name}.{n}.png": encoded(frame(n)) for n in order}
+        members[f"{name}.txt"] = f"clip {name}".encode()
+        write_tar(tmp_path / f"{name}.tar", members)
+    source = ClipShards(f"{tmp_path}/*.tar", frames=4, stride=3)
+
+    first, second = evaluation(SRDataModule(1.0, test={"own": source}, workers=1), "test")
+
+    assert source.groups == [1, 1]
+    assert first["key"] == ["own/a"]
+    assert second["text"] == ["clip b"]
+    assert numbers_of(second["clip"][0] * 255) == [1, 4, 7, 10]
+    of_a_worker = pickle.loads(pickle.dumps(source))
+    assert numbers_of(of_a_worker.read(1)["clip"]) == [1, 4, 7, 10]
 
 
 def test_folders_in_a_tar_are_clips(tmp_path):
-    members = {f"deep/{name}/{n:04}.png": png(n) for name in "ab" for n in (1, 2, 3)}
-    members |= {"deep/a/0001.txt": b"one clip", "deep/about.txt": b"no clip"}
-    order = sorted(members)
-    path = pack(tmp_path / "x.tar", {name: members[name] for name in order})
-    source = prepared(ClipShards(path, frames=3))
-    assert list(source.keys) == ["deep/a", "deep/b"]
+    members = {"deep/a/0001.txt": b"one clip", "deep/about.txt": b"no clip"}
+    for clip in ("a", "b"):
+        members |= {f"deep/{clip}/{n:04}.png": encoded(frame(n)) for n in (1, 2, 3)}
+    tar = write_tar(tmp_path / "x.tar", members)
+
+    source = prepared(ClipShards(str(tar), frames=3))
+
+    assert source.keys == ["deep/a", "deep/b"]
+    assert source.read(0)["text"] == "one clip"
+    assert source.read(1)["text"] == ""
     assert numbers_of(source.read(1)["clip"]) == [1, 2, 3]
-    assert (source.read(0)["text"], source.read(1)["text"]) == ("one clip", "")
-
-
-def test_a_clip_in_two_shards_is_refused(tmp_path):
-    paths = [
-        pack(tmp_path / f"{n}.tar", {f"a.{k}.png": png(k) for k in range(2 * n, 2 * n + 2)})
-        for n in range(2)
-    ]
-    with pytest.raises(ValueError, match="'a/2' belongs to no clip, or to one of another"):
-        prepared(ClipShards(paths, frames=2))
 
 
 # ---------------------------------------------------------------------------------- moving windows
 
 
-def moving(**settings: Any) -> MovingCrops:
-    """Over an image whose pixels encode their position."""
-    rows, columns = np.mgrid[:60, :90]
-    place = np.stack([rows, columns, rows * 0], -1).astype(np.uint8)
-    given = {"source": Memory({"p": {"hr": place}}), "side": 10, "frames": 5}
-    return prepared(MovingCrops(**given | settings))
+def moving(**settings):
+    """A window of 10 pixels over an image whose pixels are their own place."""
+    image = Memory({"p": {"hr": located(60, 90)}})
+    return prepared(MovingCrops(source=image, side=10, frames=5, **settings))
 
 
 def test_a_window_moves_evenly_and_stays_inside():
-    source, ways = moving(speed=2.0), []
-    for seed in range(200):
-        clip = source.clip(0, SampleDraws(seed, "crop"))["clip"].astype(int)
-        assert clip.shape == (5, 10, 10, 3)
-        assert np.array_equal(clip[:, -1, -1, :2] - clip[:, 0, 0, :2], np.full((5, 2), 9))
-        ways.append(clip[:, 0, 0, :2])
-    steps = np.diff(np.stack(ways), axis=1)
+    source = moving(speed=2.0)
+    clips = np.stack([drawn(source, seed) for seed in range(200)])
+    places = clips[:, :, 0, 0, :2]
+    steps = np.diff(places, axis=1)
+
+    assert clips.shape == (200, 5, 10, 10, 3)
+    assert_array_equal(clips[:, :, -1, -1, :2], places + 9)
     assert abs(steps).max() == 2
     assert (steps.max(1) - steps.min(1)).max() <= 1  # constant speed, rounded to pixels
-    first = np.stack(ways)[:, 0]
-    assert first.min() < 6
-    assert first[:, 1].max() > 70
+    assert places[:, 0].min() < 6
+    assert places[:, 0, 1].max() > 70
     assert abs(steps.mean()) < 0.2  # to all sides
 
 
 def test_windows_are_made_smaller_by_means():
-    clip = moving(reduce=4, speed=0.5).clip(0, SampleDraws(3, "crop"))["clip"].astype(float)
+    clip = drawn(moving(reduce=4, speed=0.5), seed=3)
     assert clip.shape == (5, 10, 10, 3)
-    assert np.allclose(np.diff(clip[0, 0, :, 1]), 4)
+    assert_array_equal(np.diff(clip[0, 0, :, 1]), 4)
     assert abs(np.diff(clip[:, 0, 0, :2], axis=0)).max() <= 2  # half a pixel of a frame

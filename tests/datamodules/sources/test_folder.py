@@ -1,14 +1,10 @@
 """Folder, Paired and Photos: the files they find, their keys, and outputs that are left out."""
 
-from __future__ import annotations
-
 import pickle
 from functools import partial
-from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 
 from datamodules.sources.folder import Folder, Outputs
 from datamodules.sources.paired import Paired
@@ -16,13 +12,13 @@ from datamodules.sources.photos import PHOTOS, Photos
 from tests.datamodules.image_files import pixels, save
 
 
-def prepared(source: Any) -> Any:
+def prepared(source):
     source.prepare(2.0)
     return source
 
 
 @pytest.fixture
-def tree(tmp_path: Path) -> Path:
+def tree(tmp_path):
     for number, name in enumerate(["b.png", "a.JPG", "deep/er/c.webp", "deep/a.png", ".d.png"]):
         save(tmp_path / name, seed=number)
     (tmp_path / "notes.txt").write_text("none of the images")
@@ -31,37 +27,30 @@ def tree(tmp_path: Path) -> Path:
 
 def test_images_below_the_root_are_found_in_order(tree):
     source = prepared(Folder(str(tree)))
-    assert source.keys == ["a", "b", "deep/a", "deep/er/c"]
-    assert source.groups == [4]
     sample = source.read(1)
     file = (tree / "b.png").stat()
-    np.testing.assert_array_equal(sample["hr"], pixels(seed=0))
+
+    assert source.keys == ["a", "b", "deep/a", "deep/er/c"]
+    assert source.groups == [4]
+    assert_array_equal(sample["hr"], pixels(seed=0))
     assert sample["meta"]["path"] == str(tree / "b.png")
     assert sample["meta"]["bit_depth"] == 8
     assert sample["meta"]["read"] == (file.st_size, file.st_mtime_ns)
 
 
-def test_files_below_a_root_keep_their_keys(tree):
-    assert prepared(Folder(str(tree), files=["deep/*.png", "b.png"])).keys == ["b", "deep/a"]
-    assert prepared(Folder(str(tree), files=["**/*.png"])).keys == ["b", "deep/a"]
+@pytest.mark.parametrize("files", [["deep/*.png", "b.png"], ["**/*.png"]])
+def test_files_below_a_root_keep_their_keys(tree, files):
+    assert prepared(Folder(str(tree), files=files)).keys == ["b", "deep/a"]
 
 
 def test_files_without_a_root_have_keys_below_their_folders(tree):
-    files = [str(tree / "deep" / "**" / "*.*"), str(tree / "b.png")]
-    assert prepared(Folder(files=files)).keys == ["a", "b", "er/c"]
-
-
-def test_predict_takes_folders_and_files(tree):
-    for paths in (str(tree), [str(tree), str(tree / "b.png")]):
-        assert prepared(Folder.of(paths)).keys == ["a", "b", "deep/a", "deep/er/c"]
+    source = prepared(Folder(files=[f"{tree}/deep/**/*.*", f"{tree}/b.png"]))
+    assert source.keys == ["a", "b", "er/c"]
 
 
 def test_linked_folders_are_followed_once(tree):
     (tree / "deep" / "loop").symlink_to(tree)
     assert prepared(Folder(str(tree))).keys == ["a", "b", "deep/a", "deep/er/c"]
-    (tree / "linked").mkdir()
-    (tree / "linked" / "set").symlink_to(tree / "deep")
-    assert prepared(Folder(str(tree / "linked"))).keys[0] == "set/a"
 
 
 @pytest.mark.parametrize(
@@ -76,7 +65,7 @@ def test_linked_folders_are_followed_once(tree):
 def test_predict_tells_all_files_apart(tmp_path, names, keys):
     for name in names:
         save(tmp_path / name)
-    folder = prepared(Folder.of(str(tmp_path)))
+    folder = prepared(Folder.of([str(tmp_path), str(tmp_path / names[0])]))
     assert sorted(folder.keys) == sorted(keys)
     for index, key in enumerate(folder.keys):
         assert folder.path(index).startswith(f"{tmp_path}/{key}")
@@ -86,13 +75,13 @@ def test_predict_tells_all_files_apart(tmp_path, names, keys):
 
 
 @pytest.fixture
-def photos(tmp_path: Path) -> Path:
+def photos(tmp_path):
     for name in ("a.jpg", "a.png", "sub/b.png", "sub/out/c.png", "sub/outer/d.png"):
         save(tmp_path / "in" / name)
     return tmp_path / "in"
 
 
-def left(paths: str | list[str], folder: Path, *names: str) -> list[str]:
+def left(paths, folder, *names):
     """The keys without the outputs that a writer into the folder calls its own."""
     source = Folder.of(paths)
     source.outputs = Outputs(folder, partial(set, names))
@@ -111,7 +100,6 @@ def test_of_the_writers_folder_its_outputs_are_left_out(photos):
     """A name does not change if an output with another extension is beside it."""
     assert left(str(photos), photos, "a.png", "sub/out/c.png") == ["a", "sub/b", "sub/outer/d"]
     assert left(str(photos / "sub"), photos, "a.png", "sub/b.png") == ["out/c", "outer/d"]
-    assert len(left(str(photos), photos)) == 5
 
 
 def test_files_that_are_named_stay(photos):
@@ -127,11 +115,13 @@ def test_pairs_are_matched_by_name_whatever_the_extension(tmp_path):
     for number, name in enumerate(["a", "sub/b"]):
         save(tmp_path / "hr" / f"{name}.png", (12, 8), seed=number)
         save(tmp_path / "lr" / f"{name}.bmp", (6, 4), seed=number + 10)
+
     source = prepared(Paired(str(tmp_path / "hr"), str(tmp_path / "lr")))
-    sample = pickle.loads(pickle.dumps(source)).read(1)
+    sample = source.read(1)
+
     assert source.keys == ["a", "sub/b"]
-    np.testing.assert_array_equal(sample["hr"], pixels((12, 8), seed=1))
-    np.testing.assert_array_equal(sample["lr"], pixels((6, 4), seed=11))
+    assert_array_equal(sample["hr"], pixels((12, 8), seed=1))
+    assert_array_equal(sample["lr"], pixels((6, 4), seed=11))
     assert sample["meta"]["path"].endswith("hr/sub/b.png")
 
 
@@ -146,8 +136,6 @@ def test_names_of_div2k(tmp_path):
 
 @pytest.mark.parametrize("name", PHOTOS)
 def test_each_photograph_can_be_read(name):
-    source = prepared(Photos([name]))
-    hr = source.read(0)["hr"]
-    assert source.keys == [name]
+    hr = prepared(Photos([name])).read(0)["hr"]
     assert min(hr.shape[:2]) >= 300
     assert hr.std() > 5  # an image, not a blank
