@@ -12,6 +12,7 @@ import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from tests.commands import plugins_with_bugs
+from tests.commands.test_resume import newest
 from tests.conftest import REPO
 
 FIT = "fit --config tiny.yaml"
@@ -24,6 +25,12 @@ def test_what_is_typed(tiny, refusal, monkeypatch, typed, words):
     monkeypatch.delenv("ENLARGER_WEIGHTS", raising=False)
     sentence = refusal(f"{FIT} {typed}" if typed.startswith("--") else typed)
     assert words in sentence
+
+
+@pytest.mark.parametrize(("typed", "words"), TABLE["trained"].items())
+def test_what_is_typed_for_a_trained_run(trained, refusal, typed, words):
+    assert words in refusal(f"{FIT} {typed}" if typed.startswith("--") else typed)
+    assert newest("tiny")["global_step"] == 12  # of trained
 
 
 @pytest.mark.parametrize(("content", "words"), TABLE["files"].items())
