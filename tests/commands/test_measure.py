@@ -50,16 +50,6 @@ def test_numbers_are_those_of_the_definition(pair):
     assert found["psnr"]["protocol"]["color"] == "y"
 
 
-def test_folders_are_measured_as_the_images_in_them(pair, tmp_path):
-    outputs, references = pair
-    save(tmp_path / "sr", outputs)
-    save(tmp_path / "hr", references)
-    by_images = enlarger.measure(list(outputs), list(references), ["psnr"], scale=2)["psnr"]
-    by_folders = enlarger.measure(tmp_path / "sr", tmp_path / "hr", ["psnr"], scale=2)["psnr"]
-    assert by_folders["value"] == by_images["value"]
-    assert list(by_folders["images"]) == ["a", "b"]
-
-
 @pytest.mark.parametrize(
     ("outputs", "references", "metrics", "message"),
     [
@@ -118,19 +108,23 @@ def test_pillow_images_are_measured_in_srgb_as_files_are(tmp_path):
 # ------------------------------------------------------------------------------------ the commands
 
 
-def test_measure_prints_and_writes_the_numbers(pair, tmp_path, capsys, monkeypatch):
+def test_measure_prints_and_writes_the_numbers_of_two_folders(pair, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     outputs, references = pair
     save("sr", outputs)
     save("hr", references)
-    with pytest.raises(SystemExit) as ended:
+    of_images = enlarger.measure(list(outputs), list(references), scale=2)
+
+    with pytest.raises(SystemExit, match="0"):
         main(["measure", "sr", "--reference", "hr", "--scale=2", "--json=out.json"])
-    found = enlarger.measure("sr", "hr", scale=2)
+
+    written = json.loads(Path("out.json").read_text())
     printed = capsys.readouterr().out
-    assert ended.value.code == 0
-    assert json.loads(Path("out.json").read_text()) == found
+    assert written == enlarger.measure("sr", "hr", scale=2)
+    assert list(written["psnr"]["images"]) == ["a", "b"]
     for name in ("psnr", "ssim"):
-        assert f"{name:<12} {found[name]['value']:<10.5g} of 2 images" in printed
+        assert written[name]["value"] == of_images[name]["value"]
+        assert f"{name:<12} {written[name]['value']:<10.5g} of 2 images" in printed
 
 
 def test_measure_refuses_a_metric_without_its_references(tmp_path, refusal):

@@ -61,26 +61,21 @@ def stop(enlarger, hook, batch, number, options):
 
 ACCUMULATE = "--trainer.accumulate_grad_batches 3"
 EVERY_TWO = "--trainer.val_check_interval 2"
-TWO_EPOCHS = "--trainer.max_steps -1 --trainer.max_epochs 2"
 PLATEAU = """--model.lr_scheduler '{class_path: lightning.pytorch.cli.ReduceLROnPlateau,
     init_args: {monitor: val/psnr, mode: max, threshold: 99, patience: 0}}'"""  # never better
 # 20 crops in batches of 4 are 5 batches an epoch, 12 steps are 2.4 epochs. The newest checkpoint is
 # that of the batch in which the signal came; in a validation it is an earlier one, if there is one.
 CASES = {
-    "before a batch": ("batch_start", 8, TERM, 8, ""),
     "in a step": ("backward", 8, USR1, 8, ""),
     "before the weights change": ("optimizer_step", 8, TERM, 8, ""),
     "after a step": ("batch_end", 8, INT, 8, ""),
     "in the last batch of an epoch": ("backward", 5, TERM, None, ""),
     "after an epoch": ("epoch_end", 5, TERM, 5, ""),
-    "in an accumulation": ("backward", 7, TERM, 3, ACCUMULATE),
     "in an accumulation with a validation": ("backward", 7, TERM, 3, f"{ACCUMULATE} {EVERY_TWO}"),
     "while a checkpoint is written": ("save", 8, TERM, 7, EVERY_TWO),
     "in a validation": ("validated", 4, TERM, 2, EVERY_TWO),
     "in a validation that schedules watch": ("validated", 5, TERM, None, PLATEAU),
-    "in the validation at an epoch's end": ("validated", 5, TERM, None, ""),
     "in the last validation": ("validated", 12, TERM, 9, EVERY_TWO),
-    "in the validation of the last epoch": ("validated", 10, TERM, 5, TWO_EPOCHS),
 }
 QUICK = ("in an accumulation with a validation", "in the last validation")
 
