@@ -228,15 +228,6 @@ def test_text_stays_text_and_numbers_stay_numbers(value):
     assert type(again["key"]) is type(value)
 
 
-def test_a_users_config_in_the_place_of_a_run_is_not_replaced(tiny, refusal):
-    Path("mine").mkdir()
-    text = Path("tiny.yaml").read_text()
-    Path("mine/config.yaml").write_text(text)
-    sentence = refusal("fit --config mine/config.yaml --run.root . --run.name mine")
-    assert "config.yaml was not written by fit" in sentence
-    assert Path("mine/config.yaml").read_text() == text
-
-
 # -------------------------------------------------------------------------------- help and listing
 
 

@@ -127,11 +127,6 @@ def test_measure_prints_and_writes_the_numbers_of_two_folders(pair, tmp_path, ca
         assert f"{name:<12} {written[name]['value']:<10.5g} of 2 images" in printed
 
 
-def test_measure_refuses_a_metric_without_its_references(tmp_path, refusal):
-    Image.fromarray(RGB).save(tmp_path / "a.png")
-    assert refusal(f"measure {tmp_path} --metric psnr") == "psnr needs references"
-
-
 def test_an_infinite_number_is_written_as_text(tmp_path):
     Image.fromarray(RGB).save(tmp_path / "a.png")
     file = tmp_path / "out.json"

@@ -33,10 +33,15 @@ def test_what_is_typed_for_a_trained_run(trained, refusal, typed, words):
     assert newest("tiny")["global_step"] == 12  # of trained
 
 
-@pytest.mark.parametrize(("content", "words"), TABLE["files"].items())
-def test_a_configuration_file(tiny, refusal, content, words):
-    Path("more.yaml").write_text(f"{content}\n")
-    assert words in refusal(f"{FIT} --config more.yaml")
+@pytest.mark.parametrize("row", TABLE["files"], ids=lambda row: row["words"])
+def test_what_is_typed_beside_files(tiny, refusal, row):
+    for name, content in row["files"].items():
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text(content)
+    typed = row["typed"]
+    assert row["words"] in refusal(f"{FIT} {typed}" if typed.startswith("--") else typed)
+    for name, content in row["files"].items():
+        assert Path(name).read_text() == content
 
 
 def test_broken_training_images_are_skipped_and_counted(tiny, photo_folder, enlarger, caplog):
@@ -50,11 +55,6 @@ def test_broken_training_images_are_skipped_and_counted(tiny, photo_folder, enla
 
 
 # --------------------------------------------------------------------------- the user's own code
-
-
-def test_a_module_of_ones_own_that_imports_what_is_missing(tiny, refusal):
-    Path("importing.py").write_text("import torhc\n")
-    assert "No module named 'torhc'" in refusal(f"{FIT} --model importing.Method")
 
 
 @pytest.mark.parametrize(
