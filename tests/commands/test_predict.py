@@ -111,16 +111,6 @@ def test_outputs_among_the_inputs_are_not_enlarged(folder, enlarger, caplog, pla
     assert len(outputs("in")) == 6
 
 
-@pytest.mark.parametrize("name", ["*x", "~x", "$5"])
-def test_a_folder_of_any_name_is_read_and_written(folder, enlarger, name):
-    Path(name).mkdir()
-    photo().save(Path(name, "a.png"))
-    enlarger(f"{PREDICT}={name} --writer.folder=out/{name}")
-    assert outputs(f"out/{name}") == ["a.png"]
-    enlarger(f"{PREDICT}={name}/a.png --writer.folder={name}/out")
-    assert outputs(f"{name}/out") == ["a.png"]
-
-
 def test_a_name_that_is_no_utf8_is_read_and_known_the_next_time(folder, enlarger, caplog):
     name = os.fsdecode(b"\xff")  # as from an old archive
     Path("odd", name).mkdir(parents=True)

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 import stat
 from pathlib import Path
@@ -23,6 +24,7 @@ from commands.run.folder_lock import HOLDER
 from commands.run.weights import choose_weights, find_weights, load_trained
 from files.manifest import MANIFEST
 from lightning_modules import EDSR, Regression
+from tests.commands.test_checkpoints import damage
 from tests.commands.test_resume import newest
 from tests.files.test_weights import Bomb
 
@@ -414,11 +416,6 @@ def test_a_run_stands_for_its_best_checkpoint_or_else_its_newest(tmp_path):
     assert find_weights(str(tmp_path / "run"), 2) == one
 
 
-def test_a_folder_without_checkpoints_is_refused_by_the_name_of_its_key(tmp_path):
-    with pytest.raises(ConfigurationError, match=r"init_args\.base_weights .* without checkpoints"):
-        find_weights(str(tmp_path), 2, "model.init_args.base_weights")
-
-
 def test_a_checkpoint_that_fit_deletes_meanwhile_is_chosen_once_more(trained):
     run = RunDirectory(trained)
     choice = choose_weights(run, None, None)
@@ -428,20 +425,11 @@ def test_a_checkpoint_that_fit_deletes_meanwhile_is_chosen_once_more(trained):
     assert path == trained / "checkpoints" / "step-000000012.ckpt"
 
 
-@pytest.mark.parametrize("command", [f"{TEST} --model.weights", f"{FIT} --ckpt_path"])
-def test_a_corrupt_file_of_weights_is_refused(trained, refusal, command):
-    Path("text.ckpt").write_bytes(b"x" * 1000)
-    checkpoint = next((trained / "checkpoints").glob("*.ckpt"))
-    weights = torch.load(checkpoint)["state_dict"].values()
-    bias = next(weight for weight in weights if weight.ndim == 1)
-    content = bytearray(checkpoint.read_bytes())
-    content[content.index(bias.numpy().tobytes())] ^= 1  # one bit
-    Path("bit.ckpt").write_bytes(content)
-
-    for name in ("text.ckpt", "bit.ckpt"):
-        sentence = refusal(f"{command} {name} --run.name x")
-        assert name in sentence
-        assert "corrupt" in sentence or "damaged" in sentence
+def test_a_damaged_checkpoint_is_no_beginning_and_no_weights(trained, refusal):
+    shutil.copy(trained / "checkpoints/step-000000012.ckpt", "bad.ckpt")
+    damage(Path("bad.ckpt"))
+    assert "bad.ckpt" in refusal(f"{FIT} --ckpt_path bad.ckpt --run.name x")
+    assert "bad.ckpt" in refusal(f"{TEST} --model.weights bad.ckpt --run.name x")
 
 
 def test_the_shipped_manifest_is_complete():
