@@ -129,9 +129,13 @@ def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny(tmp_path: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with `tiny.yaml`: a run of 12 steps (2.4 epochs) that takes a second."""
     monkeypatch.chdir(tmp_path)
-    text = (REPO / "tests" / "tiny.yaml").read_text().replace("PHOTOS", str(photo_folder))
-    (tmp_path / "tiny.yaml").write_text(text)
+    write_tiny(tmp_path, photo_folder)
     return tmp_path
+
+
+def write_tiny(folder: Path, photos: Path) -> None:
+    text = (REPO / "tests" / "tiny.yaml").read_text()
+    (folder / "tiny.yaml").write_text(text.replace("PHOTOS", str(photos)))
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import main
-from tests.conftest import REPO, words_of
+from tests.conftest import words_of, write_tiny
 
 BICUBIC = """\
 model: lightning_modules.Bicubic
@@ -77,12 +77,10 @@ def configured(monkeypatch):
 
 @pytest.fixture(scope="session")
 def _fitted(tmp_path_factory, photo_folder):
-    text = (REPO / "tests" / "tiny.yaml").read_text().replace("PHOTOS", str(photo_folder))
-
     @functools.cache
     def fit(options):
         folder = tmp_path_factory.mktemp("fitted")
-        (folder / "tiny.yaml").write_text(text)
+        write_tiny(folder, photo_folder)
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(folder)
             main.main(words_of(f"fit --config tiny.yaml {options}"))

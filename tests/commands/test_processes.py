@@ -193,14 +193,23 @@ def test_a_failure_ends_the_others_with_its_status(store):
     assert str(first.first).endswith("stopped: no such key")
 
 
-@pytest.mark.parametrize("error", [GLOO, FailedElsewhereError("no such key")])
-def test_what_follows_from_a_failure_has_its_status(store, error):
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (GLOO, "stopped: no such key"),
+        (FailedElsewhereError("no such key"), "says why"),
+        (ValueError("no such key"), "says why"),
+    ],
+)
+def test_what_follows_from_a_failure_or_is_alike_has_its_status(store, error, words):
     """A job that ends with a configuration error must not be started again."""
-    first, second = (Process(store, rank) for rank in range(2))
+    first = Process(store, 0)
+    second = Process(store, 1)
     second.fail(ValueError("no such key"), 2)
     reason = first.fail(error, 1)
     assert isinstance(reason, TemporaryError)
     assert reason.status == 2
+    assert words in str(reason)
 
 
 def test_a_lost_connection_without_a_reason_is_temporary(store):
@@ -219,14 +228,6 @@ def test_a_process_that_lightning_started_ends_after_the_first_one(monkeypatch):
     assert seconds_after_launcher() == 0
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert seconds_after_launcher() > 2.5
-
-
-def test_of_those_that_fail_alike_one_says_why(store):
-    first, second = (Process(store, rank) for rank in range(2))
-    second.fail(ValueError("no such key"), 2)
-    reason = first.fail(ValueError("no such key"), 2)
-    assert isinstance(reason, TemporaryError)
-    assert "no such key" not in str(reason)
 
 
 def test_a_store_that_is_gone_ends_a_process(store):
