@@ -107,12 +107,6 @@ def test_a_frozen_layer_and_numpys_numbers_come_back(tiny, enlarger):
     assert torch.equal(head(), before)
 
 
-def test_a_checkpoint_that_no_start_could_read_is_refused(tiny, refusal):
-    own = f"--trainer.callbacks+ {__name__}.Own --trainer.callbacks.array true"
-    assert "numpy" in refusal(f"{FIT} --trainer.max_steps 2 {own}")
-    assert steps() == []
-
-
 def test_a_checkpoint_of_an_earlier_version_from_within_a_validation_is_refused():
     with pytest.raises(ConfigurationError, match="resumes from the one before"):
         Checkpoints().load_state_dict({"validation_due": True})

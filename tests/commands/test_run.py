@@ -160,21 +160,6 @@ def test_overwrite_moves_the_old_run_aside(trained, enlarger, caplog):
     assert read_config(trained)["run"]["overwrite"] is False
 
 
-@pytest.mark.parametrize(
-    "mistake",
-    [
-        "--trainer.callbacks+ lightning.pytorch.callbacks.LearningRateFinder",
-        "--model.network.blocks -1",
-        "--model.weights gone.pth",
-        "--data.train.root missing",
-    ],
-)
-def test_a_refused_start_leaves_the_old_run_where_it_is(trained, refusal, mistake):
-    before = sorted(Path("runs").rglob("*"))
-    refusal(f"{FIT} --run.overwrite true {mistake}")
-    assert sorted(Path("runs").rglob("*")) == before
-
-
 def test_a_run_begins_with_a_given_checkpoint_and_goes_on_with_its_own(trained, enlarger, caplog):
     given = max((trained / "checkpoints").glob("*.ckpt"))
     command = f"{FIT} --ckpt_path {given} --run.name second --trainer.max_steps"
