@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+import lightning.pytorch  # noqa: F401  (it logs to the stderr of its import: none of a test's)
 import pytest
 
 import main
