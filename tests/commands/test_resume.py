@@ -1,7 +1,6 @@
 """A stopped and resumed run ends with the weights of an uninterrupted one."""
 
 import os
-import re
 import shutil
 import signal
 import time
@@ -145,8 +144,6 @@ def test_what_an_epochs_end_decides_is_not_lost(tiny, enlarger, hook):
 @pytest.mark.parametrize("first", [4, 7])
 def test_a_value_that_an_epochs_end_waits_for_is_kept(tiny, enlarger, first):
     """Validated every 3 steps; early stopping and the schedule read it after epochs of 5."""
-    text = Path("tiny.yaml").read_text()
-    Path("tiny.yaml").write_text(re.sub(r"    lr_sch(.|\n)*?\n(?=data)", "", text))
     plateau = """'{class_path: lightning.pytorch.cli.ReduceLROnPlateau,
         init_args: {monitor: val/psnr, mode: max, threshold: 99, patience: 0}}'"""
     early = """'{class_path: lightning.pytorch.callbacks.EarlyStopping, init_args: {
