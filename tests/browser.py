@@ -10,15 +10,12 @@ import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # the key of an element's id, by the standard
-FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-    "--force-color-profile=srgb",
-)
+FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run
+    --disable-background-networking --disable-component-update --disable-sync
+    --force-color-profile=srgb"""
 
 
 def chromium() -> str | None:
@@ -41,10 +38,9 @@ class Browser:
 
     Args:
         profile: An empty folder for its files.
-        size: Width and height of the window.
     """
 
-    def __init__(self, profile: Path, size: tuple[int, int] = (1200, 900)) -> None:
+    def __init__(self, profile: Path) -> None:
         self._driver = subprocess.Popen(
             ["chromedriver", "--port=0"],
             stdout=subprocess.PIPE,
@@ -59,62 +55,47 @@ class Browser:
                 break
         assert port, "chromedriver did not start"
         self._address = f"http://127.0.0.1:{port}/session"
-        flags = [*FLAGS, f"--user-data-dir={profile}", "--window-size={},{}".format(*size)]
+        flags = [*FLAGS.split(), f"--user-data-dir={profile}", "--window-size=1200,900"]
         options = {
             "goog:chromeOptions": {"args": flags, "binary": chromium()},
             "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"},
         }
-        session = self._post("", {"capabilities": {"alwaysMatch": options}})
+        session = self._call("POST", "", {"capabilities": {"alwaysMatch": options}})
         self._address += f"/{session['sessionId']}"
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         try:
-            self._call("DELETE", "", None)
+            self._call("DELETE", "")
         finally:
             self._driver.terminate()
             self._driver.wait()
 
     def open(self, page: Path | str) -> None:
         """Load a file, or an address."""
-        self._post("/url", {"url": page.as_uri() if isinstance(page, Path) else page})
-
-    def look(self, width: int, dark: bool) -> None:
-        """Show pages at the width of a screen in CSS pixels, in light or dark."""
-        sizes = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
-        self.tell("Emulation.setDeviceMetricsOverride", sizes)
-        theme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.tell("Emulation.setEmulatedMedia", {"features": [theme]})
+        self._call("POST", "/url", {"url": page.as_uri() if isinstance(page, Path) else page})
 
     def tell(self, command: str, parameters: dict[str, Any]) -> Any:
         """Run a command of Chrome's DevTools."""
-        return self._post("/goog/cdp/execute", {"cmd": command, "params": parameters})
+        return self._call("POST", "/goog/cdp/execute", {"cmd": command, "params": parameters})
 
     def choose_files(self, selector: str, *files: Path) -> None:
         """Choose files in a field."""
         text = "\n".join(str(file) for file in files)
-        found = self._post("/element", {"using": "css selector", "value": selector})
-        self._post(f"/element/{found[ELEMENT]}/value", {"text": text})
+        found = self._call("POST", "/element", {"using": "css selector", "value": selector})
+        self._call("POST", f"/element/{found[ELEMENT]}/value", {"text": text})
 
     def run(self, script: str, *arguments: Any) -> Any:
         """Run a function's body in the page, and return its result."""
-        return self._post("/execute/sync", {"script": script, "args": list(arguments)})
+        return self._call("POST", "/execute/sync", {"script": script, "args": list(arguments)})
 
     def log(self, kind: str) -> list[dict[str, Any]]:
         """Return lines of a log, `browser` or `performance`, since the last call."""
-        return self._post("/se/log", {"type": kind})
+        return self._call("POST", "/se/log", {"type": kind})
 
-    def _post(self, path: str, body: dict[str, Any]) -> Any:
-        return self._call("POST", path, body)
-
-    def _call(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
+    def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self._address + path, data, method=method)
         request.add_header("Content-Type", "application/json")

@@ -64,57 +64,33 @@ def pytest_sessionfinish() -> None:
     gc.unfreeze()
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _no_waiting_for_the_disk() -> Generator[None]:
-    """A run of a second writes twenty files; what asks for the disk to be full patches this."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda descriptor: None)
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _ports_of_lightning() -> Generator[None]:
-    """Lightning chooses a port for processes that it starts itself, and does not hold it."""
-    with pytest.MonkeyPatch.context() as patch:
-        if "lightning.pytorch" in sys.modules:
-            from lightning.fabric.plugins.environments import lightning
-
-            patch.setattr(lightning, "find_free_network_port", free_port)
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _knowing_what_is_installed() -> Generator[None]:
-    """Each trainer would look through all installed packages for callbacks."""
-    with pytest.MonkeyPatch.context() as patch:
-        if "lightning.pytorch" in sys.modules:
-            from lightning.fabric.utilities import registry
-
-            patch.setattr(registry, "entry_points", functools.cache(registry.entry_points))
-        yield
-
-
 BUILT: dict[str, Any] = {}
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _parser_is_built_once() -> Generator[None]:
-    """Building the parser of a command takes longer than finding a misspelt key with it."""
-    if "commands.cli" not in sys.modules:
-        yield
-        return
-    from commands.cli import EnlargerCLI
-
-    build = EnlargerCLI.setup_parser
-
-    def setup_parser(cli: EnlargerCLI, *args: Any) -> None:
-        if cli.command not in BUILT:
-            build(cli, *args)
-            BUILT[cli.command] = cli.parser
-        cli.parser = BUILT[cli.command]
-
+def _no_second_is_waited_for() -> Generator[None]:
+    """Nothing is written to the disk at once, looked up or built twice; ports are held."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(EnlargerCLI, "setup_parser", setup_parser)
+        patch.setattr(os, "fsync", lambda descriptor: None)  # a run of a second has twenty files
+        if "lightning.pytorch" in sys.modules:
+            from lightning.fabric.plugins.environments import lightning
+            from lightning.fabric.utilities import registry
+
+            patch.setattr(lightning, "find_free_network_port", free_port)
+            # Each trainer would look through all installed packages for callbacks.
+            patch.setattr(registry, "entry_points", functools.cache(registry.entry_points))
+        if "commands.cli" in sys.modules:
+            from commands.cli import EnlargerCLI
+
+            build = EnlargerCLI.setup_parser
+
+            def setup_parser(cli: EnlargerCLI, *args: Any) -> None:
+                if cli.command not in BUILT:  # which takes longer than reading words by it
+                    build(cli, *args)
+                    BUILT[cli.command] = cli.parser
+                cli.parser = BUILT[cli.command]
+
+            patch.setattr(EnlargerCLI, "setup_parser", setup_parser)
         yield
 
 
@@ -153,9 +129,13 @@ def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny(tmp_path: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with `tiny.yaml`: a run of 12 steps (2.4 epochs) that takes a second."""
     monkeypatch.chdir(tmp_path)
-    text = (REPO / "tests" / "tiny.yaml").read_text().replace("PHOTOS", str(photo_folder))
-    (tmp_path / "tiny.yaml").write_text(text)
+    write_tiny(tmp_path, photo_folder)
     return tmp_path
+
+
+def write_tiny(folder: Path, photos: Path) -> None:
+    text = (REPO / "tests" / "tiny.yaml").read_text()
+    (folder / "tiny.yaml").write_text(text.replace("PHOTOS", str(photos)))
 
 
 @pytest.fixture

@@ -37,16 +37,23 @@ def test_papers_that_are_named_here_are_cited(folder: str) -> None:
     assert {number: name for number, name in named.items() if number not in cited} == {}
 
 
-def test_weights_are_named_with_their_terms() -> None:
-    rows: list[tuple[str, str]] = []
+def terms_of_weights() -> dict[str, str]:
+    """What NOTICE says of each file of weights; a row of its table may go on in the next line."""
+    rows: list[dict[str, str]] = []
     for line in section(1):
-        names, terms = line[:TERMS].strip(), line[TERMS:]
-        if rows and (rows[-1][0].endswith(",") or (terms and not names)):
-            rows[-1] = (f"{rows[-1][0]} {names}".strip(), rows[-1][1] + terms)
+        names = line[:TERMS].strip()
+        terms = line[TERMS:]
+        if rows and (rows[-1]["names"].endswith(",") or (terms and not names)):
+            rows[-1]["names"] = f"{rows[-1]['names']} {names}".strip()
+            rows[-1]["terms"] += terms
         else:
-            rows.append((names, terms))
-    got = {name: terms for names, terms in rows for name in names.split(", ")}
+            rows.append({"names": names, "terms": terms})
+    return {name: row["terms"] for row in rows for name in row["names"].split(", ")}
+
+
+def test_weights_are_named_with_their_terms() -> None:
+    terms = terms_of_weights()
     for name, entry in WEIGHTS.items():
         licence = re.split(r" \((?!non-commercial)|;", entry["licence"])[0]
-        assert name in got, f"NOTICE does not say what {name} demands: {entry['licence']}"
-        assert licence in got[name], f"NOTICE has other terms of {name} than configs/weights.yaml"
+        assert name in terms, f"NOTICE does not say what {name} demands: {entry['licence']}"
+        assert licence in terms[name], f"NOTICE has other terms of {name} than configs/weights.yaml"

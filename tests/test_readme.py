@@ -18,7 +18,8 @@ from tests.docs.blocks import pages
 NAMED = (
     r"(?<![\w/.$-])((?:configs|docs|callbacks|tests|benchmarks|commands|datamodules)/[\w./-]+\.\w+)"
 )
-SHARDS, DEGRADATIONS = "docs/shards.md", "docs/degradations.md"
+SHARDS = "docs/shards.md"
+DEGRADATIONS = "docs/degradations.md"
 YOURS = ("NAME", "mine")  # what a reader's own files are called
 
 
@@ -44,12 +45,11 @@ def test_links_lead_somewhere(name: str) -> None:
 # ------------------------------------------------- numbers that are written by hand, not made
 
 
-def written(*pattern: str, page: str = "README.md") -> list[str]:
-    """The numbers between these words, which the page has once."""
-    found = re.findall(r"(\d[\d,.]*)".join(map(re.escape, pattern)), text_of(page))
-    assert len(found) == 1, f"{pattern} is {len(found)} times in {page}"
-    numbers = [found[0]] if isinstance(found[0], str) else found[0]
-    return [number.replace(",", "") for number in numbers]
+def written(text: str, page: str = "README.md") -> list[str]:
+    """The numbers that stand for the {} of a text, which the page has once."""
+    pattern = re.escape(text).replace(r"\{\}", r"(\d[\d.,]*)")
+    (match,) = re.finditer(pattern, text_of(page))
+    return [number.replace(",", "") for number in match.groups()]
 
 
 def text_of(page: str) -> str:
@@ -67,61 +67,62 @@ def stored(name: str) -> dict[str, Any]:
     return dict(json.loads((RESULTS / f"{name}.json").read_text()))
 
 
-def by_metric(numbers: list[Any]) -> dict[tuple[str, bool], dict[str, Any]]:
-    return {(row["metric"], row["checkpoint"] == "bicubic"): row for row in numbers}
+def value_of(numbers: list[Any], metric: str, weights: str) -> float:
+    """A value of trained weights ("step") or of "bicubic"."""
+    (row,) = [row for row in numbers if row["metric"] == metric and weights in row["checkpoint"]]
+    return float(row["value"])
 
 
 def test_the_demo_is_what_was_measured() -> None:
     report = stored("quickstart")
-    rows = by_metric(report["results"]["numbers"])
-    ours, bicubic = (
-        [rows[metric, plain]["value"] for metric in ("psnr", "ssim")] for plain in (False, True)
-    )
-    steps = re.findall(r"step-(\d+)", rows["psnr", False]["checkpoint"])
-    table = written(
-        "| bicubic | ", " | ", " | | EDSR, 122 k parameters, ", " steps | ", " | ", " |"
-    )
-    assert_rounded(table, *bicubic, *map(int, steps), *ours)
-    assert_rounded(written("x2, ", " held-out photographs |"), rows["psnr", False]["n"])
-    minutes, seconds = written("the whole command took ", " min ", " s,")
+    numbers = report["results"]["numbers"]
+    values = [
+        value_of(numbers, "psnr", "bicubic"),
+        value_of(numbers, "ssim", "bicubic"),
+        int(re.findall(r"step-(\d+)", str(numbers))[0]),
+        value_of(numbers, "psnr", "step"),
+        value_of(numbers, "ssim", "step"),
+    ]
+    table = "| bicubic | {} | {} | | EDSR, 122 k parameters, {} steps | {} | {} |"
+    assert_rounded(written(table), *values)
+    assert_rounded(written("x2, {} held-out photographs |"), numbers[0]["n"])
+    minutes, seconds = written("the whole command took {} min {} s,")
     assert [60 * int(minutes) + int(seconds)] == [*report["results"]["seconds"].values()]
 
 
 def test_the_degraded_quickstart_is_what_was_measured() -> None:
     results = stored("real_esrgan_quickstart")["results"]
-    (numbers,) = (found for what, found in results.items() if what.startswith("test, "))
-    rows = by_metric(numbers)
-    ahead = rows["psnr", False]["value"] - rows["psnr", True]["value"]
-    said = written("(", " dB above it on ", " squares of three photographs", page=DEGRADATIONS)
-    assert_rounded(said, ahead, rows["psnr", False]["n"])
-    minutes = written(" trains in ", " minutes on two cores", page=DEGRADATIONS)
+    (tested,) = [name for name in results if name.startswith("test, ")]
+    numbers = results[tested]
+    ahead = value_of(numbers, "psnr", "step") - value_of(numbers, "psnr", "bicubic")
+    said = written("({} dB above it on {} squares of three photographs", page=DEGRADATIONS)
+    assert_rounded(said, ahead, numbers[0]["n"])
+    minutes = written(" trains in {} minutes on two cores", page=DEGRADATIONS)
     assert_rounded(minutes, results["seconds of fit"] / 60)
 
 
-def test_reading_against_peers_is_what_was_measured() -> None:
-    results = stored("streaming")["results"]
-    for row, who in {"no workers": "0 workers, one core", "two workers": "2 workers"}.items():
-        said = written(f"| {row} | ", " | ", " |", page=SHARDS)
-        measured = results[who]
-        assert_rounded(
-            said, measured["ours_over"]["webdataset_bare"], measured["stream_over_webdataset"]
-        )
+@pytest.mark.parametrize(
+    ("row", "measured"), [("no workers", "0 workers, one core"), ("two workers", "2 workers")]
+)
+def test_reading_against_peers_is_what_was_measured(row: str, measured: str) -> None:
+    ratios = stored("streaming")["results"][measured]
+    said = written(f"| {row} | {{}} | {{}} |", page=SHARDS)
+    assert_rounded(said, ratios["ours_over"]["webdataset_bare"], ratios["stream_over_webdataset"])
 
 
 def test_degrading_against_its_peer_is_what_was_measured() -> None:
     results = stored("degradation")["results"]
-    plain, sharpened = results["without USM"], results["with USM"]
-    said = written(
-        "results/degradation.json)) | ",
-        " on average, ",
-        " in the median | ",
-        " on average |",
-        page=DEGRADATIONS,
+    plain = results["without USM"]
+    sharpened = results["with USM"]
+    ratios = "results/degradation.json)) | {} on average, {} in the median | {} on average |"
+    assert_rounded(
+        written(ratios, page=DEGRADATIONS),
+        plain["ratio_of_means"],
+        plain["ratio_of_medians"],
+        sharpened["ratio_of_means"],
     )
-    of_plain = plain["ratio_of_means"], plain["ratio_of_medians"]
-    assert_rounded(said, *of_plain, sharpened["ratio_of_means"])
     launches = results["canvas, compiled"]["without USM"]["launches"]
-    assert_rounded(written("without USM is ", " kernels", page=DEGRADATIONS), launches)
+    assert_rounded(written("without USM is {} kernels", page=DEGRADATIONS), launches)
 
 
 def test_imdn_gives_its_published_figures_to_a_hundredth() -> None:

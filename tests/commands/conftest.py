@@ -2,20 +2,21 @@
 
 import functools
 import os
+import re
 import shutil
 from pathlib import Path
 
+import lightning.pytorch  # noqa: F401  (it logs to the stderr of its import: none of a test's)
 import pytest
 
 import main
-from tests.conftest import REPO, words_of
+from tests.conftest import words_of, write_tiny
 
 BICUBIC = """\
 model: lightning_modules.Bicubic
 data: {class_path: datamodules.SRDataModule, init_args: {scale: 2, workers: 0}}
 trainer: {accelerator: cpu, logger: false, enable_progress_bar: false, callbacks: [callbacks.PSNR]}
 """
-RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 
 
 @pytest.fixture
@@ -77,12 +78,10 @@ def configured(monkeypatch):
 
 @pytest.fixture(scope="session")
 def _fitted(tmp_path_factory, photo_folder):
-    text = (REPO / "tests" / "tiny.yaml").read_text().replace("PHOTOS", str(photo_folder))
-
     @functools.cache
     def fit(options):
         folder = tmp_path_factory.mktemp("fitted")
-        (folder / "tiny.yaml").write_text(text)
+        write_tiny(folder, photo_folder)
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(folder)
             main.main(words_of(f"fit --config tiny.yaml {options}"))
@@ -111,5 +110,5 @@ def trained(fitted):
 def no_launcher(monkeypatch):
     """Remove the variables of a launcher that may have started the tests."""
     for name in [*os.environ]:
-        if name.startswith(("SLURM_", "TORCHELASTIC_", "GROUP_", "MASTER_")) or name in RANKS:
+        if re.match("SLURM_|TORCHELASTIC_|GROUP_|MASTER_|(LOCAL_|NODE_)?RANK|(LOCAL_)?WORLD", name):
             monkeypatch.delenv(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from lightning.pytorch import Callback
 from torch import nn
 
@@ -61,3 +62,11 @@ class LogsWhereItMayNot(Callback):
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         pl_module.log("a", 1.0)
+
+
+class Spoil(Callback):
+    """Set a weight to NaN."""
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+        with torch.no_grad():
+            next(pl_module.parameters()).fill_(torch.nan)

@@ -45,6 +45,7 @@ class Held(Bicubic):
         return super().restore(batch, noise)
 
 
+PHONE = {"width": 390, "height": 900, "deviceScaleFactor": 1, "mobile": True}
 MODELS = {"held": enlarger.Enlarger(Held(2), "cpu"), "other": enlarger.Enlarger(Bicubic(2), "cpu")}
 
 
@@ -187,9 +188,8 @@ def test_a_visitor_names_no_file_of_the_machine(url, tmp_path):
     content = {"data": [[file]], "fn_index": choose["id"], "session_hash": "visitor"}
     body = json.dumps(content).encode()
 
-    urllib.request.urlopen(
-        urllib.request.Request(f"{url}/gradio_api/queue/join", body, JSON)
-    ).close()
+    joining = urllib.request.Request(f"{url}/gradio_api/queue/join", body, JSON)
+    urllib.request.urlopen(joining).close()
     answer = ""
     with urllib.request.urlopen(f"{url}/gradio_api/queue/data?session_hash=visitor") as events:
         while "process_completed" not in answer:
@@ -233,7 +233,7 @@ def test_two_visitors_take_turns_in_browsers(page, url, photos, tmp_path):
         second.open(url)
         wait(lambda: second.sees("two.png: 88 x 48 pixels"))
         wait(lambda: second.sees("two_enlarged"))
-        second.look(390, False)
+        second.tell("Emulation.setDeviceMetricsOverride", PHONE)
         assert second.run("return document.documentElement.scrollWidth") == 390
         messages = [json.loads(line["message"])["message"] for line in second.log("performance")]
 

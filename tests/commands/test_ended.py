@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -11,12 +10,6 @@ from commands import cli
 from tests.conftest import REPO
 
 FIT = "fit --config tiny.yaml"
-
-
-def test_lightning_chooses_no_checkpoint(tiny, refusal):
-    Path("runs/tiny").mkdir(parents=True)
-    Path("runs/tiny/hpc_ckpt_1.ckpt").touch()
-    assert "from which Lightning would resume" in refusal(FIT)
 
 
 def test_a_configuration_that_cannot_be_read_is_not_a_damaged_one(trained, refusal):
@@ -43,19 +36,6 @@ def test_a_deleted_working_directory_is_named(tmp_path):
     ended = subprocess.run(command, shell=True, cwd=tmp_path, text=True, capture_output=True)
     assert ended.returncode == 2
     assert ended.stderr.startswith("error: the working directory was deleted")
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (b"\xff\xfe", "a.yml is no YAML"),
-        (b"a: [1\nb: }", "a.yml is no YAML"),
-        (b"scale: 2\nnetwork_g: {num_feat: 3}", "a part of it has no 'type'"),
-    ],
-)
-def test_a_damaged_option_file_is_named(tmp_path, refusal, content, said):
-    (tmp_path / "a.yml").write_bytes(content)
-    assert said in refusal("migrate", tmp_path / "a.yml")
 
 
 def test_an_exit_of_a_callback_keeps_its_status_in_several_processes(monkeypatch):

@@ -24,6 +24,7 @@ from lightning_modules.networks.imdn import IMDN
 from lightning_modules.networks.liif import AnySize
 from lightning_modules.networks.rrdb import RRDBNet, SRVGGNetCompact
 from tests.lightning_modules.backbone.unets import CLASSES, WRAPPERS, inputs, small_kl, wrapped
+from tests.make import pairs
 from tests.quick import quick
 
 OUT = Path("runs/tiny/export")
@@ -145,16 +146,10 @@ def test_onnx_gives_the_same_images(network, tmp_path):
     session = runtime.InferenceSession(out / "model.onnx")
     assert session.get_modelmeta().custom_metadata_map["model"] == TRAINED_WITH
     assert session.get_inputs()[0].shape == ["batch", 3, "height", "width"]
-    for count, height, width in ((1, 24, 40), (3, 37, 29)):  # not the size that export traced
-        lr = torch.rand(count, 3, height, width)
-        batch = {
-            "lr": lr,
-            "size": (2 * height, 2 * width),
-            "key": ["a"] * count,
-            "seed": torch.zeros(count, dtype=torch.int64),
-        }
+    for count, size in ((1, (24, 40)), (3, (37, 29))):  # not the size that export traced
+        batch = pairs(size, scale=2, count=count)
         expected = model.enlarge(batch)["sr"]
-        (sr,) = session.run(None, {"lr": lr.numpy()})
+        (sr,) = session.run(None, {"lr": batch["lr"].numpy()})
         assert expected.std() > 0.01  # not all white
         torch.testing.assert_close(torch.from_numpy(sr), expected, atol=1e-4, rtol=0)
 

@@ -2,17 +2,17 @@
 
 import csv
 import json
-import sys
 from pathlib import Path
-from unittest.mock import Mock
+from typing import Any
 
 import numpy as np
 import pytest
+import yaml
+from lightning.pytorch.loggers import CSVLogger
 
 from callbacks.tensorboard import TensorBoard
 from commands.run.loggers import OF_TRAINER, hyperparameters
 from tests.callbacks.event_files import Log
-from tests.conftest import REPO
 
 FIT = "fit --config tiny.yaml"
 EVERY_TWO = "--trainer.logger true --trainer.val_check_interval 2"
@@ -81,25 +81,21 @@ def test_metrics_of_an_earlier_start_are_kept_in_a_fixed_version(tiny, enlarger,
     assert sorted(folder.glob("metrics.csv*")) == [newer, kept]
 
 
-@pytest.fixture
-def wandb(monkeypatch):
-    """A stand-in of the package wandb; its run notes how Lightning calls it."""
-    run = Mock()
-    contents = {
-        "wandb": Mock(run=None, init=Mock(return_value=run), Image=lambda image: image),
-        "wandb.sdk": Mock(),
-        "wandb.sdk.lib": Mock(RunDisabled=int),  # no class of the run
-        "wandb.wandb_run": Mock(Run=int),
-    }
-    for name, module in contents.items():
-        monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr("lightning.pytorch.loggers.wandb._WANDB_AVAILABLE", True)
-    return run
+class TakesImages(CSVLogger):
+    """A logger that takes images, as that of Weights & Biases does."""
+
+    taken: list[Any] = []  # noqa: RUF012  (read by the test)
+
+    def log_image(self, key, images, step):
+        TakesImages.taken.append((key, step, images))
 
 
-def test_wandb_gets_hyperparameters_and_images(tiny, enlarger, wandb):
-    logger = f"--trainer.logger {REPO}/configs/logger/wandb.yaml"
+def test_another_logger_gets_hyperparameters_and_images(tiny, enlarger):
+    TakesImages.taken.clear()
+    logger = f"--trainer.logger {__name__}.TakesImages --trainer.logger.save_dir logs"
+
     enlarger(f"{FIT} {EVERY_TWO} {logger} --trainer.max_steps 4")
+
     expected = {
         "model": "lightning_modules.Regression",
         "model.network": "lightning_modules.EDSR",
@@ -111,14 +107,12 @@ def test_wandb_gets_hyperparameters_and_images(tiny, enlarger, wandb):
         "seed_everything": 0,
         "lr": 2e-4,
     }
-    updates = wandb.config.update.call_args_list
-    configured = {key: value for call in updates for key, value in call.args[0].items()}
-    assert configured.items() >= expected.items()
-    logged = [call.args[0] for call in wandb.log.call_args_list]
-    shown = [entry for entry in logged if "images/photos/1" in entry]
-    assert [entry["trainer/global_step"] for entry in shown] == [1, 3]
-    for entry in shown:
-        (image,) = entry["images/photos/1"]
+    (file,) = Path("logs").rglob("hparams.yaml")
+    assert yaml.safe_load(file.read_text()).items() >= expected.items()
+    names = [(key, step) for key, step, _ in TakesImages.taken]
+    photos = ("images/photos/1", "images/photos/2")
+    assert names == [(photo, step) for step in (1, 3) for photo in photos]
+    for _, _, (image,) in TakesImages.taken:
         assert image.dtype == np.uint8
         assert image.shape[-1] == 3
 

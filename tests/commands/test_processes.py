@@ -1,6 +1,7 @@
 """The number of processes, how they begin, compare what they have, and end together."""
 
 import hashlib
+import importlib
 import itertools
 import os
 import resource
@@ -107,30 +108,29 @@ def test_a_difference_is_named_with_process_and_value(key, value, expected):
     assert "seed" not in difference
 
 
-def test_code_is_told_apart_by_its_bytes(tmp_path, monkeypatch):
-    monkeypatch.setattr(preflight, "ROOT", tmp_path)
-    (tmp_path / "main.py").write_text("a = 1\n")
+def test_the_code_of_ours_and_of_a_user_is_told_apart_by_its_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr(preflight, "ROOT", tmp_path / "ours")
     for name in ROOMS:
-        (tmp_path / name).mkdir()
-    before = start_facts({})["code"]
-    (tmp_path / "commands" / "new.py").write_text("")
-    between = start_facts({})["code"]
-    (tmp_path / "main.py").write_text("a = 2\n")
-    after = start_facts({})["code"]
-    assert len({before, between, after}) == 3
-
-
-def test_the_code_of_plugins_counts(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(tmp_path)
-    path = tmp_path / "an_own_class.py"
-    path.write_text("class Own: pass\n")
-    __import__("an_own_class")
+        (tmp_path / "ours" / name).mkdir(parents=True)
+    ours = tmp_path / "ours" / "main.py"
+    monkeypatch.syspath_prepend(tmp_path / "oursandmore")  # which begins alike
+    own = tmp_path / "oursandmore" / "an_own_class.py"
+    own.parent.mkdir()
+    ours.write_text("a = 1\n")
+    own.write_text("class Own: pass\n")
+    importlib.import_module("an_own_class")
     config = {"model": [{"class_path": "an_own_class.Own"}]}
-    before = start_facts(config)["plugins"]
-    path.write_text("class Own: x = 1\n")
-    assert len({before, start_facts(config)["plugins"], start_facts({})["plugins"]}) == 3
-    monkeypatch.setattr(preflight, "ROOT", Path(str(tmp_path)[:-1]))  # it begins alike
-    assert [*preflight._plugin_files(config)]
+
+    before = start_facts(config)
+    (tmp_path / "ours" / "commands" / "new.py").touch()
+    with_a_file = start_facts(config)
+    ours.write_text("a = 2\n")
+    own.write_text("class Own: x = 1\n")
+    changed = start_facts(config)
+
+    assert len({before["code"], with_a_file["code"], changed["code"]}) == 3
+    assert before["plugins"] == with_a_file["plugins"]
+    assert len({before["plugins"], changed["plugins"], start_facts({})["plugins"]}) == 3
 
 
 def test_a_checkpoint_must_be_the_one_that_the_first_process_sees(tmp_path):
@@ -193,14 +193,23 @@ def test_a_failure_ends_the_others_with_its_status(store):
     assert str(first.first).endswith("stopped: no such key")
 
 
-@pytest.mark.parametrize("error", [GLOO, FailedElsewhereError("no such key")])
-def test_what_follows_from_a_failure_has_its_status(store, error):
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (GLOO, "stopped: no such key"),
+        (FailedElsewhereError("no such key"), "says why"),
+        (ValueError("no such key"), "says why"),
+    ],
+)
+def test_what_follows_from_a_failure_or_is_alike_has_its_status(store, error, words):
     """A job that ends with a configuration error must not be started again."""
-    first, second = (Process(store, rank) for rank in range(2))
+    first = Process(store, 0)
+    second = Process(store, 1)
     second.fail(ValueError("no such key"), 2)
     reason = first.fail(error, 1)
     assert isinstance(reason, TemporaryError)
     assert reason.status == 2
+    assert words in str(reason)
 
 
 def test_a_lost_connection_without_a_reason_is_temporary(store):
@@ -219,14 +228,6 @@ def test_a_process_that_lightning_started_ends_after_the_first_one(monkeypatch):
     assert seconds_after_launcher() == 0
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert seconds_after_launcher() > 2.5
-
-
-def test_of_those_that_fail_alike_one_says_why(store):
-    first, second = (Process(store, rank) for rank in range(2))
-    second.fail(ValueError("no such key"), 2)
-    reason = first.fail(ValueError("no such key"), 2)
-    assert isinstance(reason, TemporaryError)
-    assert "no such key" not in str(reason)
 
 
 def test_a_store_that_is_gone_ends_a_process(store):

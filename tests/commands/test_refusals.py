@@ -24,12 +24,29 @@ def test_what_is_typed(tiny, refusal, monkeypatch, typed, words):
     monkeypatch.delenv("ENLARGER_WEIGHTS", raising=False)
     sentence = refusal(f"{FIT} {typed}" if typed.startswith("--") else typed)
     assert words in sentence
+    assert not list(Path().rglob("*.ckpt"))
 
 
-@pytest.mark.parametrize(("content", "words"), TABLE["files"].items())
-def test_a_configuration_file(tiny, refusal, content, words):
-    Path("more.yaml").write_text(f"{content}\n")
-    assert words in refusal(f"{FIT} --config more.yaml")
+def files_of(folder):
+    return {path: path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(("typed", "words"), TABLE["trained"].items())
+def test_what_is_typed_for_a_trained_run(trained, refusal, typed, words):
+    before = files_of("runs")
+    assert words in refusal(f"{FIT} {typed}")
+    assert files_of("runs") == before
+
+
+@pytest.mark.parametrize("row", TABLE["files"], ids=lambda row: row["words"])
+def test_what_is_typed_beside_files(tiny, refusal, row):
+    for name, content in row["files"].items():
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text(content)
+    typed = row["typed"]
+    assert row["words"] in refusal(f"{FIT} {typed}" if typed.startswith("--") else typed)
+    for name, content in row["files"].items():
+        assert Path(name).read_text() == content
 
 
 def test_broken_training_images_are_skipped_and_counted(tiny, photo_folder, enlarger, caplog):
@@ -43,11 +60,6 @@ def test_broken_training_images_are_skipped_and_counted(tiny, photo_folder, enla
 
 
 # --------------------------------------------------------------------------- the user's own code
-
-
-def test_a_module_of_ones_own_that_imports_what_is_missing(tiny, refusal):
-    Path("importing.py").write_text("import torhc\n")
-    assert "No module named 'torhc'" in refusal(f"{FIT} --model importing.Method")
 
 
 @pytest.mark.parametrize(

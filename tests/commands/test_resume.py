@@ -1,7 +1,6 @@
 """A stopped and resumed run ends with the weights of an uninterrupted one."""
 
 import os
-import re
 import shutil
 import signal
 import time
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import BaseFinetuning
 
@@ -17,7 +17,6 @@ from lightning_modules.methods.regression import NetworkCallable
 from tests.conftest import REPO
 from tests.distributed import records
 from tests.distributed.processes import ends, start
-from tests.quick import quick
 
 FIT = "fit --config tiny.yaml"
 
@@ -72,32 +71,22 @@ def assert_same(one, other):
         assert a["loops"]["fit_loop"][part] == b["loops"]["fit_loop"][part]
 
 
-# 20 crops in batches of 4 are 5 batches an epoch, 12 steps are 2.4 epochs.
-EVERY_STEP = "--checkpoint.every_n_steps 1"
-ACCUMULATE = f"--trainer.accumulate_grad_batches 3 {EVERY_STEP}"
-ACROSS = "--trainer.val_check_interval 4 --trainer.check_val_every_n_epoch null"
-CASES = {
-    "in the middle of an epoch": ("backward", 8, ""),
-    "before a batch": ("batch_start", 8, ""),
-    "in the first batch of an epoch": ("backward", 6, ""),
-    "after the last batch of an epoch": ("epoch_end", 5, ""),
-    "in a validation": ("validation", 9, "--trainer.val_check_interval 4"),
-    "in the validation at an epoch's end": ("validation", 5, ""),
-    "with validation every few steps": ("backward", 9, "--trainer.val_check_interval 2"),
-    "with validation across epochs": ("backward", 9, ACROSS),
-    "between the batches of an accumulation": ("backward", 9, ACCUMULATE),
-    "at the first batch of an accumulation": ("backward", 7, ACCUMULATE),
-    "in a step, after the weights changed": ("batch_end", 9, EVERY_STEP),
-    "with workers": ("backward", 8, "--data.workers 2"),
-}
+STOPS = yaml.safe_load(Path(__file__).with_name("stops.yaml").read_text())
 
 
-@pytest.mark.parametrize("case", quick(CASES, "in a step, after the weights changed"))
-def test_after_an_exception(tiny, enlarger, fitted, case):
-    hook, batch, options = CASES[case]
+def stops(kind):
+    """The moments of a kind in stops.yaml; those that are not quick are for the night."""
+    for name, stop in STOPS[kind].items():
+        marks = () if stop.get("quick") else pytest.mark.slow
+        yield pytest.param(stop, id=name, marks=marks)
+
+
+@pytest.mark.parametrize("stop", stops("exceptions"))
+def test_after_an_exception(tiny, enlarger, fitted, stop):
+    options = stop.get("options", "")
     command = f"{FIT} {INTERRUPTED} {options} --run.name stopped"
-    Interruption.hook = hook
-    Interruption.batch = batch
+    Interruption.hook = stop["at"]
+    Interruption.batch = stop["batch"]
     with pytest.raises(RuntimeError, match="interrupted"):
         enlarger(command)
 
@@ -152,11 +141,9 @@ def test_what_an_epochs_end_decides_is_not_lost(tiny, enlarger, hook):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", [4, 7, 9])
+@pytest.mark.parametrize("first", [4, 7])
 def test_a_value_that_an_epochs_end_waits_for_is_kept(tiny, enlarger, first):
     """Validated every 3 steps; early stopping and the schedule read it after epochs of 5."""
-    text = Path("tiny.yaml").read_text()
-    Path("tiny.yaml").write_text(re.sub(r"    lr_sch(.|\n)*?\n(?=data)", "", text))
     plateau = """'{class_path: lightning.pytorch.cli.ReduceLROnPlateau,
         init_args: {monitor: val/psnr, mode: max, threshold: 99, patience: 0}}'"""
     early = """'{class_path: lightning.pytorch.callbacks.EarlyStopping, init_args: {
@@ -174,7 +161,7 @@ def test_a_value_that_an_epochs_end_waits_for_is_kept(tiny, enlarger, first):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", [6, 7, 8])
+@pytest.mark.parametrize("first", [6, 7])
 def test_a_schedule_of_accumulation(tiny, enlarger, first):
     """5 steps in the first epoch, then 3, of 2, 2 and 1 batches."""
     schedule = """'{class_path: lightning.pytorch.callbacks.GradientAccumulationScheduler,

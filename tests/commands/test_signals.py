@@ -11,9 +11,8 @@ import pytest
 from lightning.pytorch import Callback
 
 from commands.run.files import newest_whole
-from tests.commands.test_resume import Interruption, assert_same, newest
+from tests.commands.test_resume import Interruption, assert_same, newest, stops
 from tests.distributed.processes import start
-from tests.quick import quick
 
 TERM = signal.SIGTERM
 USR1 = signal.SIGUSR1
@@ -45,9 +44,9 @@ class Send(Interruption):
         self.at("save", trainer)
 
 
-def stop(enlarger, hook, batch, number, options):
+def send(enlarger, number, options, at, batch):
     """Run `fit` until the signal comes; all handlers of signals are put back."""
-    Send.hook = hook
+    Send.hook = at
     Send.batch = batch
     Send.number = number
     Send.images = 0
@@ -59,38 +58,13 @@ def stop(enlarger, hook, batch, number, options):
     assert {number: signal.getsignal(number) for number in before} == before
 
 
-ACCUMULATE = "--trainer.accumulate_grad_batches 3"
-EVERY_TWO = "--trainer.val_check_interval 2"
-TWO_EPOCHS = "--trainer.max_steps -1 --trainer.max_epochs 2"
-PLATEAU = """--model.lr_scheduler '{class_path: lightning.pytorch.cli.ReduceLROnPlateau,
-    init_args: {monitor: val/psnr, mode: max, threshold: 99, patience: 0}}'"""  # never better
-# 20 crops in batches of 4 are 5 batches an epoch, 12 steps are 2.4 epochs. The newest checkpoint is
-# that of the batch in which the signal came; in a validation it is an earlier one, if there is one.
-CASES = {
-    "before a batch": ("batch_start", 8, TERM, 8, ""),
-    "in a step": ("backward", 8, USR1, 8, ""),
-    "before the weights change": ("optimizer_step", 8, TERM, 8, ""),
-    "after a step": ("batch_end", 8, INT, 8, ""),
-    "in the last batch of an epoch": ("backward", 5, TERM, None, ""),
-    "after an epoch": ("epoch_end", 5, TERM, 5, ""),
-    "in an accumulation": ("backward", 7, TERM, 3, ACCUMULATE),
-    "in an accumulation with a validation": ("backward", 7, TERM, 3, f"{ACCUMULATE} {EVERY_TWO}"),
-    "while a checkpoint is written": ("save", 8, TERM, 7, EVERY_TWO),
-    "in a validation": ("validated", 4, TERM, 2, EVERY_TWO),
-    "in a validation that schedules watch": ("validated", 5, TERM, None, PLATEAU),
-    "in the validation at an epoch's end": ("validated", 5, TERM, None, ""),
-    "in the last validation": ("validated", 12, TERM, 9, EVERY_TWO),
-    "in the validation of the last epoch": ("validated", 10, TERM, 5, TWO_EPOCHS),
-}
-QUICK = ("in an accumulation with a validation", "in the last validation")
-
-
-@pytest.mark.parametrize("case", quick(CASES, *QUICK))
-def test_training_stops_and_goes_on(tiny, enlarger, fitted, case):
-    hook, batch, number, step, options = CASES[case]
-    stop(enlarger, hook, batch, number, f"--run.name stopped {options}")
+@pytest.mark.parametrize("stop", stops("signals"))
+def test_training_stops_and_goes_on(tiny, enlarger, fitted, stop):
+    options = stop.get("options", "")
+    number = signal.Signals[stop["signal"]]
+    send(enlarger, number, f"--run.name stopped {options}", stop["at"], stop["batch"])
     written = newest_whole(Path("runs/stopped/checkpoints"))
-    assert (written and int(written.name[5:14])) == step
+    assert (written and int(written.name[5:14])) == stop["newest"]
 
     enlarger(f"{FIT} --run.name stopped {options}")
 
@@ -107,7 +81,7 @@ def ranking(run):
 
 
 def test_a_validation_is_left_at_once_and_its_half_goes_nowhere(tiny, enlarger):
-    stop(enlarger, "validated", 4, TERM, EVERY_TWO)
+    send(enlarger, TERM, "--trainer.val_check_interval 2", at="validated", batch=4)
     assert Send.images == 2 + 2 + 1  # the sanity check's, the first validation's, and one
     assert set(ranking("tiny")["scores"]) == {"step-000000002.ckpt"}
 

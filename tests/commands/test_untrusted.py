@@ -29,6 +29,7 @@ init_args: {samples: 1, urls: "pipe:touch RAN; cat /dev/null", allow_pipes: true
 def evil(tiny, bicubic):
     """The working directory of a user who has got an image that is a configuration."""
     Path("a.jpg").write_text(STREAM)
+    Path("pipe:touch RAN;.tar").touch()
     yield tiny
     assert not Path("RAN").exists()
 
@@ -39,16 +40,14 @@ def test_an_image_that_is_text_is_unusable(evil, refusal, caplog):
     assert "unusable, left out: a.jpg: " in caplog.text
 
 
-@pytest.mark.parametrize("given", ["a.jpg", "[a.jpg]", '["a.jpg"]'])
-def test_the_name_of_an_image_stays_a_name(evil, configured, given):
+@pytest.mark.parametrize(("given", "expected"), [("a.jpg", "a.jpg"), ("[a.jpg]", ["a.jpg"])])
+def test_the_name_of_an_image_stays_a_name(evil, configured, given, expected):
     Path("more.yaml").write_text(f"data: {{init_args: {{predict: {given}}}}}\n")
-    expected = "a.jpg" if given == "a.jpg" else ["a.jpg"]
     predict = "predict --config bicubic/tiny.yaml"
-    for config in (
-        configured(f"{predict} --config more.yaml"),
-        configured(f"{predict} --data.predict", given),
-    ):
-        assert config.data.init_args.predict == expected
+    in_file = configured(f"{predict} --config more.yaml")
+    typed = configured(f"{predict} --data.predict {given}")
+    assert in_file.data.init_args.predict == expected
+    assert typed.data.init_args.predict == expected
 
 
 @pytest.mark.parametrize(
@@ -60,17 +59,11 @@ def test_the_name_of_an_image_stays_a_name(evil, configured, given):
         "--model a.jpg",
         "--trainer.callbacks [a.jpg]",
         "--trainer a.jpg",
+        "--data.init_args.train datamodules.Shards --data.init_args.train.urls *.tar",
     ],
 )
-def test_no_argument_takes_an_image_for_configuration(evil, refusal, typed):
+def test_no_argument_takes_an_image_or_a_shard_for_a_command(evil, refusal, typed):
     refusal(f"fit --config tiny.yaml {typed}")
-
-
-@pytest.mark.parametrize("urls", ["*.tar", "pipe:touch RAN;.tar"])
-def test_the_name_of_a_shard_is_no_command(evil, refusal, urls):
-    Path("pipe:touch RAN;.tar").write_bytes(b"")
-    train = "--data.init_args.train datamodules.Shards"
-    refusal(f"fit --config tiny.yaml {train} '--data.init_args.train.urls={urls}'")
 
 
 # ------------------------------------------------------------------- nothing in the folder is run

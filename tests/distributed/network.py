@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import REPO, words_of
+from tests.conftest import REPO, words_of, write_tiny
 
 LIMIT = 300.0  # seconds of any wait; a loaded machine takes most of a minute
 
@@ -222,8 +222,7 @@ def network(folder, photos):
     reason = why_not()
     if reason is not None:
         pytest.skip(reason)
-    tiny = (REPO / "tests" / "tiny.yaml").read_text()
-    (folder / "tiny.yaml").write_text(tiny.replace("PHOTOS", str(photos)))
+    write_tiny(folder, photos)
     (folder / "shards").mkdir()
     files = sorted(photos.iterdir())
     for number in range(3):

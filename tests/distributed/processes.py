@@ -77,8 +77,3 @@ def ends(processes):
         for process in processes:
             process.kill()
     return [(process.returncode, text) for process, text in zip(processes, outputs, strict=True)]
-
-
-def by_srun(*typed, **variables):
-    """Run two tasks of a SLURM job on one node; return the status and the output of each."""
-    return ends(srun_tasks(*typed, **variables))

@@ -13,18 +13,18 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from lightning.pytorch import Callback
 from torch.nn import functional
 
 from callbacks.predict.predictions import NAME
 from lightning_modules.base import SuperResolver
 from tests.conftest import REPO
-from tests.distributed.processes import by_srun, ends, srun_tasks, start, torchrun
+from tests.distributed.processes import ends, srun_tasks, start, torchrun
 from tests.distributed.records import global_batches, images_of, newest, steps_of
 
 pytestmark = pytest.mark.distributed
 FIT = "fit --config tiny.yaml"
+OWN = "tests.distributed.own"
 TWO_NODES = "--trainer.num_nodes 2 --trainer.devices 1 --trainer.strategy ddp"
 
 # ---------------------------------------------------------------------- as on one process
@@ -60,39 +60,10 @@ def assert_near(value, expected, within):
 
 
 @pytest.mark.slow
-def test_fsdp_resumes_from_its_checkpoint_with_and_without_fsdp(tiny, enlarger):
-    """One file for both: optimiser states in the memory layout that each needs.
-
-    Of three images one process validates two, in tiles, while the other one has none left.
-    """
-    callbacks = "--trainer.callbacks [callbacks.PSNR]"  # and no EMA, which needs whole parameters
-    images = "--data.val.photos.files [1.png,2.png,3.png] --tiling.size 16 --tiling.overlap 4"
-    command = f"{FIT} {callbacks} {images} --run.name"
-    enlarger(f"{command} alone")
-    torchrun(f"{command} parts --trainer.max_steps 5 --trainer.strategy fsdp")
-    enlarger(f"{command} parts --trainer.max_steps 8")
-    torchrun(f"{command} parts --trainer.strategy fsdp")
-    parts = newest(Path("runs/parts"))
-    alone = newest(Path("runs/alone"))
-    assert parts["global_step"] == alone["global_step"] == 12
-    assert_near(parts["state_dict"], alone["state_dict"], 1e-6)
-    assert_near(parts["optimizer_states"], alone["optimizer_states"], 1e-6)
-
-
-def own_method(name):
-    """Write a configuration of a method of `own.py`, without EMA; return its name."""
-    content = yaml.safe_load(Path("tiny.yaml").read_text())
-    content["model"]["class_path"] = f"tests.distributed.own.{name}"
-    content["model"]["init_args"].pop("optimizer", None)
-    content["trainer"]["callbacks"] = []
-    Path("own.yaml").write_text(yaml.safe_dump(content))
-    return "own.yaml"
-
-
-@pytest.mark.slow
 def test_a_loop_of_its_own_has_one_processs_weights(tiny, enlarger):
     """Networks in a list, two optimisers; by SGD, as Adam would hide a wrong factor."""
-    command = f"fit --config {own_method('Loop')} --data.val null --run.name"
+    method = f"--model {OWN}.Loop --trainer.callbacks [] --data.val null"
+    command = f"{FIT} {method} --run.name"
     enlarger(f"{command} alone")
     torchrun(f"{command} fsdp --trainer.strategy fsdp --trainer.max_steps 5")
     torchrun(f"{command} fsdp --trainer.strategy fsdp")
@@ -100,18 +71,6 @@ def test_a_loop_of_its_own_has_one_processs_weights(tiny, enlarger):
     alone = newest(Path("runs/alone"))["state_dict"]
     assert_near(newest(Path("runs/fsdp"))["state_dict"], alone, 1e-6)
     assert_near(newest(Path("runs/ddp"))["state_dict"], alone, 1e-6)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("method", "strategy", "remedy"),
-    [("Reads", "fsdp", "attribute `called`"), ("Plain", "ddp", "ddp_find_unused_parameters_true")],
-)
-def test_what_processes_cannot_train_has_a_remedy(tiny, method, strategy, remedy):
-    command = f"fit --config {own_method(method)} --trainer.strategy {strategy}"
-    (first, one), (second, other) = by_srun(command)
-    assert first == second == 2
-    assert remedy in one + other
 
 
 def logged_losses(folder):
@@ -130,30 +89,39 @@ def test_the_logged_loss_is_the_mean_over_processes(tiny, enlarger):
     assert logged_losses("two") == pytest.approx(logged_losses("one"), rel=1e-5)
 
 
-@pytest.mark.slow
-def test_predict_writes_one_file_of_lines(tiny, photo_folder, enlarger, capfd, caplog):
-    model = "--config tiny.yaml --model lightning_modules.Bicubic"
-    command = f"predict {model} --data.predict {photo_folder} --writer.folder out"
-    torchrun(command)
-    assert capfd.readouterr().err.count("10 written, 0 skipped") == 1  # of all processes
-    lines = [json.loads(text) for text in Path("out", NAME).read_text().splitlines()]
-    assert sorted(line["output"] for line in lines) == [f"{number}.png" for number in range(10)]
-    enlarger(command)  # on one process, which finds nothing to do
-    assert "0 written, 10 skipped" in caplog.text
-
-
 # ----------------------------------------------------------------------------------- before a run
+
+
+def said_by(tasks, status):
+    """What two processes print, which both end with a status."""
+    text = ""
+    for ended, said in ends(tasks):
+        assert ended == status, said
+        text += said
+    return text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("check --config tiny.yaml --data.train.root none", "1 of what fit needs are missing"),
+        (f"{FIT} --data.batch_size 32", "fewer than data.batch_size 32"),
+        (f"{FIT} --model {OWN}.Reads --trainer.strategy fsdp", "attribute `called`"),
+        (f"{FIT} --model {OWN}.Plain --trainer.strategy ddp", "ddp_find_unused_parameters_true"),
+    ],
+)
+def test_what_cannot_be_trained_ends_both_with_one_sentence(tiny, typed, words):
+    no_metrics = "--trainer.callbacks [] --data.val null"  # FSDP refuses EMA
+    said = said_by(srun_tasks(f"{typed} {no_metrics}"), status=2)
+    assert said.count(words) == 1
 
 
 @pytest.mark.slow
 def test_check_has_one_verdict(tiny):
-    (first, one), (second, other) = by_srun("check --config tiny.yaml")
-    assert first == second == 0, one + other
-    assert (one + other).count("all is well") == 1
-    assert "exception" not in one + other
-    (first, one), (second, other) = by_srun("check --config tiny.yaml --data.train.root none")
-    assert first == second == 2, one + other
-    assert (one + other).count("1 of what fit needs are missing") == 1
+    said = said_by(srun_tasks("check --config tiny.yaml"), status=0)
+    assert said.count("all is well") == 1
+    assert "exception" not in said
     assert not Path("runs").exists()
 
 
@@ -161,20 +129,9 @@ def test_check_has_one_verdict(tiny):
 def test_a_difference_between_two_nodes_is_named(tiny):
     command = f"check --config tiny.yaml {TWO_NODES} --data.batch_size"
     tasks = srun_tasks(f"{command} 4", second=f"{command} 8", nodes=2)
-    (first, one), (second, other) = ends(tasks)
-    assert first == second == 2, one + other
-    assert "rank 1 (on " in one + other
-    assert "data.batch_size is 8 there, 4 on rank 0" in one + other
-
-
-@pytest.mark.slow
-def test_data_that_the_first_process_refuses_end_both(tiny, enlarger):
-    """It looks at them alone, before it moves an earlier run aside."""
-    enlarger(f"{FIT} --data.val null --trainer.max_steps 1")
-    large = "--run.overwrite true --data.batch_size 32"
-    (first, one), (second, other) = by_srun(f"{FIT} --data.val null {large}")
-    assert "fewer than data.batch_size 32" in one
-    assert first == second == 2, one + other
+    said = said_by(tasks, status=2)
+    assert "rank 1 (on " in said
+    assert "data.batch_size is 8 there, 4 on rank 0" in said
 
 
 @pytest.mark.slow
@@ -182,9 +139,7 @@ def test_a_port_in_use_ends_both_processes(tiny):
     """The output is read until both have ended."""
     with socket.create_server(("", 0)) as taken:
         port = taken.getsockname()[1]
-        run = start(f"{FIT} --trainer.devices 2", MASTER_PORT=str(port))
-        ((status, said),) = ends([run])
-    assert status == 75, said
+        said = said_by([start(f"{FIT} --trainer.devices 2", MASTER_PORT=str(port))], status=75)
     assert said.endswith(f"error: port {port} is in use: set MASTER_PORT\n")
 
 
@@ -192,8 +147,7 @@ def test_a_port_in_use_ends_both_processes(tiny):
 def test_a_process_that_never_comes_ends_the_other(tiny):
     alone, other = srun_tasks(f"{FIT} {TWO_NODES} --run.wait_minutes 0.05", nodes=2)
     other.kill()
-    (status, said), _ = ends([alone, other])
-    assert status == 75, said
+    said_by([alone], status=75)
     assert not Path("runs/tiny/checkpoints").exists()
 
 
@@ -257,9 +211,10 @@ class Late(SuperResolver):
 @pytest.mark.slow
 def test_a_process_waits_for_the_slowest_one(tiny, photo_folder):
     predict = f"predict --config tiny.yaml --model {__name__}.Late --data.predict {photo_folder}"
-    (first, one), (second, other) = by_srun(f"{predict} --run.wait_minutes 0.15")
-    assert first == second == 0, one + other
-    assert "10 written, 0 skipped" in one
+    said = said_by(srun_tasks(f"{predict} --run.wait_minutes 0.15"), status=0)
+    assert said.count("10 written, 0 skipped") == 1  # of all processes
+    lines = [json.loads(text) for text in Path("runs/tiny/predict", NAME).read_text().splitlines()]
+    assert sorted(line["output"] for line in lines) == [f"{number}.png" for number in range(10)]
 
 
 class Signalled(Late):
@@ -276,7 +231,6 @@ class Signalled(Late):
 @pytest.mark.parametrize(
     ("verb", "stopped", "number"),
     [
-        ("predict", 0, signal.SIGTERM),
         ("predict", 1, signal.SIGINT),
         ("test", 1, signal.SIGTERM),
         ("validate", 0, signal.SIGTERM),
@@ -285,8 +239,8 @@ class Signalled(Late):
 def test_a_signal_to_one_process_ends_both(tiny, photo_folder, verb, stopped, number):
     command = f"{verb} --config tiny.yaml --model {__name__}.Signalled"
     variables = {"STOPPED": str(stopped), "SIGNAL": str(int(number))}
-    for status, said in by_srun(f"{command} --data.predict {photo_folder}", **variables):
-        assert status == 128 + number, said
+    tasks = srun_tasks(f"{command} --data.predict {photo_folder}", **variables)
+    said_by(tasks, status=128 + number)
     assert len(list(Path().rglob("predict/*.png"))) < 10
 
 
@@ -296,14 +250,10 @@ def test_a_warning_of_slurm_stops_training_on_both_nodes_after_the_same_step(tin
     slow = "--trainer.callbacks.seconds 0.2 --trainer.max_steps 100000"
     no_val = "--data.val null"  # a stop within a validation writes nothing
     tasks = srun_tasks(f"{FIT} {TWO_NODES} {record} {slow} {no_val}", nodes=2)
-    try:
-        while max(steps_of(Path("out"), 1), default=0) < 3:
-            assert [task.poll() for task in tasks] == [None, None], tasks[0].communicate()
-        tasks[0].send_signal(signal.SIGUSR1)  # SLURM sends it to all; one is enough
-    finally:
-        both = ends(tasks)
-    for status, said in both:
-        assert status == 128 + signal.SIGUSR1, said
+    while max(steps_of(Path("out"), 1), default=0) < 3:
+        assert [task.poll() for task in tasks] == [None, None], tasks[0].communicate()
+    tasks[0].send_signal(signal.SIGUSR1)  # SLURM sends it to all; one is enough
+    said_by(tasks, status=128 + signal.SIGUSR1)
     assert newest(Path("runs/tiny"))["global_step"] == steps_of(Path("out"), 0)[-1]
 
 

@@ -4,7 +4,6 @@ A page's blocks are run one after another in a folder of the page's own, which l
 and holds small images and shards. Prints a table, and ends with 1 where a command failed.
 """
 
-import argparse
 import contextlib
 import json
 import os
@@ -94,26 +93,21 @@ def tested(block):
     return "ok" if reads else f"the test does not read the blocks of {page.name}"
 
 
-def main():
+def main(typed):
     """Check the pages that are typed, by default all; return 1 where a command failed."""
-    parser = argparse.ArgumentParser(prog="python -m tests.docs.commands", description=__doc__)
-    parser.add_argument("pages", nargs="*", type=Path, help="pages to check (default: all)")
-    chosen = [path.resolve() for path in parser.parse_args().pages] or pages()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what runs is ended, too
-    results = []
-    for page in chosen:
+    failed = 0
+    for page in [Path(name).resolve() for name in typed] or pages():
         with tempfile.TemporaryDirectory() as scratch:
-            shown = list(blocks(page))
-            if any(block.how != "test" for block in shown):
-                make_folder(Path(scratch), page)
-            for block in shown:
-                for command, how, result in check(block, Path(scratch)):
-                    results.append(result)
+            folder = Path(scratch)
+            make_folder(folder, page)
+            for block in blocks(page):
+                for command, how, result in check(block, folder):
+                    failed += result != "ok"
                     print(f"| {block.place} | {command[:100]} | {how} | {result} |", flush=True)
-    failed = sum(result != "ok" for result in results)
-    print(f"{len(results)} commands of {len(chosen)} pages, {failed} failed")
+    print(f"{failed} commands failed")
     return int(failed > 0)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(main(sys.argv[1:]))
