@@ -13,7 +13,7 @@ from skimage import data
 from torch import Tensor, nn
 from torch.nn import functional
 
-from degradations.draws import seed_of
+from degradations.draws import Draws, seed_of, to_device
 from lightning_modules.backbone.space import Space
 from lightning_modules.base import Generator, SuperResolver
 from lightning_modules.noise import Noise
@@ -264,3 +264,13 @@ def save_run(model: LightningModule, path: Path) -> Path:
     model.on_save_checkpoint(checkpoint)
     torch.save(checkpoint, path)
     return path
+
+
+# -------------------------------------------------------------------------- stages of degradations
+
+
+def drawn(stage: Any, count: int, size: tuple[int, int] = (64, 64)) -> Any:
+    """What a stage draws for so many images of a size, with the seeds 0, 1 ...; as tensors."""
+    shape = torch.Size((count, 3, *size))
+    params = stage.draw(Draws(torch.arange(count)), shape)
+    return to_device(params, count, torch.device("cpu"))
