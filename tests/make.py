@@ -274,3 +274,9 @@ def drawn(stage: Any, count: int, size: tuple[int, int] = (64, 64)) -> Any:
     shape = torch.Size((count, 3, *size))
     params = stage.draw(Draws(torch.arange(count)), shape)
     return to_device(params, count, torch.device("cpu"))
+
+
+def hr_and_lr(folder: Path) -> Any:
+    """Name, HR and LR of the photographs of a set at a scale, such as `set5/x2`."""
+    for path in sorted((folder / "hr").iterdir()):
+        yield path.stem, read(path), read(folder / "lr" / path.name)

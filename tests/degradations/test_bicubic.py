@@ -10,7 +10,7 @@ from PIL import Image
 from callbacks.metrics.pixels import PSNR
 from degradations.bicubic import Bicubic, resize
 from degradations.images import to_bytes
-from tests.make import as_tensor, keys, photograph, read, uniform
+from tests.make import as_tensor, hr_and_lr, keys, photograph, uniform
 
 SEED = torch.zeros(1, dtype=torch.int64)
 BICUBIC = Image.Resampling.BICUBIC
@@ -72,18 +72,12 @@ def test_one_column_or_row_is_as_any_other(size, target):
     np.testing.assert_allclose(resized[0, 0], np.asarray(expected), atol=1e-5)
 
 
-def pairs(folder):
-    """HR and LR of a set."""
-    for path in sorted((folder / "hr").iterdir()):
-        yield read(path), read(folder / "lr" / path.name)
-
-
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_the_files_that_matlab_made_of_set5(data_root, scale):
     """From 53.4 to 57.7 dB, by image."""
     psnr = PSNR(color="rgb", border=0, round_8bit=False)
 
-    for hr, matlabs in pairs(data_root / f"set5/x{scale}"):
+    for _, hr, matlabs in hr_and_lr(data_root / f"set5/x{scale}"):
         lr = Bicubic(scale)(hr, SEED)
         assert psnr.compute(lr, matlabs, keys(1)) > 53
 
@@ -102,7 +96,7 @@ def test_enlarging_has_the_published_psnr(data_root, name, scale, published):
     psnr = PSNR(border=scale)
     values = []
 
-    for hr, lr in pairs(data_root / f"{name}/x{scale}"):
+    for _, hr, lr in hr_and_lr(data_root / f"{name}/x{scale}"):
         enlarged = resize(lr, hr.shape[-2:])
         values.append(psnr.compute(enlarged, hr, keys(1)).item())
 
