@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -231,13 +230,13 @@ def test_a_clip_whose_process_was_killed_is_made_again(tmp_path):
 def test_what_would_stay_among_the_new_frames_is_refused(tmp_path, name, settings):
     make_clips(tmp_path, 1)
     (tmp_path / "out/000000/notes.txt").write_text("mine")
-    before = files(tmp_path)
+    before = names(tmp_path)
 
     assert make_clips(tmp_path, 1) == 0
     with pytest.raises(ValueError, match=f"000000 holds {name}, which would stay"):
         make_clips(tmp_path, 1, **settings)
 
-    assert files(tmp_path) == before
+    assert names(tmp_path) == before
 
 
 @pytest.mark.parametrize("target", [None, "mine", "nowhere"])
