@@ -11,8 +11,6 @@ nearly flat areas the local deviation then has an error of some percent.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import correlate
@@ -25,22 +23,22 @@ SHAPES = np.arange(200, 10_001) / 1000
 RATIOS = gamma(2 / SHAPES) ** 2 / (gamma(1 / SHAPES) * gamma(3 / SHAPES))
 
 
-def luma(rgb: NDArray[Any]) -> Array:
+def luma(rgb):
     """(H, W) whole levels of Y of BT.601 in [16, 235], from (H, W, 3) uint8."""
     return np.round(16 + rgb.astype(np.float64) @ np.array([65.481, 128.553, 24.966]) / 255)
 
 
-def window() -> Array:
+def window():
     """7x7 Gaussian of deviation 7/6 that sums to 1."""
     y, x = np.mgrid[-3:4, -3:4]
     weights = np.exp(-(x**2 + y**2) / (2 * (7 / 6) ** 2))
     return weights / weights.sum()
 
 
-def normalised(image: Array, precision: type = np.float64) -> tuple[Array, Array]:
+def normalised(image, precision=np.float64):
     """MSCN coefficients (Eq. 1), and the local deviation."""
 
-    def rounded(x: Array) -> Array:
+    def rounded(x):
         return x.astype(precision).astype(np.float64)
 
     image = rounded(image)
@@ -52,7 +50,7 @@ def normalised(image: Array, precision: type = np.float64) -> tuple[Array, Array
     return difference / (np.sqrt(variance) + 1), np.sqrt(variance)
 
 
-def asymmetric_fit(x: Array) -> tuple[float, float, float]:
+def asymmetric_fit(x):
     """alpha, beta_l, beta_r of Eq. 7 by moments."""
     x = x.ravel()
     left = np.sqrt(np.mean(x[x < 0] ** 2))
@@ -65,7 +63,7 @@ def asymmetric_fit(x: Array) -> tuple[float, float, float]:
     return float(alpha), float(left * scale), float(right * scale)
 
 
-def statistics(block: Array) -> list[float]:
+def statistics(block):
     """18 of one block: of its pixels, and of the products of neighbours in four directions."""
     alpha, left, right = asymmetric_fit(block)
     found = [alpha, (left + right) / 2]
@@ -77,7 +75,7 @@ def statistics(block: Array) -> list[float]:
     return found
 
 
-def half(image: Array) -> Array:
+def half(image):
     """Half the size, by the cubic kernel (a = -1/2) stretched by two, pixels mirrored."""
     for axis in (0, 1):
         image = np.moveaxis(image, axis, 0)
@@ -97,7 +95,7 @@ def half(image: Array) -> Array:
     return image
 
 
-def cubic(x: float) -> float:
+def cubic(x):
     """Keys' kernel."""
     x = abs(x)
     if x <= 1:
@@ -105,7 +103,7 @@ def cubic(x: float) -> float:
     return -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2 if x <= 2 else 0.0
 
 
-def features(image: Array, precision: type = np.float64) -> tuple[Array, Array]:
+def features(image, precision=np.float64):
     """(N, 36) statistics of all blocks of 96x96 pixels, row by row, and their (N,) sharpness."""
     rows, columns = image.shape[0] // 96, image.shape[1] // 96
     image = image[: rows * 96, : columns * 96]
@@ -124,7 +122,7 @@ def features(image: Array, precision: type = np.float64) -> tuple[Array, Array]:
     return np.concatenate(scales, axis=1), np.array(sharpness)
 
 
-def niqe(image: Array, mean: Array, covariance: Array, precision: type = np.float64) -> float:
+def niqe(image, mean, covariance, precision=np.float64):
     """Distance of an image (H, W) of levels from a pristine model (Eq. 10)."""
     with np.errstate(divide="ignore", invalid="ignore"):
         found, _ = features(image, precision)

@@ -265,7 +265,7 @@ def test_places_in_metadata_can_be_dropped(tmp_path, exif, kept):
     assert tags.keys() & output.tags.keys() == kept
 
 
-# ------------------------------------------------------------------ what is finished, and stopped runs
+# ------------------------------------------------------------ what is finished, and stopped runs
 
 
 def test_what_is_done_is_left_alone(tmp_path):
