@@ -43,26 +43,15 @@ def test_an_augmentation_is_kornias_own_with_the_seed_of_the_image(name):
 
 
 @pytest.mark.parametrize("name", ["RandomJPEG", "RandomGaussianNoise", "RandomPlasmaShadow"])
-def test_a_batched_augmentation_is_called_once_and_gives_the_same(name, monkeypatch):
+def test_a_batched_augmentation_gives_what_single_calls_give(name):
     images = uniform(3, 3, *SIZE)
     one_by_one = KorniaAugmentation(augmentation(name))
     batched = KorniaAugmentation(augmentation(name), batched=True)
     params = drawn(batched, 3, SIZE)
-    expected = one_by_one(images, params)
-    cls = type(batched.augmentation)
-    forward = cls.forward
-    calls = []
-
-    def counted(self, x, **settings):
-        calls.append(len(x))
-        return forward(self, x, **settings)
-
-    monkeypatch.setattr(cls, "forward", counted)
 
     canvas = batched.on_canvas(Canvas.of(images), params)
 
-    assert calls == [3]
-    torch.testing.assert_close(canvas.pixels, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(canvas.pixels, one_by_one(images, params), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["RandomMotionBlur", "ColorJiggle", "RandomChannelDropout"])

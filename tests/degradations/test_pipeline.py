@@ -9,7 +9,6 @@ import torch
 from degradations.base import Degradation, Stage, ieee_float32, quantize_8bit
 from degradations.bicubic import Bicubic
 from degradations.compose import OneOf, Shuffled, Sometimes
-from degradations.device import constant
 from degradations.draws import to_device
 from degradations.pipeline import Pipeline
 from degradations.stages.noise import GaussianNoise, hashed_fields, seeded_randn_like
@@ -248,23 +247,6 @@ def test_an_lr_is_the_same_one_by_one_and_on_a_canvas(stage, before):
     assert_near(lr, expected, 1e-5)
 
 
-def test_a_pixelwise_stage_gets_the_whole_canvas():
-    batches = []
-
-    class Pixelwise(Gain):
-        pixelwise = True
-
-        def forward(self, x, params):
-            batches.append(len(x))
-            return super().forward(x, params)
-
-    pipeline = Pipeline(2.0, [Resize(), Pixelwise()], executor="canvas")
-
-    pipeline(HR, SEEDS)
-
-    assert batches == [3]
-
-
 def test_shipped_stages_are_not_cut_out_of_the_canvas():
     for cls in concrete_subclasses(Stage, "degradations"):
         assert cls.on_canvas is not Stage.on_canvas or cls.pixelwise, cls
@@ -329,16 +311,6 @@ def test_a_wrong_size_or_range_is_named(scale, hr, words):
         Cropped(scale)(hr, SEEDS)
 
 
-def test_values_are_read_on_the_first_batch_only():
-    """Reading values makes a GPU wait; types and shapes are always checked."""
-    pipeline = Pipeline(2.0, [Probe(torch.log)])
-    pipeline(HR.clamp(min=0.1), SEEDS)
-
-    lr = pipeline(torch.full_like(HR, -1), SEEDS)
-
-    assert lr.isnan().all()
-
-
 # ------------------------------------------------------------------------------------- the device
 
 
@@ -364,16 +336,3 @@ def test_full_float32_whichever_way_the_precision_was_set(matmul, older):
 
     assert torch.get_float32_matmul_precision() == older
     assert matmul.allow_tf32 == allowed
-
-
-def test_constants_within_what_is_compiled():
-    """Several, one of them twice; torch 2.11 takes results assumed constant only once each."""
-    ones = constant(lambda: torch.ones(3))
-    twos = constant(lambda: torch.full((3,), 2.0))
-
-    def total(x):
-        return x + ones(x.device) + twos(x.device) + ones(x.device)
-
-    compiled = torch.compile(total, backend="aot_eager", fullgraph=True)
-
-    assert torch.equal(compiled(torch.zeros(3)), torch.full((3,), 4.0))

@@ -178,7 +178,8 @@ def test_a_budget_that_is_spent_begins_no_command(tmp_path, monkeypatch, capsys)
     monkeypatch.setattr(command, "REPOSITORY", tmp_path)
     monkeypatch.chdir(tmp_path)  # which the command leaves
 
-    status = command.main(["--table", str(CUDA), *"--small --only invsr --budget 0".split()])
+    words = ["--table", str(CUDA), "--small", "--only", "invsr", "--budget", "0"]
+    status = command.main(words)
 
     assert status == 0
     assert capsys.readouterr().err.endswith("goes on with bicubic, regression, invsr\n")

@@ -326,23 +326,6 @@ def test_outputs_alone(tmp_path):
     assert not metric.higher_is_better
 
 
-def test_outputs_beside_lr_of_their_size(tmp_path):
-    class Darker(Tiny):
-        def test_step(self, batch, batch_idx):
-            return {"sr": batch["lr"] * 0.5}
-
-    metric = TorchMetric(THEIR_PSNR, inputs=("sr", "lr"))
-    data = loader(Images(3, scale=1))
-
-    evaluate(tmp_path, metric, model=Darker(), data=data)
-
-    lr = torch.cat([batch["lr"] for batch in data])
-    difference = ((lr * 255).round() - (lr * 0.5 * 255).round()) / 255
-    expected = -10 * difference.square().mean((1, 2, 3)).log10()
-    values = list(metric.images["tiny"].values())
-    assert values == pytest.approx(expected.tolist(), rel=1e-5)
-
-
 class Half(torchmetrics.Metric):
     """Half of PSNR, by a metric in it."""
 

@@ -13,7 +13,6 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from callbacks.metrics.fid import (
     FID,
     KID,
-    Inception,
     KIDThumb,
     PatchFID,
     PatchKID,
@@ -176,64 +175,28 @@ def test_kid_is_torch_fidelitys_with_the_same_subsets(inception):
     assert deviation == pytest.approx(theirs["kernel_inception_distance_std"], rel=1e-3, abs=1e-6)
 
 
-def test_metrics_of_one_preset_share_the_networks_work(small_inception, tmp_path, monkeypatch):
-    calls = []
-    forward = Inception.forward
-
-    def counted(self, images):
-        calls.append(len(images))
-        return forward(self, images)
-
-    monkeypatch.setattr(Inception, "forward", counted)
+def test_metrics_that_share_the_networks_work_have_their_own_numbers(small_inception, tmp_path):
     alone = FID()
     beside = FID()
     data = loader(Images(2))
 
-    validate(tmp_path, alone, data=data)
-    validate(tmp_path, beside, KID(), data=data)
-    assert calls == [2, 2] * 2  # outputs and HR, each time
-    assert beside.records == alone.records
+    validate(tmp_path, beside, KID(), KID("torch-fidelity", label="other"), data=data)
 
-    calls.clear()
-    validate(tmp_path, beside, KID("torch-fidelity"), data=data)
-    assert calls == [2, 2] * 2
+    validate(tmp_path, alone, data=data)
+    assert beside.records == alone.records
 
 
 # -------------------------------------------------------------------------------------- KID-thumb
 
 
-def thumbnail_distance(sr, hr):
-    metric = KIDThumb()
-    features_of_sr = metric.features(sr, keys(40)).double()
-    features_of_hr = metric.features(hr, keys(40)).double()
-    return metric.distance(features_of_sr, features_of_hr)
-
-
-def sample(seed):
-    return smooth(40, (32, 32), cell=8, seed=seed) * 0.5
-
-
 def test_thumbnails_are_means_of_areas():
-    images = sample(0)[:2]
+    images = smooth(2, (32, 32), cell=8)
 
     thumbnails = KIDThumb().features(images, keys(2)).view(2, 3, 8, 8)
 
     levels = (images * 255).round() / 255
     expected = levels[1, 2, 12:16, 20:24].mean() * 2 - 1
     torch.testing.assert_close(thumbnails[1, 2, 3, 5], expected)
-
-
-def test_kid_thumb_tells_sets_apart_but_not_samples_of_one():
-    tint = torch.tensor([1.2, 1.0, 0.8]).view(3, 1, 1)
-
-    of_one_distribution = [thumbnail_distance(sample(n), sample(n + 8)) for n in range(8)]
-    darker = thumbnail_distance(sample(0), sample(1) * 0.8)
-    reddish = thumbnail_distance(sample(0) * tint, sample(1))
-
-    largest = max(map(abs, of_one_distribution))
-    assert min(of_one_distribution) < 0 < max(of_one_distribution)
-    assert darker > 2 * largest
-    assert reddish > 2 * largest
 
 
 # --------------------------------------------------------------------------------- pFID, pKID

@@ -110,17 +110,6 @@ def test_one_image_is_refused_before_a_training_of_hours(tmp_path):
     assert metric.measured == 0
 
 
-def test_strict_weights_stop_the_run(tmp_path):
-    class Absent(Color):
-        strict_weights = True
-
-        def absent(self):
-            return "net.pth is missing"
-
-    with pytest.raises(FileNotFoundError, match=r"color .strict_weights is set.: net.pth is miss"):
-        validate(tmp_path, Absent())
-
-
 # ------------------------------------------------------------------------------------- references
 
 

@@ -75,56 +75,73 @@ def images_in(root):
 # ---------------------------------------------------------------------------------- kinds of pixels
 
 
+def some_exif(comment=b"x"):
+    tags = Image.Exif()
+    tags[Base.Make] = "Maker"
+    tags[IFD.Exif] = {Base.DateTimeOriginal: "2020:01:02 03:04:05", Base.UserComment: comment}
+    tags[IFD.GPSInfo] = {GPS.GPSLatitudeRef: "N", GPS.GPSLatitude: (1.0, 2.0, 3.0)}
+    return tags.tobytes()
+
+
+def assert_described(path, height, width):
+    """The file has the profile and the EXIF of the input, and the size of the output."""
+    output = Image.open(path)
+    tags = output.getexif()
+    details = tags.get_ifd(IFD.Exif)
+    assert output.info["icc_profile"] == RGB_PROFILE
+    assert tags[Base.Make] == "Maker"
+    assert tags.get_ifd(IFD.GPSInfo)[GPS.GPSLatitude] == (1.0, 2.0, 3.0)
+    assert details[Base.DateTimeOriginal] == "2020:01:02 03:04:05"
+    assert details[Base.ExifImageHeight] == height
+    assert details[Base.ExifImageWidth] == width
+
+
+@pytest.mark.parametrize("format", ["png", "tiff"])
+@pytest.mark.parametrize("bit_depth", [8, 16])
+def test_colours_profile_and_exif_are_kept(tmp_path, format, bit_depth):
+    sample = image(bit_depth=bit_depth, icc=RGB_PROFILE, exif=some_exif())
+
+    path = written(tmp_path, sample, format)
+
+    if format == "tiff":
+        levels = tifffile.imread(path)
+    else:
+        levels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)[..., ::-1]
+        Image.open(path).load()  # checks the chunks' sums
+    assert levels.dtype == f"uint{bit_depth}"
+    assert np.array_equal(levels, doubled(sample))
+    assert_described(path, 12, 10)
+
+
 @pytest.mark.parametrize("format", ["png", "tiff"])
 @pytest.mark.parametrize(
-    ("mode", "bit_depth", "expected"),
-    [("RGB", 8, "RGB"), ("L", 8, "L"), ("1", 8, "L"), ("I;16", 16, "I;16")],
+    ("mode", "bit_depth", "expected"), [("L", 8, "L"), ("1", 8, "L"), ("I;16", 16, "I;16")]
 )
-def test_pixels_of_colour_and_grey_are_written(tmp_path, format, mode, bit_depth, expected):
+def test_grey_images_stay_grey(tmp_path, format, mode, bit_depth, expected):
     sample = image(mode, bit_depth)
 
     output = Image.open(written(tmp_path, sample, format))
 
-    channels = doubled(sample) if mode == "RGB" else doubled(sample)[..., 0]
     assert output.mode == expected
-    assert np.array_equal(np.asarray(output), channels)
-
-
-def test_16_bit_rgb_png_with_profile(tmp_path):
-    sample = image(bit_depth=16, icc=RGB_PROFILE)
-
-    path = written(tmp_path, sample)
-
-    pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    output = Image.open(path)
-    output.load()  # checks the chunks' sums
-    assert np.array_equal(pixels[..., ::-1], doubled(sample))
-    assert output.info["icc_profile"] == RGB_PROFILE
-
-
-def test_16_bit_rgb_tiff_with_profile(tmp_path):
-    sample = image(bit_depth=16, icc=RGB_PROFILE)
-
-    with tifffile.TiffFile(written(tmp_path, sample, "tiff")) as file:
-        assert np.array_equal(file.asarray(), doubled(sample))
-        assert file.pages[0].iccprofile == RGB_PROFILE
+    assert np.array_equal(np.asarray(output), doubled(sample)[..., 0])
 
 
 @pytest.mark.parametrize(
-    ("format", "written_as", "kind"),
+    ("format", "ending", "kind"),
     [("jpg", "jpg", "JPEG"), ("jpeg", "jpg", "JPEG"), ("webp", "webp", "WEBP")],
 )
-def test_lossy_formats_are_near(tmp_path, format, written_as, kind):
-    sample = image(icc=RGB_PROFILE)
+def test_lossy_formats_are_near(tmp_path, format, ending, kind):
+    sample = image(icc=RGB_PROFILE, exif=some_exif())
     sample["hr"] = np.linspace(0, 255, 32 * 64 * 3).reshape(32, 64, 3).astype(np.uint8)
 
     predict(tmp_path, {"a": sample}, Writer(format=format))
 
-    output = Image.open(tmp_path / f"predict/a.{written_as}")
+    path = tmp_path / f"predict/a.{ending}"
+    output = Image.open(path)
     difference = np.asarray(output).astype(int) - doubled(sample)
     assert output.format == kind
-    assert output.info["icc_profile"] == RGB_PROFILE
     assert np.abs(difference).max() <= 6
+    assert_described(path, 64, 128)
 
 
 def test_quality_is_that_of_the_format(tmp_path):
@@ -200,36 +217,6 @@ def test_16_bit_alpha_is_enlarged(tmp_path, mode):
 
     assert np.array_equal(png[..., -1], enlarged_alpha(alpha))
     assert np.array_equal(tiff[..., -1], enlarged_alpha(alpha))
-
-
-def some_exif(comment=b"x"):
-    tags = Image.Exif()
-    tags[Base.Make] = "Maker"
-    tags[IFD.Exif] = {Base.DateTimeOriginal: "2020:01:02 03:04:05", Base.UserComment: comment}
-    tags[IFD.GPSInfo] = {GPS.GPSLatitudeRef: "N", GPS.GPSLatitude: (1.0, 2.0, 3.0)}
-    return tags.tobytes()
-
-
-@pytest.mark.parametrize(
-    ("format", "bit_depth"),
-    [("png", 8), ("png", 16), ("jpg", 8), ("webp", 8), ("tiff", 8), ("tiff", 16)],
-)
-def test_exif_is_kept_and_says_the_size(tmp_path, format, bit_depth):
-    sample = image(bit_depth=bit_depth, exif=some_exif())
-
-    path = written(tmp_path, sample, format)
-
-    tags = Image.open(path).getexif()
-    details = tags.get_ifd(IFD.Exif)
-    assert tags[Base.Make] == "Maker"
-    assert details[Base.DateTimeOriginal] == "2020:01:02 03:04:05"
-    assert details[Base.ExifImageWidth] == 10
-    assert details[Base.ExifImageHeight] == 12
-    assert tags.get_ifd(IFD.GPSInfo)[GPS.GPSLatitude] == (1.0, 2.0, 3.0)
-    if format == "tiff":  # which is rewritten for it
-        assert np.array_equal(tifffile.imread(path), doubled(sample))
-    else:
-        Image.open(path).load()  # checks the chunks' sums
 
 
 def test_exif_can_be_dropped_or_its_place(tmp_path):
