@@ -136,52 +136,6 @@ def test_many_sizes_do_not_end_a_compiled_run(monkeypatch):
 # -------------------------------------------------------------------------------- stages of stages
 
 
-@pytest.mark.parametrize(("p", "least", "most"), [(0.0, 0, 0), (0.3, 1, 15), (1.0, 16, 16)])
-def test_sometimes_applies_its_stage_to_some_images(p, least, most):
-    stage = Sometimes(Square(), p)
-    images = uniform(16, 3, 8, 6)
-    params = drawn(stage, 16)
-
-    result = stage(images, params)
-
-    assert least <= params["applied"].sum() <= most
-    for n, applied in enumerate(params["applied"]):
-        expected = images[n] ** 2 if applied else images[n]
-        assert torch.equal(result[n], expected)
-
-
-def test_one_of_applies_the_chosen_stage_to_an_image():
-    stage = OneOf([Square(), Gain(), Offset()], (0.2, 0.3, 0.5))
-    images = uniform(16, 3, 8, 6)
-    params = drawn(stage, 16)
-
-    result = stage(images, params)
-
-    squared = images**2
-    brighter = Gain()(images, params["Gain"])
-    added = Offset()(images, params["Offset"])
-    choices = torch.stack([squared, brighter, added])
-    assert set(params["which"].tolist()) == {0, 1, 2}
-    assert_near(result, choices[params["which"], torch.arange(16)], 1e-6)
-
-
-def test_shuffled_applies_its_stages_in_the_order_of_the_image():
-    stage = Shuffled({"square": Square(), "gain": Gain(), "add": Offset()})
-    images = uniform(16, 3, 8, 6)
-    params = drawn(stage, 16)
-
-    result = stage(images, params)
-
-    gain = params["gain"]["factor"]
-    added = params["add"]["factor"]
-    for n, order in enumerate(params["order"].tolist()):
-        expected = images[n]
-        for number in order:
-            steps = [expected**2, expected * gain[n], expected + added[n]]
-            expected = steps[number]
-        torch.testing.assert_close(result[n], expected, rtol=1e-6, atol=1e-6)
-
-
 def test_every_order_is_equally_likely():
     stage = Shuffled([Square(), Gain(), Offset()])
 
