@@ -12,11 +12,8 @@ nearly flat areas the local deviation then has an error of some percent.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.ndimage import correlate
 from scipy.special import gamma
-
-Array = NDArray[np.float64]
 
 SHAPES = np.arange(200, 10_001) / 1000
 # rho(alpha), the ratio of (E|x|)^2 to E[x^2] of a generalised Gaussian
@@ -36,7 +33,7 @@ def window():
 
 
 def normalised(image, precision=np.float64):
-    """MSCN coefficients (Eq. 1), and the local deviation."""
+    """MSCN coefficients (Eq. 1)."""
 
     def rounded(x):
         return x.astype(precision).astype(np.float64)
@@ -44,10 +41,11 @@ def normalised(image, precision=np.float64):
     image = rounded(image)
     mean = rounded(correlate(image, window(), mode="nearest"))
     square = rounded(correlate(rounded(image**2), window(), mode="nearest"))
-    difference, variance = image - mean, np.abs(square - rounded(mean**2))
+    difference = image - mean
+    variance = np.abs(square - rounded(mean**2))
     difference[np.abs(difference) < 1e-9] = 0
     variance[variance < 1e-9] = 0
-    return difference / (np.sqrt(variance) + 1), np.sqrt(variance)
+    return difference / (np.sqrt(variance) + 1)
 
 
 def asymmetric_fit(x):
@@ -77,21 +75,13 @@ def statistics(block):
 
 def half(image):
     """Half the size, by the cubic kernel (a = -1/2) stretched by two, pixels mirrored."""
-    for axis in (0, 1):
-        image = np.moveaxis(image, axis, 0)
-        size = len(image)
-        rows = []
-        for place in range(size // 2):
-            centre = 2 * place + 0.5  # in pixels of the source
-            row, total = np.zeros(image.shape[1]), 0.0
-            for source in range(int(np.floor(centre)) - 4, int(np.floor(centre)) + 6):
-                weight = cubic((source - centre) / 2)
-                mirrored = -source - 1 if source < 0 else source
-                mirrored = 2 * size - 1 - mirrored if mirrored >= size else mirrored
-                row += weight * image[mirrored]
-                total += weight
-            rows.append(row / total)
-        image = np.moveaxis(np.stack(rows), 0, axis)
+    # A new pixel's centre lies between two old ones; five on either side have a weight.
+    taps = np.array([cubic((place - 4.5) / 2) for place in range(10)])
+    taps /= taps.sum()
+    for _ in range(2):
+        padded = np.pad(image, ((4, 5), (0, 0)), mode="symmetric")
+        rows = [taps @ padded[top : top + 10] for top in range(0, len(image) - 1, 2)]
+        image = np.stack(rows).T
     return image
 
 
@@ -104,28 +94,25 @@ def cubic(x):
 
 
 def features(image, precision=np.float64):
-    """(N, 36) statistics of all blocks of 96x96 pixels, row by row, and their (N,) sharpness."""
-    rows, columns = image.shape[0] // 96, image.shape[1] // 96
-    image = image[: rows * 96, : columns * 96]
-    scales, sharpness = [], []
-    for side in (96, 48):
-        coefficients, deviation = normalised(image, precision)
-        found = []
-        for top in range(0, rows * side, side):
-            for left in range(0, columns * side, side):
-                place = slice(top, top + side), slice(left, left + side)
-                found.append(statistics(coefficients[place]))
-                if side == 96:
-                    sharpness.append(float(np.mean(deviation[place])))
-        scales.append(np.array(found))
+    """(N, 36) statistics of all blocks of 96x96 pixels, row by row."""
+    height = image.shape[0] // 96 * 96
+    width = image.shape[1] // 96 * 96
+    image = image[:height, :width]
+    scales = []
+    for _ in range(2):
+        coefficients = normalised(image, precision)
+        blocks = []
+        for rows in np.split(coefficients, height // 96):
+            blocks += np.split(rows, width // 96, axis=1)
+        scales.append([statistics(block) for block in blocks])
         image = half(image)
-    return np.concatenate(scales, axis=1), np.array(sharpness)
+    return np.concatenate(scales, axis=1)
 
 
 def niqe(image, mean, covariance, precision=np.float64):
     """Distance of an image (H, W) of levels from a pristine model (Eq. 10)."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        found, _ = features(image, precision)
+        found = features(image, precision)
     difference = mean.ravel() - np.nanmean(found, axis=0)
     whole = found[~np.isnan(found).any(axis=1)]
     pooled = (covariance + np.cov(whole, rowvar=False)) / 2
