@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from degradations.base import Degradation, Stage, ieee_float32, quantize_8bit
+from degradations.base import Canvas, Degradation, Stage, ieee_float32, quantize_8bit
 from degradations.bicubic import Bicubic
 from degradations.compose import OneOf, Shuffled, Sometimes
 from degradations.draws import to_device
@@ -134,6 +134,16 @@ def test_many_sizes_do_not_end_a_compiled_run(monkeypatch):
 
 
 # -------------------------------------------------------------------------------- stages of stages
+
+
+@pytest.mark.parametrize("p", [0.0, 1.0])
+def test_sometimes_may_be_never_or_always(p):
+    stage = Sometimes(Square(), p)
+    images = uniform(4, 3, 8, 6)
+
+    canvas = stage.on_canvas(Canvas.of(images), drawn(stage, 4))
+
+    assert torch.equal(canvas.pixels, images**2 if p else images)
 
 
 def test_every_order_is_equally_likely():

@@ -14,7 +14,7 @@ from degradations.draws import Draws
 from degradations.stages.resize import MODES, Resize, resample, resample_canvas, shrink_canvas
 from tests.make import assert_near, drawn, uniform
 
-SIZES = [(37, 53), (11, 13), (1, 1), (1, 80), (80, 1), (36, 54), (148, 212)]
+SIZES = [(37, 53), (11, 13), (1, 80), (80, 1), (148, 212)]
 
 
 def by_torch(image, size, mode):
@@ -104,12 +104,11 @@ def test_recorded_sizes_are_those_of_the_factor_and_of_the_result(divisor):
         assert function(torch.zeros(1, 3, 50, 3)).shape == (1, 3, height, width)
 
 
-@pytest.mark.parametrize("size", [(256, 256), (255, 257), (37, 53), (5, 7)])
+@pytest.mark.parametrize("size", [(255, 257), (5, 7)])
 @pytest.mark.parametrize(
     ("stage", "largest_factor"),
     [
         (Resize(), 1.5),
-        (Resize(divisor=4.0), 1.5),
         (Resize(p=(0.0, 1.0, 0.0), down=(0.1, 0.3), divisor=3.7), 1.0),
         (Resize(up=(1.0, 2.9), divisor=2.3), 2.9),
     ],

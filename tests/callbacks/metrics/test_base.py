@@ -326,6 +326,18 @@ def test_outputs_alone(tmp_path):
     assert not metric.higher_is_better
 
 
+def test_outputs_beside_lr(tmp_path):
+    class Unchanged(Tiny):
+        def test_step(self, batch, batch_idx):
+            return {"sr": batch["lr"]}
+
+    metric = TorchMetric(THEIR_SSIM, inputs=("sr", "lr"))
+
+    evaluate(tmp_path, metric, model=Unchanged(), data=loader(Images(3, scale=1)))
+
+    assert metric.records[0]["value"] == pytest.approx(1)
+
+
 class Half(torchmetrics.Metric):
     """Half of PSNR, by a metric in it."""
 

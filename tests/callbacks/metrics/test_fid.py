@@ -180,7 +180,7 @@ def test_metrics_that_share_the_networks_work_have_their_own_numbers(small_incep
     beside = FID()
     data = loader(Images(2))
 
-    validate(tmp_path, beside, KID(), KID("torch-fidelity", label="other"), data=data)
+    validate(tmp_path, KID("torch-fidelity"), beside, data=data)
 
     validate(tmp_path, alone, data=data)
     assert beside.records == alone.records
