@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import gc
 import threading
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader
 
-from callbacks.evaluation import on_all
 from callbacks.metrics.pixels import PSNR, SSIM
 from callbacks.results import files as results_files
 from callbacks.results.files import read_file
@@ -130,47 +126,14 @@ class Fails(PSNR):
             raise ArithmeticError("a damaged file")
 
 
-def ranks():
-    return on_all(dist.get_rank)
-
-
-def set_up(where):
-    metric = Fails(where)
-    device = SimpleNamespace(root_device=torch.device("cpu"))
-    run = SimpleNamespace(callbacks=[metric], is_global_zero=True, strategy=device)
-    metric.setup(run, None, "test")
-
-
-def member(rank, folder, function, arguments):
-    torch.set_num_threads(1)  # a forked process has no pool of threads
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    try:
-        result = str(function(*arguments))
-    except Exception as error:
-        result = f"{type(error).__name__}: {error}"
-    Path(folder, f"{rank}.txt").write_text(result)
-    dist.destroy_process_group()
-
-
-def on_two_processes(folder, function, *arguments):
-    """What a function returns or raises on each of two processes."""
-    gc.collect()  # a forked process that frees a decoder of PyAV waits for its threads forever
-    mp.start_processes(member, (str(folder), function, arguments), nprocs=2, start_method="fork")
-    return [(folder / f"{rank}.txt").read_text() for rank in range(2)]
-
-
-@pytest.mark.distributed
-def test_all_processes_get_what_each_gives(tmp_path):
-    assert on_two_processes(tmp_path, ranks) == ["[0, 1]", "[0, 1]"]
-
-
 @pytest.mark.distributed
 @pytest.mark.parametrize("where", ["absent", "load"])
-def test_an_error_on_one_process_is_raised_on_all(tmp_path, where):
-    assert on_two_processes(tmp_path, set_up, where) == [
-        "FailedElsewhereError: a damaged file",
-        "ArithmeticError: a damaged file",
-    ]
+def test_an_error_on_one_process_ends_both(tmp_path, where):
+    gc.collect()  # a forked process that frees a decoder of PyAV waits for its threads forever
+    run = trainer_of_two(tmp_path, Fails(where))
+
+    with pytest.raises(Exception, match="a damaged file"):
+        run.validate(Sharded(), verbose=False)
 
 
 # --------------------------------------------------------------------------- evaluations at once

@@ -132,7 +132,7 @@ def _stand_ins(tmp_path, monkeypatch):
     [c for c in discovery.concrete_subclasses(Metric, "callbacks") if c not in SKIPPED],
     ids=lambda cls: cls.__name__,
 )
-def test_a_metric(cls, tmp_path):
+def test_a_metric_waits_at_most_so_often(cls, tmp_path):
     examples = {LPIPS: lambda: LPIPS("squeeze"), **IMAGES, **SETS}
     default = OF_SETS if issubclass(cls, SetMetric) else 0
     side = 304 if "Patch" in cls.__name__ else 208
@@ -145,8 +145,8 @@ def test_a_metric(cls, tmp_path):
     assert waits.total() <= LIMITS.get(cls.__name__, default), f"a batch waits:\n{waits}"
 
 
-def test_results(tmp_path):
-    """Digests of images cost no wait, and are those of the CPU."""
+def test_digests_of_images_cost_no_wait(tmp_path):
+    """And are those of the CPU."""
     data = Images(4, side=9)
 
     waits = waits_of_a_batch(tmp_path, Echo(), data, PSNR(), Results())
@@ -158,8 +158,8 @@ def test_results(tmp_path):
     assert not waits, f"a batch waits:\n{waits}"
 
 
-def test_validation_images():
-    """What is shown of a batch stays on the device until the validation ends."""
+def test_images_of_validations_stay_on_the_device():
+    """Until the validation ends."""
     data = Images(2, side=64)
     with pretended_gpu():
         batch = together([data[0], data[1]])

@@ -39,7 +39,7 @@ ALIKE = (ImageNetTest, RealESRGANLight, SecondOrder)
 @pytest.mark.parametrize(
     "cls", discovery.concrete_subclasses(Stage, "degradations"), ids=lambda cls: cls.__name__
 )
-def test_a_stage(cls):
+def test_a_stage_gives_the_images_of_a_cpu(cls):
     stage = STAGES.get(cls, functools.partial(build, cls))()
     drawn = StageContract().draw(stage, SEEDS[:3], (32, 32))
     with pretended_gpu():
@@ -63,7 +63,7 @@ def test_a_stage(cls):
         for cls in discovery.concrete_subclasses(Degradation, "degradations")
     ],
 )
-def test_a_recipe(cls):
+def test_a_recipe_gives_the_lr_of_a_cpu(cls):
     degradation = (DEGRADATIONS.get(cls) or functools.partial(build, cls))(2.0)
     with pretended_gpu():
         there = HR.to(GPU)

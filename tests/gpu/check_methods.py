@@ -117,7 +117,7 @@ def training_step_of(model, batch):
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize(("name", "make"), CASES)
-def test_a_training_step_and_a_batch_of_outputs(name, make, tmp_path, request):
+def test_a_training_step_and_outputs_wait_at_most_so_often(name, make, tmp_path, request):
     limit = LIMITS.get(request.node.callspec.id, LIMITS.get(name, Limit()))
     torch.manual_seed(0)
     model = make(SCALE, tmp_path)
@@ -142,8 +142,7 @@ def test_a_training_step_and_a_batch_of_outputs(name, make, tmp_path, request):
         assert waits.total() <= limit.output, f"an output waits:\n{waits}"
 
 
-def test_tiles(tmp_path):
-    """Nine and more tiles wait no more than one."""
+def test_tiles_wait_no_more_than_one(tmp_path):
     model = test_models.EXAMPLES[InvSR]["averaged pixels"](SCALE, tmp_path)
     model.set_tiling(Tiling(size=12, overlap=6, batch=4))
     with pretended_gpu():
@@ -158,7 +157,7 @@ def test_tiles(tmp_path):
 
 
 @pytest.mark.parametrize("kind", get_args(ColorFix))
-def test_a_colour_fix(kind):
+def test_a_colour_fix_gives_the_images_of_a_cpu(kind):
     batch = batch_of()
     expected = fix_colors(batch["hr"], batch["lr"], kind)
     with pretended_gpu():

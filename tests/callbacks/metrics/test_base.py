@@ -198,7 +198,7 @@ class Pooled(MeanDifference):
         ([Pooled()], ["a"], r"Pooled.compute gave the shape \(\); expected one value"),
     ],
 )
-def test_refusals(tmp_path, metrics, names, words):
+def test_what_cannot_be_measured_is_refused(tmp_path, metrics, names, words):
     datasets = [loader(Images(3, name)) for name in names]
 
     with pytest.raises(ValueError, match=words):
@@ -317,7 +317,7 @@ def test_the_library_sees_other_colours_and_ranges(tmp_path, settings, data_rang
     assert values == pytest.approx(numbers_of(make, sr, hr), rel=1e-5)
 
 
-def test_outputs_alone(tmp_path):
+def test_a_metric_of_outputs_alone_needs_no_hr(tmp_path):
     metric = TorchMetric(partial(TotalVariation, reduction="mean"), inputs=("sr",))
 
     validate(tmp_path, metric, model=Double(), data=loader(NoHR(3)))
@@ -326,7 +326,7 @@ def test_outputs_alone(tmp_path):
     assert not metric.higher_is_better
 
 
-def test_outputs_beside_lr(tmp_path):
+def test_lr_can_be_an_input(tmp_path):
     class Unchanged(Tiny):
         def test_step(self, batch, batch_idx):
             return {"sr": batch["lr"]}
