@@ -13,7 +13,7 @@ from skimage import data
 from torch import Tensor, nn
 from torch.nn import functional
 
-from degradations.draws import seed_of
+from degradations.draws import Draws, seed_of, to_device
 from lightning_modules.backbone.space import Space
 from lightning_modules.base import Generator, SuperResolver
 from lightning_modules.noise import Noise
@@ -283,3 +283,19 @@ class Answering(nn.Module):
     def forward(self, *inputs: Any) -> Tensor:
         self.calls.append(inputs)
         return self.answer(*inputs) + 0 * self.weight
+
+
+# -------------------------------------------------------------------------- stages of degradations
+
+
+def drawn(stage: Any, count: int, size: tuple[int, int] = (64, 64)) -> Any:
+    """What a stage draws for so many images of a size, with the seeds 0, 1 ...; as tensors."""
+    shape = torch.Size((count, 3, *size))
+    params = stage.draw(Draws(torch.arange(count)), shape)
+    return to_device(params, count, torch.device("cpu"))
+
+
+def hr_and_lr(folder: Path) -> Any:
+    """Name, HR and LR of the photographs of a set at a scale, such as `set5/x2`."""
+    for path in sorted((folder / "hr").iterdir()):
+        yield path.stem, read(path), read(folder / "lr" / path.name)

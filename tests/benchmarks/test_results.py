@@ -7,11 +7,8 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator
 from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -23,24 +20,23 @@ FILES = sorted(RESULTS.glob("*.json"))
 COLUMN = re.compile(r"[a-z]+(_[a-z]+)+")  # other keys are of rows, which are made up at run time
 
 
-def words_of(file: Path) -> list[str]:
+def words_of(file):
     """The first of its commands, without variables."""
-    words = shlex.split(json.loads(file.read_text())["command"].partition(";")[0])
-    return [word for word in words if not re.match(r"[A-Z_]+=", word)]
+    command = json.loads(file.read_text())["command"].partition(";")[0]
+    return [word for word in shlex.split(command) if not re.match(r"[A-Z_]+=", word)]
 
 
-def keys_of(value: Any) -> Iterator[str]:
-    if isinstance(value, dict):
-        yield from value
+def keys_of(value):
+    """All keys of mappings in a mapping or list."""
+    keys = set(value) if isinstance(value, dict) else set()
     for part in value.values() if isinstance(value, dict) else value:
         if isinstance(part, dict | list):
-            yield from keys_of(part)
+            keys |= keys_of(part)
+    return keys
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_its_command_is_there(
-    file: Path, accepted: Callable[..., None], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_its_command_is_there(file, accepted, monkeypatch):
     program, *words = words_of(file)
     if program == "make":
         assert f"\n{words[0].rstrip(',')}:" in (REPO / "Makefile").read_text()
@@ -61,12 +57,15 @@ MEASURED = [file for file in FILES if "-m" in words_of(file) and "photographs" n
 
 
 @pytest.mark.parametrize("file", MEASURED, ids=lambda file: file.stem)
-def test_its_columns_are_those_of_today(file: Path) -> None:
+def test_its_columns_are_those_of_today(file):
     module = REPO / words_of(file)[2].replace(".", "/")
     sources = [*module.glob("*.py")] or [module.with_suffix(".py")]
-    written: set[object] = set()
+    written = set()
     for source in (*sources, *(REPO / "benchmarks").glob("*.py")):
-        nodes = ast.walk(ast.parse(source.read_text()))
-        written |= {node.value for node in nodes if isinstance(node, ast.Constant)}
-    keys = {*keys_of(json.loads(file.read_text())["results"])}
+        for node in ast.walk(ast.parse(source.read_text())):
+            if isinstance(node, ast.Constant):
+                written.add(node.value)
+
+    keys = keys_of(json.loads(file.read_text())["results"])
+
     assert {key for key in keys if COLUMN.fullmatch(key)} <= written

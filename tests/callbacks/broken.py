@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable
-from torch import Tensor, nn
+from torch import nn
 
 from lightning_modules.methods.regression import NetworkCallable, Regression
 from tests.callbacks.tiny import Tiny
@@ -18,12 +16,12 @@ class WithGradient(torch.autograd.Function):
     """Identity whose gradient is changed by a function."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+    def forward(ctx, x, change):
         ctx.change = change
         return x.clone()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx, gradient):
         return ctx.change(gradient), None
 
 
@@ -40,22 +38,17 @@ class Poisoned(Tiny):
         optimizer: Makes the optimiser.
     """
 
-    def __init__(
-        self,
-        fault: str = "nan loss",
-        bad: tuple[str, ...] = (),
-        optimizer: Callable[..., Any] = ADAM,
-    ) -> None:
+    def __init__(self, fault="nan loss", bad=(), optimizer=ADAM):
         super().__init__()
         self.norm = nn.BatchNorm2d(3)
         self.fault = fault
         self.bad = bad
         self.optimizer = optimizer
 
-    def forward(self, lr: Tensor, size: tuple[int, int]) -> Tensor:
+    def forward(self, lr, size):
         return super().forward(self.norm(lr), size)
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+    def training_step(self, batch, batch_idx):
         fault = self.fault if set(self.bad) & set(batch["key"]) else ""
         lr = batch["lr"] * torch.nan if fault == "nan input" else batch["lr"]
         loss = (self(lr, batch["size"]) - batch["hr"]).square().mean()
@@ -63,7 +56,7 @@ class Poisoned(Tiny):
             return WithGradient.apply(loss, lambda gradient: gradient * torch.inf)
         return loss * {"nan loss": torch.nan, "inf loss": torch.inf}.get(fault, 1.0)
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self):
         trained = [p for p in self.parameters() if p.requires_grad]
         optimizer = self.optimizer(trained)
         schedule = torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5)
@@ -94,7 +87,8 @@ class SometimesNaN(Regression):
         self.always = always
         self.seen = 0
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+    def training_step(self, batch, batch_idx):
         self.seen += 1
-        bad = self.seen > self.after and (self.always or int(batch["seed"][0]) % 2 == 0)
-        return super().training_step(batch, batch_idx) * (torch.nan if bad else 1.0)
+        is_bad = self.always or int(batch["seed"][0]) % 2 == 0
+        loss = super().training_step(batch, batch_idx)
+        return loss * torch.nan if is_bad and self.seen > self.after else loss

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.util.tensor_util import make_ndarray
-
-Points = list[tuple[int, float]]
 
 
 class Log:
@@ -22,34 +18,34 @@ class Log:
         folder: The folder.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder):
         self._events = EventAccumulator(str(folder), size_guidance={"tensors": 0})
         self._events.Reload()
 
-    def names(self, plugin: str) -> list[str]:
+    def names(self, plugin):
         """Return the tags of ``scalars``, ``images``, ``text`` or ``hparams``; at least one."""
         return sorted(self._events.PluginTagToContent(plugin))
 
-    def scalars(self, name: str) -> Points:
+    def scalars(self, name):
         """Return steps and values."""
         events = self._events.Tensors(name)
         return [(event.step, float(make_ndarray(event.tensor_proto))) for event in events]
 
-    def texts(self, name: str) -> list[str]:
+    def texts(self, name):
         """Return the texts."""
         events = self._events.Tensors(f"{name}/text_summary")
         return [event.tensor_proto.string_val[0].decode() for event in events]
 
-    def hyperparameters(self) -> dict[str, float | str]:
+    def hyperparameters(self):
         """Return the latest hyperparameters."""
-        (content,) = self._events.PluginTagToContent("hparams").values()
-        found = HParamsPluginData.FromString(content).session_start_info.hparams
-        return {name: getattr(v, v.WhichOneof("kind")) for name, v in found.items()}
+        [content] = self._events.PluginTagToContent("hparams").values()
+        values = HParamsPluginData.FromString(content).session_start_info.hparams
+        return {name: getattr(value, value.WhichOneof("kind")) for name, value in values.items()}
 
-    def images(self, name: str) -> list[tuple[int, NDArray[np.uint8]]]:
+    def images(self, name):
         """Return steps and images, (H, W, 3)."""
-        found = []
+        images = []
         for event in self._events.Tensors(name):
             _, _, png = event.tensor_proto.string_val
-            found.append((event.step, np.asarray(Image.open(io.BytesIO(png)))))
-        return found
+            images.append((event.step, np.asarray(Image.open(io.BytesIO(png)))))
+        return images

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import pytest
@@ -15,6 +13,7 @@ from torch_fidelity import feature_extractor_inceptionv3 as library
 
 from callbacks.metrics import fid
 from files import manifest
+from files.checksums import file_hash
 
 NAME = "weights-inception-2015-12-05-6726825d.pth"
 
@@ -23,7 +22,7 @@ MADE: dict[str, Path] = {}  # once, whichever modules import these fixtures
 
 
 @pytest.fixture(scope="session")
-def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def inception_file(tmp_path_factory):
     """Random weights under the official name, alone in their folder."""
     if "file" not in MADE:
         MADE["file"] = tmp_path_factory.mktemp("weights") / NAME
@@ -31,7 +30,7 @@ def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return MADE["file"]
 
 
-def _save(path: Path) -> None:
+def _save(path):
     extractor = library.FeatureExtractorInceptionV3
     with (
         mock.patch.object(library, "load_state_dict_from_url"),  # no download
@@ -44,25 +43,20 @@ def _save(path: Path) -> None:
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)
             if isinstance(module, nn.BatchNorm2d):  # not the identity
-                module.running_mean.uniform_(-0.2, 0.2)  # type: ignore[union-attr]
-                module.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]
+                module.running_mean.uniform_(-0.2, 0.2)
+                module.running_var.uniform_(0.5, 2)
                 nn.init.uniform_(module.weight, 0.5, 1.5)
                 nn.init.uniform_(module.bias, -0.2, 0.2)
     torch.save(net.state_dict(), path)
 
 
 @pytest.fixture
-def inception(
-    inception_file: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Path:
+def inception(inception_file, tmp_path_factory, monkeypatch):
     """Put that file where the project searches, and its hash into the manifest."""
     if "manifest" not in MADE:
         MADE["manifest"] = tmp_path_factory.mktemp("manifest") / "weights.yaml"
-        entries: dict[str, Any] = yaml.safe_load(manifest.MANIFEST.read_text())
-        digest = hashlib.sha256(inception_file.read_bytes()).hexdigest()
-        entries["fid-inception"] |= {"sha256": digest}
+        entries = yaml.safe_load(manifest.MANIFEST.read_text())
+        entries["fid-inception"]["sha256"] = file_hash(inception_file)
         MADE["manifest"].write_text(yaml.safe_dump(entries))
     monkeypatch.setattr(manifest, "MANIFEST", MADE["manifest"])
     monkeypatch.setenv("ENLARGER_WEIGHTS", str(inception_file.parent))
@@ -70,7 +64,7 @@ def inception(
 
 
 @pytest.fixture
-def small_inception(inception: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def small_inception(inception, monkeypatch):
     """The same network sees an eighth of the pixels, in an eighth of the time."""
     monkeypatch.setattr(fid, "SIDE", 107)
     return inception

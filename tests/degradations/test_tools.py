@@ -58,8 +58,8 @@ def test_the_files_of_invsr_are_the_recipes_as_they_are(name, recipe):
 
     shipped = degradation_of([REPO / f"configs/degradation/{name}.yaml"], 4.0)
 
-    assert type(shipped) is recipe
     expected = recipe(4.0).params_of(np.arange(8), shape)
+    assert type(shipped) is recipe
     np.testing.assert_equal(shipped.params_of(np.arange(8), shape), expected)
 
 
@@ -71,7 +71,8 @@ def test_an_experiment_with_its_own_scale():
 
 
 def test_a_path_in_a_file_is_relative_to_it(tmp_path):
-    write(tmp_path / "a/noise.yaml", pipeline([NOISE | {"init_args": {"sigma": [7, 8]}}]))
+    noise = NOISE | {"init_args": {"sigma": [7, 8]}}
+    write(tmp_path / "a/noise.yaml", pipeline([noise]))
     path = write(tmp_path / "own.yaml", {"degradation": "a/noise.yaml"})
 
     degradation = degradation_of([path], 2.0)
@@ -82,7 +83,9 @@ def test_a_path_in_a_file_is_relative_to_it(tmp_path):
 def test_stages_by_name_keep_the_order_of_the_file(tmp_path):
     path = write(tmp_path / "own.yaml", pipeline({"zoom": NOISE, "blur": NOISE, "noise": NOISE}))
 
-    assert list(degradation_of([path], 2.0).stages) == ["zoom", "blur", "noise"]
+    degradation = degradation_of([path], 2.0)
+
+    assert list(degradation.stages) == ["zoom", "blur", "noise"]
 
 
 def test_later_files_win_and_add(tmp_path):
@@ -91,10 +94,11 @@ def test_later_files_win_and_add(tmp_path):
     third = write(tmp_path / "3.yaml", {"class_path": "degradations.Bicubic"})
 
     merged = degradation_of([first, second], 2.0)
+    replaced = degradation_of([first, third], 2.0)
 
     assert not merged.quantize
     assert list(merged.stages) == ["GaussianNoise", "GaussianNoise#2"]
-    assert isinstance(degradation_of([first, third], 2.0), Bicubic)
+    assert isinstance(replaced, Bicubic)
 
 
 # ---------------------------------------------------------------------------------------- preview
@@ -102,30 +106,30 @@ def test_later_files_win_and_add(tmp_path):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Work in a folder with a photograph and a recipe."""
+    """Work in a folder with a photograph, another image and a recipe."""
     monkeypatch.chdir(tmp_path)
     Image.fromarray(photograph(512, 512, corner=0)).save("photo.png")
+    Image.new("RGB", (8, 8)).save("other.png")
     noise = NOISE | {"init_args": {"sigma": [25, 25]}}
     write(tmp_path / "recipe.yaml", pipeline({"first": noise}))
     return tmp_path
 
 
-def run(*arguments):
-    return preview.main(["--config", "recipe.yaml", *arguments])
+def run(arguments):
+    return preview.main(["--config", "recipe.yaml", *arguments.split()])
 
 
 def test_prints_the_parameters_and_draws_each_stage(folder, caplog):
-    arguments = ["photo.png", "--draws=3", "--rows=2", "--crop=64", "--seed=7", "--scale=2"]
+    caplog.set_level("INFO")
 
-    with caplog.at_level("INFO"):
-        run(*arguments)
-        run(*arguments)  # whose sheet replaces the first one's
+    run("photo.png --draws=3 --rows=2 --crop=64 --seed=7 --scale=2")
+    run("photo.png --draws=3 --rows=2 --crop=64 --seed=7 --scale=2")  # replaces the first sheet
 
+    sheet = np.asarray(Image.open("preview.png"))
+    middle = Image.fromarray(photograph(64, 64, corner=224))
     assert "Stage by stage, seed 8" in caplog.text
     assert "1. first: GaussianNoise, levels 25, grey False, 64 x 64 px" in caplog.text
     assert "LR: 32 x 32 px" in caplog.text
-    sheet = np.asarray(Image.open("preview.png"))
-    middle = Image.fromarray(photograph(64, 64, corner=224))
     np.testing.assert_array_equal(sheet[48:304, 16:272], middle.resize((256, 256), 0))
 
 
@@ -138,31 +142,30 @@ def test_prints_the_parameters_and_draws_each_stage(folder, caplog):
     ],
 )
 def test_errors_write_nothing(folder, arguments, words):
-    Image.new("RGB", (8, 8)).save("other.png")
     before = {path: path.read_bytes() for path in folder.iterdir()}
 
     with pytest.raises((ValueError, OSError), match=words):
-        run(*arguments.split())
+        run(arguments)
 
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def nested(scale=2.0):
-    return Pipeline(
-        scale,
-        {
-            "blur": Sinc(),
-            "sometimes": Sometimes(GaussianNoise((20.0, 20.0)), 0.5),
-            "one": OneOf({"a": GaussianNoise(), "b": Sinc()}, (0.25, 0.75)),
-            "order": Shuffled({"c": Sinc(), "d": Sometimes(Sinc(), 0.5), "e": GaussianNoise()}),
-        },
-    )
+def nested(scale):
+    noises = {"a": GaussianNoise(), "b": Sinc()}
+    shuffled = {"c": Sinc(), "d": Sometimes(Sinc(), 0.5), "e": GaussianNoise()}
+    stages = {
+        "blur": Sinc(),
+        "sometimes": Sometimes(GaussianNoise(), 0.5),
+        "one": OneOf(noises, (0.25, 0.75)),
+        "order": Shuffled(shuffled),
+    }
+    return Pipeline(scale, stages)
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_the_steps_are_those_of_the_degradation(seed):
     hr = uniform(1, 3, 24, 20)
-    degradation = nested()
+    degradation = nested(2.0)
     params = degradation.params_of(torch.tensor([seed]), hr.shape)
 
     steps, lr = preview.run(degradation, hr, params)
@@ -176,7 +179,7 @@ def test_the_steps_are_those_of_the_degradation(seed):
             expected.append(f"order / {'cde'[number]}")
     assert [step.name for step in steps] == expected
     last = steps[-1].image.clamp(0, 1)
-    assert torch.equal(Pipeline(2.0, [])(last, torch.tensor([0])), lr)
+    assert torch.equal(Bicubic(2.0)(last, torch.tensor([0])), lr)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -208,9 +211,11 @@ def test_every_shipped_degradation_has_a_sheet(config):
 def test_the_examples_of_the_page_make_degradations(tmp_path, name):
     blocks = dict(re.findall(r"```yaml\n# (\S+)\n(.*?)```", PAGE, re.DOTALL))
     (tmp_path / name).write_text(blocks[name])
-    base = [REPO / "configs/degradation/real_esrgan.yaml"] if name == "milder.yaml" else []
+    files = [tmp_path / name]
+    if name == "milder.yaml":
+        files.insert(0, REPO / "configs/degradation/real_esrgan.yaml")
 
-    degradation_of([*base, tmp_path / name], 4.0)
+    degradation_of(files, 4.0)
 
 
 def test_the_script_of_the_page_degrades_a_folder(tmp_path, monkeypatch):

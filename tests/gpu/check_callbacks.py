@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-from pathlib import Path
-from typing import Any
-
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 from torchvision import models
 
@@ -30,7 +26,7 @@ from tests.contracts import discovery
 from tests.contracts.arguments import build
 from tests.contracts.test_callbacks import EXAMPLES as IMAGES
 from tests.contracts.test_set_metrics import EXAMPLES as SETS
-from tests.gpu.device import GPU, Waits, counted, pretended_gpu
+from tests.gpu.device import GPU, counted, pretended_gpu
 
 # Most waits of a batch. May only fall; an image's metric that is not listed must not wait at all.
 OF_SETS = 2  # features of outputs and of HR are kept on the host
@@ -43,20 +39,22 @@ SKIPPED = (FVD, KVD, IQA)
 class Clips(Images):
     """Clips of three frames in the place of images."""
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index):
         sample = super().__getitem__(index)
         return sample | {"clip": torch.stack([sample["hr"]] * 3)}
 
 
-def together(samples: list[dict[str, Any]]) -> dict[str, Any]:
+def together(samples):
     batch = collate(samples)
-    return batch | {k: torch.stack([s[k] for s in samples]) for k in ("clip",) if k in samples[0]}
+    if "clip" in samples[0]:
+        batch["clip"] = torch.stack([sample["clip"] for sample in samples])
+    return batch
 
 
 class Echo(LightningModule):
     """Its outputs are a darker HR, or clip."""
 
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+    def test_step(self, batch, batch_idx):
         assert batch["hr"].device == GPU
         return {"sr": batch.get("clip", batch["hr"]) * 0.9}
 
@@ -64,70 +62,65 @@ class Echo(LightningModule):
 class Few(nn.Module):
     """Stands in for a large network: a few features of images, or distances of two."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.conv = nn.Conv2d(3, 4, 3)
 
-    def forward(self, *images: Tensor) -> Tensor:
+    def forward(self, *images):
         features = [self.conv(image / 255).mean((2, 3)) for image in images]
         return features[0] if len(images) == 1 else (features[0] - features[1]).norm(dim=1)
 
 
-class Opens(Callback):
-    """First of the callbacks: begins to count."""
+class Begins(Callback):
+    """First of the callbacks: begins to count the waits of the others after a batch."""
 
-    def __init__(self) -> None:
-        self.waits = Waits()
-        self.context: AbstractContextManager[Waits] = counted()
-
-    def on_test_batch_start(self, trainer: Any, model: Any, batch: Any, *_: Any) -> None:
+    def on_test_batch_start(self, trainer, model, batch, *_):
         batch["seed"] = batch["seed"].cpu()  # as the data module has it
 
-    def on_test_batch_end(self, *_: Any) -> None:
-        self.context = counted()
-        self.waits = self.context.__enter__()
+    def on_test_batch_end(self, *_):
+        self.counting = counted()
+        self.waits = self.counting.__enter__()
 
 
-class Closes(Callback):
+class Ends(Callback):
     """Last of the callbacks."""
 
-    def __init__(self, opens: Opens) -> None:
-        self.opens = opens
+    def __init__(self, begins):
+        self.begins = begins
 
-    def on_test_batch_end(self, *_: Any) -> None:
-        self.opens.context.__exit__(None, None, None)
+    def on_test_batch_end(self, *_):
+        self.begins.counting.__exit__(None, None, None)
 
 
-def waits_of_a_batch(
-    folder: Path, model: LightningModule, data: Images, *callbacks: Callback
-) -> Waits:
+def waits_of_a_batch(folder, model, data, *callbacks):
     """Those of the second of two batches, when tables are on the device."""
-    opens = Opens()
+    begins = Begins()
     with pretended_gpu():
         # Under inference mode, the device would not see the operations.
-        settings: Any = {"accelerator": "gpu", "inference_mode": False}
-        run = trainer(folder, opens, *callbacks, Closes(opens), **settings)
+        settings = {"accelerator": "gpu", "inference_mode": False}
+        run = trainer(folder, begins, *callbacks, Ends(begins), **settings)
         run.test(model, DataLoader(data, 2, collate_fn=together), verbose=False)
-    return opens.waits
+    return begins.waits
 
 
 @pytest.fixture
-def _stand_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _stand_ins(tmp_path, monkeypatch):
     """Random or small networks in the place of published ones."""
 
-    def few(metric: Any) -> None:
+    def few(metric):
         metric.net = metric.network = Few().requires_grad_(False)
 
-    def pristine(metric: Any) -> None:
+    def pristine(metric):
         metric.pristine = torch.zeros(FEATURES).double(), torch.eye(FEATURES).double()
 
-    for cls, load in ((InceptionMetric, few), (NIQE, pristine)):
-        monkeypatch.setattr(cls, "load", load)
+    monkeypatch.setattr(InceptionMetric, "load", few)
+    monkeypatch.setattr(NIQE, "load", pristine)
+    for cls in (InceptionMetric, NIQE):
         monkeypatch.setattr(cls, "absent", lambda metric: "")
     files = {}
-    for name, network in (("squeezenet", models.squeezenet1_1()), ("vgg16", models.vgg16())):
+    for name, make in (("squeezenet", models.squeezenet1_1), ("vgg16", models.vgg16)):
         files[name] = tmp_path / f"{name}.pth"
-        state = network.features.state_dict()
+        state = make().features.state_dict()
         torch.save({f"features.{key}": value for key, value in state.items()}, files[name])
     monkeypatch.setattr("callbacks.metrics.base.locate", files.__getitem__)
 
@@ -139,34 +132,41 @@ def _stand_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [c for c in discovery.concrete_subclasses(Metric, "callbacks") if c not in SKIPPED],
     ids=lambda cls: cls.__name__,
 )
-def test_a_metric(cls: Any, tmp_path: Path) -> None:
+def test_a_metric_waits_at_most_so_often(cls, tmp_path):
     examples = {LPIPS: lambda: LPIPS("squeeze"), **IMAGES, **SETS}
-    metric = build(cls, examples, "")
     default = OF_SETS if issubclass(cls, SetMetric) else 0
-    data = (Clips if cls in CLIPS else Images)(4, side=304 if "Patch" in cls.__name__ else 208)
+    side = 304 if "Patch" in cls.__name__ else 208
+    data = Clips(4, side=side) if cls in CLIPS else Images(4, side=side)
+    metric = build(cls, examples, "")
+
     waits = waits_of_a_batch(tmp_path, Echo(), data, metric)
-    assert metric.records, "it measured nothing"
-    assert all(record["value"] == record["value"] for record in metric.records)
+
+    assert metric.records[0]["value"] == metric.records[0]["value"]  # no NaN
     assert waits.total() <= LIMITS.get(cls.__name__, default), f"a batch waits:\n{waits}"
 
 
-def test_results(tmp_path: Path) -> None:
-    """Digests of images cost no wait, and are those of the CPU."""
+def test_digests_of_images_cost_no_wait(tmp_path):
+    """And are those of the CPU."""
     data = Images(4, side=9)
+
     waits = waits_of_a_batch(tmp_path, Echo(), data, PSNR(), Results())
-    digests = {row.image: str(row.digest) for row in read_file(tmp_path / "images.json")}
-    hashes = hashes_of(torch.stack([data[index]["hr"] for index in range(4)])).tolist()
-    assert [digests[key].split()[0] for key in data.keys] == [f"{each:08x}" for each in hashes]
+
+    digests = {row.image: row.digest for row in read_file(tmp_path / "images.json")}
+    hashes = hashes_of(torch.stack([data[index]["hr"] for index in range(4)]))
+    for key, expected in zip(data.keys, hashes.tolist(), strict=True):
+        assert digests[key].split()[0] == f"{expected:08x}"
     assert not waits, f"a batch waits:\n{waits}"
 
 
-def test_validation_images() -> None:
-    """What is shown of a batch stays on the device until the validation ends."""
-    data = [Images(2, side=64)[index] for index in range(2)]
+def test_images_of_validations_stay_on_the_device():
+    """Until the validation ends."""
+    data = Images(2, side=64)
     with pretended_gpu():
-        batch = together(data)
-        batch |= {name: batch[name].to(GPU) for name in ("lr", "hr")}
+        batch = together([data[0], data[1]])
+        batch["lr"] = batch["lr"].to(GPU)
+        batch["hr"] = batch["hr"].to(GPU)
         with counted() as waits:
             images = ValidationImages(side=32)._middles(batch["hr"] * 0.9, batch, slice(1, 2))
+
         assert {image.device for image in images.values()} == {GPU}
     assert not waits, f"a batch waits:\n{waits}"

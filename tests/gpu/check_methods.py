@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import pytest
 import torch
@@ -52,16 +50,16 @@ LIMITS = {
 }
 
 
-def against_a_discriminator(scale: float, folder: Path) -> InvSR:
+def against_a_discriminator(scale, folder):
     judge = LatentDiscriminator(3, widths=(32, 32), layers=(1, 1), heads=1, text_width=None)
     training = Training(starts=STARTS, adversarial_start=0, discriminator=judge)
     parts = (test_models.predictor(), test_models.frozen_denoiser(), Averaged(4))
     model = InvSR(scale, *parts, training=training, patch=8)
-    model._trainer = SimpleNamespace(global_step=0, barebones=True)  # type: ignore[assignment]
+    model._trainer = SimpleNamespace(global_step=0, barebones=True)
     return model
 
 
-def with_a_perceptual_loss(scale: float, folder: Path) -> ResShift:
+def with_a_perceptual_loss(scale, folder):
     return ResShift(scale, test_models.Denoiser(), PixelSpace(), perceptual=Distance())
 
 
@@ -85,78 +83,88 @@ CASES = [
 assert ALL.keys() > ALIKE
 
 
-def on_device(batch: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: value.to(GPU) if isinstance(value, Tensor) and name != "seed" else value
-        for name, value in batch.items()
-    }
+def on_device(batch):
+    there = dict(batch)
+    for name, value in batch.items():
+        if isinstance(value, Tensor) and name != "seed":
+            there[name] = value.to(GPU)
+    return there
+
+
+def training_step_of(model, batch):
+    """A function that makes a step; None for a method that is not trained."""
+    if model.automatic_optimization and any(p.requires_grad for p in model.parameters()):
+        optimizers = model.configure_optimizers()
+        optimizer = optimizers["optimizer"] if isinstance(optimizers, dict) else optimizers
+
+        def step():
+            model.on_train_batch_start(batch, 0)
+            model.training_step(batch, 0).backward()
+            optimizer.step()
+
+        return step
+    if not isinstance(model, Adversarial):
+        return None
+
+    def step_of_both():  # it steps its optimisers itself
+        loss, made = model.generator_loss(batch)
+        loss.backward()
+        if model.discriminator is not None:
+            model.discriminator_loss(made).backward()
+
+    return step_of_both
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize(("name", "make"), CASES)
-def test_a_training_step_and_a_batch_of_outputs(
-    name: str, make: Any, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    case = request.node.callspec.id
-    limit = LIMITS.get(case, LIMITS.get(name, Limit()))
+def test_a_training_step_and_outputs_wait_at_most_so_often(name, make, tmp_path, request):
+    limit = LIMITS.get(request.node.callspec.id, LIMITS.get(name, Limit()))
     torch.manual_seed(0)
     model = make(SCALE, tmp_path)
     with pretended_gpu():
         model.to(GPU)
         batch = on_device(batch_for(model))
-        operations = Operations()
-        if model.automatic_optimization and any(p.requires_grad for p in model.parameters()):
-            found = model.train().configure_optimizers()
-            optimizer = found["optimizer"] if isinstance(found, dict) else found
-            for first in (True, False):  # the first step may copy tables to the device
-                with counted() as step, nullcontext() if first else operations:
-                    model.on_train_batch_start(batch, 0)
-                    model.training_step(batch, 0).backward()
-                    optimizer.step()
-                if not first:
-                    assert step.total() <= limit.step, f"a step waits:\n{step}"
-        elif isinstance(model.train(), Adversarial):  # it steps its optimisers itself
-            for first in (True, False):
-                with counted() as step, nullcontext() if first else operations:
-                    loss, made = model.generator_loss(batch)
-                    loss.backward()
-                    if model.discriminator is not None:
-                        model.discriminator_loss(made).backward()
-            assert step.total() <= limit.step, f"a step waits:\n{step}"
-        assert operations.not_channels_last <= limit.layout
+        step = training_step_of(model.train(), batch)
+        if step is not None:
+            step()  # the first one may copy tables to the device
+            with counted() as waits, Operations() as operations:
+                step()
+            assert waits.total() <= limit.step, f"a step waits:\n{waits}"
+            assert operations.not_channels_last <= limit.layout
         if isinstance(model, LatentPerceptual):  # it has no outputs
             return
         with torch.no_grad():  # under inference mode, no dispatch would be seen
             model._trainer = None
             model.eval().test_step(batch, 0)
-            with counted() as output:
+            with counted() as waits:
                 sr = model.test_step(batch, 0)["sr"]
         assert sr.device == GPU
-        assert output.total() <= limit.output, f"an output waits:\n{output}"
+        assert waits.total() <= limit.output, f"an output waits:\n{waits}"
 
 
-def test_tiles(tmp_path: Path) -> None:
-    """Nine and more tiles wait no more than one."""
-    model: Any = test_models.EXAMPLES[InvSR]["averaged pixels"](SCALE, tmp_path)
+def test_tiles_wait_no_more_than_one(tmp_path):
+    model = test_models.EXAMPLES[InvSR]["averaged pixels"](SCALE, tmp_path)
     model.set_tiling(Tiling(size=12, overlap=6, batch=4))
     with pretended_gpu():
-        given = on_device(batch_of((22, 24), 1))
-        moved(model.eval()).predict_step(given, 0)
+        batch = on_device(batch_of((22, 24), 1))
+        moved(model.eval()).predict_step(batch, 0)
         with counted() as waits:
-            sr = model.predict_step(given, 0)["sr"]
+            sr = model.predict_step(batch, 0)["sr"]
+
         assert sr.device == GPU
         assert model.tile_count >= 9
     assert not waits, f"tiles wait:\n{waits}"
 
 
 @pytest.mark.parametrize("kind", get_args(ColorFix))
-def test_a_colour_fix(kind: Any) -> None:
-    given = batch_of()
-    expected = fix_colors(given["hr"], given["lr"], kind)
+def test_a_colour_fix_gives_the_images_of_a_cpu(kind):
+    batch = batch_of()
+    expected = fix_colors(batch["hr"], batch["lr"], kind)
     with pretended_gpu():
-        there = on_device(given)
+        there = on_device(batch)
         for _ in range(2):
             with counted() as waits:
                 sr = fix_colors(there["hr"], there["lr"], kind)
-        assert not waits, f"colours wait:\n{waits}"
+
         torch.testing.assert_close(sr.cpu(), expected, rtol=0, atol=1e-5)
+    assert not waits, f"colours wait:\n{waits}"

@@ -18,10 +18,8 @@ import os
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import torch
@@ -47,7 +45,7 @@ _FACTORIES = (torch.tensor, torch.as_tensor, torch.asarray)
 class Waits(Counter[tuple[str, str]]):
     """How often the host waited for the device, by kind and by line of this repository."""
 
-    def add(self, kind: str) -> None:
+    def add(self, kind):
         """Count one wait of the innermost line of the repository outside this file."""
         frames = [
             frame
@@ -58,16 +56,16 @@ class Waits(Counter[tuple[str, str]]):
         last = frames[-1]
         self[kind, f"{os.path.relpath(last.filename, ROOT)}:{last.lineno}"] += 1
 
-    def __str__(self) -> str:
+    def __str__(self):
         return "\n".join(f"{n} x {kind} at {line}" for (kind, line), n in self.most_common())
 
 
-_counting: Waits | None = None
+_counting = None
 _queued = 0  # operations on the device so far
 
 
 @contextmanager
-def counted() -> Iterator[Waits]:
+def counted():
     """Count the waits within."""
     global _counting
     before, _counting = _counting, Waits()
@@ -77,7 +75,7 @@ def counted() -> Iterator[Waits]:
         _counting = before
 
 
-def _wait(kind: str) -> None:
+def _wait(kind):
     if _counting is not None:
         _counting.add(kind)
 
@@ -87,12 +85,12 @@ class DeviceTensor(Tensor):
 
     inner: Tensor
     __torch_function__ = torch._C._disabled_torch_function_impl
-    device = property(lambda self: GPU)  # type: ignore[assignment]
-    is_cuda = property(lambda self: True)  # type: ignore[assignment]
-    is_cpu = property(lambda self: False)  # type: ignore[assignment]
+    device = property(lambda self: GPU)
+    is_cuda = property(lambda self: True)
+    is_cpu = property(lambda self: False)
 
     @staticmethod
-    def __new__(cls, inner: Tensor, requires_grad: bool = False) -> DeviceTensor:
+    def __new__(cls, inner, requires_grad=False):
         return torch.Tensor._make_wrapper_subclass(
             cls,
             inner.size(),
@@ -104,24 +102,24 @@ class DeviceTensor(Tensor):
             requires_grad=requires_grad,
         )
 
-    def __init__(self, inner: Tensor, requires_grad: bool = False) -> None:
+    def __init__(self, inner, requires_grad=False):
         self.inner = inner
 
-    def __repr__(self) -> str:
+    def __repr__(self):
         return f"DeviceTensor({self.inner!r})"
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
+    def __reduce_ex__(self, protocol):
         return self.inner.__reduce_ex__(protocol)  # checkpoints are read on the CPU
 
-    def tolist(self) -> Any:
+    def tolist(self):
         return self.cpu().tolist()
 
-    def numpy(self, *args: Any, **kwargs: Any) -> Any:
+    def numpy(self, *args, **kwargs):
         raise TypeError("can't convert cuda:0 device type tensor to numpy")
 
     __array__ = numpy
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> DeviceTensor:
+    def __deepcopy__(self, memo):
         copy = DeviceTensor(self.inner.clone(), self.requires_grad)
         if isinstance(self, nn.Parameter):
             copy._is_param = True
@@ -129,17 +127,17 @@ class DeviceTensor(Tensor):
         return copy
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
         return _run(func, args, kwargs or {})
 
 
-def _values(x: Any) -> Any:
+def _values(x):
     return x.inner if isinstance(x, DeviceTensor) else x
 
 
 # Arguments and results of an operation hold tensors in lists and tuples, and nothing else does:
 # torch's own functions for trees would take half of the time of these tests.
-def _plain(x: Any, tensors: list[Tensor]) -> Any:
+def _plain(x, tensors):
     # The values, and in `tensors` the tensors.
     if isinstance(x, Tensor):
         tensors.append(x)
@@ -149,25 +147,25 @@ def _plain(x: Any, tensors: list[Tensor]) -> Any:
     return x
 
 
-def _wrapped(x: Any) -> Any:
+def _wrapped(x):
     if isinstance(x, Tensor):
         return x if isinstance(x, DeviceTensor) else DeviceTensor(x)
     return type(x)(map(_wrapped, x)) if isinstance(x, tuple | list) else x
 
 
 @functools.cache
-def _name_of(func: Any) -> str:
-    name: str = func._schema.name
+def _name_of(func):
+    name = func._schema.name
     return name.split("::")[1]
 
 
 @functools.cache
-def _returns_its_own(func: Any) -> bool:
+def _returns_its_own(func):
     """Whether results are neither views of arguments nor arguments: nothing is to be corrected."""
     return all(result.alias_info is None for result in func._schema.returns)
 
 
-def _count_copy(source: Tensor, to_device: bool, non_blocking: bool) -> None:
+def _count_copy(source, to_device, non_blocking):
     from_device = isinstance(source, DeviceTensor)
     if from_device and not to_device and not non_blocking:
         _wait("device to host")
@@ -178,14 +176,14 @@ def _count_copy(source: Tensor, to_device: bool, non_blocking: bool) -> None:
             _wait("host to device, not pinned")
 
 
-def _copy_to(func: Any, args: Any, kwargs: dict[str, Any], to_device: bool, plain: Any) -> Any:
+def _copy_to(func, args, kwargs, to_device, plain):
     # Tensor.to: a copy to another device, dtype or layout.
     _count_copy(args[0], to_device, bool(kwargs.pop("non_blocking", False)))
     out = func(*plain, **kwargs)
     return DeviceTensor(out) if to_device else out
 
 
-def _copy_into(args: Any, kwargs: dict[str, Any]) -> Tensor:
+def _copy_into(args, kwargs):
     target, source = args[:2]
     non_blocking = bool(args[2] if len(args) > 2 else kwargs.get("non_blocking", False))
     _count_copy(source, isinstance(target, DeviceTensor), non_blocking)
@@ -193,7 +191,7 @@ def _copy_into(args: Any, kwargs: dict[str, Any]) -> Tensor:
     return target
 
 
-def _count_reads(func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> None:
+def _count_reads(func, name, args, kwargs):
     if name in _READS:
         _wait(name)
     counts = name == "repeat_interleave" and func._overloadname == "Tensor"
@@ -207,7 +205,7 @@ def _count_reads(func: Any, name: str, args: Any, kwargs: dict[str, Any]) -> Non
                 _wait("index by a mask")
 
 
-def _check_devices(name: str, args: Any, tensors: list[Tensor]) -> None:
+def _check_devices(name, args, tensors):
     # As on a GPU: numbers and, for indexing, indices may be on the host.
     if name in _INDEXING:
         if not isinstance(args[0], DeviceTensor):
@@ -218,10 +216,10 @@ def _check_devices(name: str, args: Any, tensors: list[Tensor]) -> None:
         raise RuntimeError(f"Expected all tensors to be on the same device ({name}: {found})")
 
 
-def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+def _run(func, args, kwargs):
     global _queued
     name = _name_of(func)
-    tensors: list[Tensor] = []
+    tensors = []
     plain = [_plain(value, tensors) for value in args]
     named = {key: _plain(value, tensors) for key, value in kwargs.items()}
     with_device = any(isinstance(x, DeviceTensor) for x in tensors)
@@ -263,28 +261,28 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     return out
 
 
-def _pinned(tensor: Tensor) -> Tensor:
-    tensor._pinned = True  # type: ignore[attr-defined]
+def _pinned(tensor):
+    tensor._pinned = True
     return tensor
 
 
 class _Operations(TorchDispatchMode):
     @classmethod
-    def _should_skip_dynamo(cls) -> bool:
+    def _should_skip_dynamo(cls):
         return False  # nothing is compiled here, and the guard costs a tenth of each operation
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         return _run(func, args, kwargs or {})
 
 
-def _is_gpu(device: Any) -> bool:
+def _is_gpu(device):
     return isinstance(device, str | torch.device) and torch.device(device).type == "cuda"
 
 
 class _Calls(TorchFunctionMode):
     """What torch does before it dispatches: ``torch.tensor``, and "cuda" without a number."""
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
         first = args[0] if args else None
         if func is torch.as_tensor and isinstance(first, DeviceTensor):
@@ -307,46 +305,46 @@ class _Calls(TorchFunctionMode):
 class _Module(backend_registration._DummyBackendModule):
     """What ``torch.random.fork_rng`` asks of a device's module."""
 
-    def get_rng_state(self, *args: Any) -> Tensor:
+    def get_rng_state(self, *args):
         return torch.zeros(16, dtype=torch.uint8)
 
-    def set_rng_state(self, *args: Any) -> None:
+    def set_rng_state(self, *args):
         pass
 
     manual_seed = manual_seed_all = set_rng_state
 
-    def _is_in_bad_fork(self) -> bool:
+    def _is_in_bad_fork(self):
         return False
 
 
 class _Event:
     """An event. Waiting for it counts if no operation is queued behind it."""
 
-    def __init__(self, **_: Any) -> None:
+    def __init__(self, **_):
         self.record()
 
-    def record(self, stream: Any = None) -> None:
+    def record(self, stream=None):
         self.time, self._queued = time.perf_counter(), _queued
 
-    def synchronize(self) -> None:
+    def synchronize(self):
         if self._queued == _queued:
             _wait("event with nothing behind it")
 
-    def query(self) -> bool:
+    def query(self):
         return True
 
-    def elapsed_time(self, end: _Event) -> float:
+    def elapsed_time(self, end):
         return 1000 * (end.time - self.time)
 
 
 class _Stream:
-    def record_event(self, event: _Event | None = None) -> _Event:
+    def record_event(self, event=None):
         event = event or _Event()
         event.record()
         return event
 
 
-_ANSWERS: dict[str, Any] = {
+_ANSWERS = {
     "is_available": True,
     "is_initialized": True,
     "current_device": 0,
@@ -373,7 +371,7 @@ _registered = False
 _plain_to = nn.Module.to
 
 
-def _module_to(module: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
+def _module_to(module, *args, **kwargs):
     # torch would put the new values into the old parameters, which are of another class.
     device, dtype, *_ = torch._C._nn._parse_to(*args, **kwargs)
     if device is None or device.type != "cuda":
@@ -382,7 +380,7 @@ def _module_to(module: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
 
 
 @contextmanager
-def pretended_gpu() -> Iterator[None]:
+def pretended_gpu():
     """Let ``cuda`` be the pretended device."""
     global _registered
     if not _registered:
@@ -405,16 +403,16 @@ def pretended_gpu() -> Iterator[None]:
         yield
 
 
-def moved(module: nn.Module) -> nn.Module:
+def moved(module):
     """Move a module to the device, in place; shared parameters stay shared."""
-    known: dict[int, tuple[Any, Tensor]] = {}  # holds the old ones, so that no id is used again
+    known = {}  # holds the old ones, so that no id is used again
     for part in module.modules():
         for tensors in (part._parameters, part._buffers):
             for name, tensor in tensors.items():
                 if tensor is None or isinstance(tensor, DeviceTensor):
                     continue
                 if id(tensor) not in known:
-                    new: Any = DeviceTensor(tensor.detach().clone())
+                    new = DeviceTensor(tensor.detach().clone())
                     if tensors is part._parameters:
                         new = nn.Parameter(new, tensor.requires_grad)
                     known[id(tensor)] = (new, tensor)

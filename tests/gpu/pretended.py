@@ -14,7 +14,6 @@ import sys
 import tempfile
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import torch
@@ -24,35 +23,35 @@ from benchmarks import report
 from tests.gpu.device import pretended_gpu
 
 _run = subprocess.run
-_said: set[str] = set()
+_said = set()
 
 
-def _skipped(what: str) -> None:
+def _skipped(what):
     if what not in _said:
         sys.stderr.write(f"skipped: {what}, which the pretended device does not have\n")
     _said.add(what)
 
 
-def _compile(function: Any = None, **_: Any) -> Any:
+def _compile(function=None, **_):
     _skipped("torch.compile and CUDA graphs")
     return (lambda f: f) if function is None else function
 
 
-def _compile_in_place(module: nn.Module, **_: Any) -> None:
+def _compile_in_place(module, **_):
     _skipped("torch.compile and CUDA graphs")
 
 
-def _without_gradients(mode: bool = True) -> Any:
+def _without_gradients(mode=True):
     return torch.no_grad() if mode else nullcontext()
 
 
-def _pretending(command: Any, *args: Any, **kwargs: Any) -> Any:
+def _pretending(command, *args, **kwargs):
     if list(command[:2]) == [sys.executable, "-m"]:
         command = [sys.executable, "-m", "tests.gpu.pretended", *command[2:]]
     return _run(command, *args, **kwargs)
 
 
-def main(words: list[str]) -> None:
+def main(words):
     """Run a module.
 
     Args:

@@ -15,10 +15,10 @@ from torch.nn import functional
 State = dict[str, Tensor]
 
 
-def encode(state: State, lr: Tensor) -> Tensor:
+def encode(state, lr):
     """Features (B, C, h, w) of lr (B, 3, h, w) in [-1, 1]: EDSR without mean shift and tail."""
 
-    def conv(name: str, x: Tensor) -> Tensor:
+    def conv(name, x):
         return functional.conv2d(x, state[f"{name}.weight"], state[f"{name}.bias"], padding=1)
 
     head = conv("encoder.head.0", lr)
@@ -30,7 +30,7 @@ def encode(state: State, lr: Tensor) -> Tensor:
     return conv(f"encoder.body.{block}", x) + head
 
 
-def cell_centres(height: int, width: int, dtype: torch.dtype = torch.float32) -> Tensor:
+def cell_centres(height, width, dtype=torch.float32):
     """Centres (height * width, 2) of a grid's cells as (row, column) in [-1, 1]."""
     rows = -1 + (2 * torch.arange(height, dtype=dtype) + 1) / height
     columns = -1 + (2 * torch.arange(width, dtype=dtype) + 1) / width
@@ -38,7 +38,7 @@ def cell_centres(height: int, width: int, dtype: torch.dtype = torch.float32) ->
     return grid.view(-1, 2)
 
 
-def perceptron(state: State, x: Tensor) -> Tensor:
+def perceptron(state, x):
     last = max(int(name.split(".")[2]) for name in state if name.startswith("imnet.layers."))
     for layer in range(0, last + 1, 2):
         x = functional.linear(
@@ -49,12 +49,7 @@ def perceptron(state: State, x: Tensor) -> Tensor:
     return x
 
 
-def query(
-    state: State,
-    features: Tensor,
-    coord: Tensor,
-    cell: Tensor,
-) -> Tensor:
+def query(state, features, coord, cell):
     """Values (B, Q, 3) in [-1, 1] at coord (B, Q, 2), for pixels of size cell (B, Q, 2)."""
     batch, channels, height, width = features.shape
     features = functional.unfold(features, 3, padding=1).view(batch, channels * 9, height, width)

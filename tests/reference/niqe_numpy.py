@@ -11,48 +11,44 @@ nearly flat areas the local deviation then has an error of some percent.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 from scipy.ndimage import correlate
 from scipy.special import gamma
-
-Array = NDArray[np.float64]
 
 SHAPES = np.arange(200, 10_001) / 1000
 # rho(alpha), the ratio of (E|x|)^2 to E[x^2] of a generalised Gaussian
 RATIOS = gamma(2 / SHAPES) ** 2 / (gamma(1 / SHAPES) * gamma(3 / SHAPES))
 
 
-def luma(rgb: NDArray[Any]) -> Array:
+def luma(rgb):
     """(H, W) whole levels of Y of BT.601 in [16, 235], from (H, W, 3) uint8."""
     return np.round(16 + rgb.astype(np.float64) @ np.array([65.481, 128.553, 24.966]) / 255)
 
 
-def window() -> Array:
+def window():
     """7x7 Gaussian of deviation 7/6 that sums to 1."""
     y, x = np.mgrid[-3:4, -3:4]
     weights = np.exp(-(x**2 + y**2) / (2 * (7 / 6) ** 2))
     return weights / weights.sum()
 
 
-def normalised(image: Array, precision: type = np.float64) -> tuple[Array, Array]:
-    """MSCN coefficients (Eq. 1), and the local deviation."""
+def normalised(image, precision=np.float64):
+    """MSCN coefficients (Eq. 1)."""
 
-    def rounded(x: Array) -> Array:
+    def rounded(x):
         return x.astype(precision).astype(np.float64)
 
     image = rounded(image)
     mean = rounded(correlate(image, window(), mode="nearest"))
     square = rounded(correlate(rounded(image**2), window(), mode="nearest"))
-    difference, variance = image - mean, np.abs(square - rounded(mean**2))
+    difference = image - mean
+    variance = np.abs(square - rounded(mean**2))
     difference[np.abs(difference) < 1e-9] = 0
     variance[variance < 1e-9] = 0
-    return difference / (np.sqrt(variance) + 1), np.sqrt(variance)
+    return difference / (np.sqrt(variance) + 1)
 
 
-def asymmetric_fit(x: Array) -> tuple[float, float, float]:
+def asymmetric_fit(x):
     """alpha, beta_l, beta_r of Eq. 7 by moments."""
     x = x.ravel()
     left = np.sqrt(np.mean(x[x < 0] ** 2))
@@ -65,7 +61,7 @@ def asymmetric_fit(x: Array) -> tuple[float, float, float]:
     return float(alpha), float(left * scale), float(right * scale)
 
 
-def statistics(block: Array) -> list[float]:
+def statistics(block):
     """18 of one block: of its pixels, and of the products of neighbours in four directions."""
     alpha, left, right = asymmetric_fit(block)
     found = [alpha, (left + right) / 2]
@@ -77,27 +73,19 @@ def statistics(block: Array) -> list[float]:
     return found
 
 
-def half(image: Array) -> Array:
+def half(image):
     """Half the size, by the cubic kernel (a = -1/2) stretched by two, pixels mirrored."""
-    for axis in (0, 1):
-        image = np.moveaxis(image, axis, 0)
-        size = len(image)
-        rows = []
-        for place in range(size // 2):
-            centre = 2 * place + 0.5  # in pixels of the source
-            row, total = np.zeros(image.shape[1]), 0.0
-            for source in range(int(np.floor(centre)) - 4, int(np.floor(centre)) + 6):
-                weight = cubic((source - centre) / 2)
-                mirrored = -source - 1 if source < 0 else source
-                mirrored = 2 * size - 1 - mirrored if mirrored >= size else mirrored
-                row += weight * image[mirrored]
-                total += weight
-            rows.append(row / total)
-        image = np.moveaxis(np.stack(rows), 0, axis)
+    # A new pixel's centre lies between two old ones; five on either side have a weight.
+    taps = np.array([cubic((place - 4.5) / 2) for place in range(10)])
+    taps /= taps.sum()
+    for _ in range(2):
+        padded = np.pad(image, ((4, 5), (0, 0)), mode="symmetric")
+        rows = [taps @ padded[top : top + 10] for top in range(0, len(image) - 1, 2)]
+        image = np.stack(rows).T
     return image
 
 
-def cubic(x: float) -> float:
+def cubic(x):
     """Keys' kernel."""
     x = abs(x)
     if x <= 1:
@@ -105,29 +93,26 @@ def cubic(x: float) -> float:
     return -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2 if x <= 2 else 0.0
 
 
-def features(image: Array, precision: type = np.float64) -> tuple[Array, Array]:
-    """(N, 36) statistics of all blocks of 96x96 pixels, row by row, and their (N,) sharpness."""
-    rows, columns = image.shape[0] // 96, image.shape[1] // 96
-    image = image[: rows * 96, : columns * 96]
-    scales, sharpness = [], []
-    for side in (96, 48):
-        coefficients, deviation = normalised(image, precision)
-        found = []
-        for top in range(0, rows * side, side):
-            for left in range(0, columns * side, side):
-                place = slice(top, top + side), slice(left, left + side)
-                found.append(statistics(coefficients[place]))
-                if side == 96:
-                    sharpness.append(float(np.mean(deviation[place])))
-        scales.append(np.array(found))
+def features(image, precision=np.float64):
+    """(N, 36) statistics of all blocks of 96x96 pixels, row by row."""
+    height = image.shape[0] // 96 * 96
+    width = image.shape[1] // 96 * 96
+    image = image[:height, :width]
+    scales = []
+    for _ in range(2):
+        coefficients = normalised(image, precision)
+        blocks = []
+        for rows in np.split(coefficients, height // 96):
+            blocks += np.split(rows, width // 96, axis=1)
+        scales.append([statistics(block) for block in blocks])
         image = half(image)
-    return np.concatenate(scales, axis=1), np.array(sharpness)
+    return np.concatenate(scales, axis=1)
 
 
-def niqe(image: Array, mean: Array, covariance: Array, precision: type = np.float64) -> float:
+def niqe(image, mean, covariance, precision=np.float64):
     """Distance of an image (H, W) of levels from a pristine model (Eq. 10)."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        found, _ = features(image, precision)
+        found = features(image, precision)
     difference = mean.ravel() - np.nanmean(found, axis=0)
     whole = found[~np.isnan(found).any(axis=1)]
     pooled = (covariance + np.cov(whole, rowvar=False)) / 2

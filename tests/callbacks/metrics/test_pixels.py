@@ -7,23 +7,21 @@ import math
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from skimage.color import rgb2ycbcr
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch.nn import functional
 
-import enlarger
 from callbacks.metrics.consistency import LRConsistency, Repetition, autocorrelation
 from callbacks.metrics.pixels import PSNR, SSIM
 from degradations.bicubic import resize
-from tests.callbacks.tiny import Tiny, loader, trainer
-from tests.make import as_tensor, keys, noisy, read, smooth, uniform
+from tests.callbacks.tiny import Tiny, validate
+from tests.make import hr_and_lr, keys, noisy, normal, smooth, uniform
 
 
-def pair(count=3):
-    """Noisy images in floats, and smooth ones in 8 bits."""
-    hr = (smooth(count, (40, 31)) * 255).round() / 255
-    return noisy(hr), hr
+@pytest.fixture
+def hr():
+    """Smooth images of whole levels."""
+    return (smooth(3, (40, 31)) * 255).round() / 255
 
 
 def compute(metric, sr, hr, scale=2.0):
@@ -36,14 +34,14 @@ def reference_pixels(image, color, border):
     levels = np.round(image.permute(1, 2, 0).double().numpy() * 255)
     if color == "y":
         levels = rgb2ycbcr(levels / 255)[..., :1]
-    height, width = levels.shape[:2]
+    height, width, _ = levels.shape
     return levels[border : height - border, border : width - border]
 
 
 @pytest.mark.parametrize("color", ["y", "rgb"])
 @pytest.mark.parametrize(("border", "cut"), [("scale", 2), ("scale+6", 8), (0, 0), (5, 5)])
-def test_psnr_and_ssim_are_scikit_images(color, border, cut):
-    sr, hr = pair()
+def test_psnr_and_ssim_are_scikit_images(hr, color, border, cut):
+    sr = noisy(hr)
 
     psnr = compute(PSNR(color, border), sr, hr)
     ssim = compute(SSIM(color, border), sr, hr)
@@ -66,34 +64,26 @@ def test_psnr_and_ssim_are_scikit_images(color, border, cut):
 
 
 def test_rounding_can_be_left_out():
-    hr = torch.zeros(1, 3, 20, 20)
-    sr = hr + 0.4 / 255
+    black = torch.zeros(1, 3, 20, 20)
+    nearly_black = torch.full((1, 3, 20, 20), 0.4 / 255)
 
-    assert compute(PSNR(), sr, hr).isinf().all()
-    expected = 20 * math.log10(255 / 0.4)
-    unrounded = compute(PSNR("rgb", round_8bit=False), sr, hr)
-    assert unrounded.item() == pytest.approx(expected, abs=1e-4)
+    rounded = compute(PSNR(), nearly_black, black)
+    unrounded = compute(PSNR("rgb", round_8bit=False), nearly_black, black)
 
-
-@pytest.mark.parametrize(("scale", "cut"), [(2.0, 2), (2.5, 3), (4.0, 4)])
-def test_the_border_of_a_scale_is_rounded_up(scale, cut):
-    sr, hr = pair(1)
-    sr[..., cut - 1, :] += 1  # in the border
-
-    inside = compute(PSNR(), sr, hr, scale)
-
-    assert inside == compute(PSNR(border=cut), sr, hr)
-    assert inside != compute(PSNR(border=cut - 1), sr, hr)
+    assert rounded.isinf().all()
+    assert unrounded.item() == pytest.approx(20 * math.log10(255 / 0.4), abs=1e-4)
 
 
-@pytest.mark.parametrize(("border", "cut"), [("scale", 0), ("scale+6", 6)])
-def test_at_scale_1_there_is_no_border(border, cut):
-    sr, hr = pair(1)
+@pytest.mark.parametrize(
+    ("border", "scale", "cut"),
+    [("scale", 2.5, 3), ("scale", 4.0, 4), ("scale", 1.0, 0), ("scale+6", 1.0, 6)],
+)
+def test_the_border_of_a_scale_is_rounded_up_and_none_at_scale_1(hr, border, scale, cut):
+    sr = noisy(hr)
 
-    record = enlarger.measure([sr[0]], [hr[0]], [PSNR(border=border)])["psnr"]
+    values = compute(PSNR(border=border), sr, hr, scale)
 
-    assert record["protocol"]["border"] == cut
-    assert record["value"] == pytest.approx(compute(PSNR(border=cut), sr, hr).item())
+    assert torch.equal(values, compute(PSNR(border=cut), sr, hr))
 
 
 def test_equal_images_are_infinite_and_named(tmp_path, caplog):
@@ -104,44 +94,28 @@ def test_equal_images_are_infinite_and_named(tmp_path, caplog):
     psnr = PSNR()
     ssim = SSIM()
 
-    trainer(tmp_path, psnr, ssim).validate(Perfect(), loader(), verbose=False)
+    validate(tmp_path, psnr, ssim, model=Perfect())
 
     assert psnr.records[0]["value"] == math.inf
     assert ssim.records[0]["value"] == pytest.approx(1, abs=1e-12)
     assert "psnr is not finite for 7 of 7 images" in caplog.text
 
 
-def test_bicubic_on_set5_is_the_published_number(data_root):
-    """33.67 dB with Pillow's bicubic, whose rounding differs slightly from MATLAB's."""
-    values = []
-    for path in sorted((data_root / "set5/x2/hr").glob("*.png")):
-        hr = read(path)
-        lr = Image.open(data_root / "set5/x2/lr" / path.name).convert("RGB")
-        sr = lr.resize((hr.shape[3], hr.shape[2]), Image.Resampling.BICUBIC)
-        values.append(compute(PSNR(), as_tensor(np.array(sr)), hr).item())
-
-    assert len(values) == 5
-    assert sum(values) / 5 == pytest.approx(33.67, abs=0.03)
-
-
 # ---------------------------------------------- LR-consistency and its numbers on Set5; repetition
 
 
-def consistency(metric, sr, lr):
-    return metric.compute(sr, sr, keys(len(sr)) | {"lr": lr})
-
-
-@pytest.mark.parametrize(("scale", "bicubic", "real"), [(2, 42.4, 61.5), (4, 38.8, 59.6)])
-def test_lr_consistency_on_set5(data_root, scale, bicubic, real):
+@pytest.mark.parametrize(("scale", "of_bicubic", "of_hr"), [(2, 42.4, 61.5), (4, 38.8, 59.6)])
+def test_lr_consistency_on_set5(data_root, scale, of_bicubic, of_hr):
     """Bicubic's numbers equal those of an independent script: 42.3 and 38.8."""
+    metric = LRConsistency()
     values = []
-    for path in sorted((data_root / f"set5/x{scale}/hr").glob("*.png")):
-        hr = read(path)
-        lr = read(data_root / f"set5/x{scale}/lr" / path.name)
-        enlarged = resize(lr, hr.shape[-2:])
-        values.append([consistency(LRConsistency(), x, lr).item() for x in (enlarged, hr)])
 
-    assert np.mean(values, 0) == pytest.approx([bicubic, real], abs=0.1)
+    for _, hr, lr in hr_and_lr(data_root / f"set5/x{scale}"):
+        images = torch.cat([resize(lr, hr.shape[-2:]), hr])
+        batch = keys(2) | {"lr": lr.expand(2, -1, -1, -1)}
+        values.append(metric.compute(images, images, batch))
+
+    assert torch.stack(values).mean(0).tolist() == pytest.approx([of_bicubic, of_hr], abs=0.1)
 
 
 def test_lr_consistency_of_a_known_difference():
@@ -149,17 +123,18 @@ def test_lr_consistency_of_a_known_difference():
     sr = torch.full((2, 3, 20, 23), 0.5)  # any factor
     sr[1] += 10.2 / 255
 
-    values = consistency(LRConsistency("rgb"), sr, lr)
+    values = LRConsistency("rgb").compute(sr, sr, keys(2) | {"lr": lr})
 
     # 127.5 is rounded to 128, and 137.7 to 138.
     expected = [20 * math.log10(255 / 0.5), 20 * math.log10(255 / 10.5)]
     assert values.tolist() == pytest.approx(expected, abs=1e-3)
 
 
-def scenes(count, seed=0):
+@pytest.fixture(scope="module")
+def scenes():
     """32x32 images of one bright object each, on a ground below a sky."""
-    sky = torch.linspace(0.8, 0.2, 32).view(1, 1, 32, 1).expand(count, 3, 32, 32)
-    objects = uniform(count, 3, 8, 8, seed=seed) - 0.5
+    sky = torch.linspace(0.8, 0.2, 32).view(1, 1, 32, 1).expand(20, 3, 32, 32)
+    objects = uniform(20, 3, 8, 8) - 0.5
     return (sky + 0.8 * functional.pad(objects, [12] * 4)).clamp(0, 1)
 
 
@@ -168,40 +143,36 @@ def repetition(images, base=16):
 
 
 def test_repetition_is_the_correlation_of_rows_at_a_distance():
-    x = torch.rand(2, 20, 9, dtype=torch.float64)
+    x = normal(2, 20, 9).double()
 
     correlations = autocorrelation(x, range(3, 5))
 
     y = x[1] - x[1].mean(0)
     above = y[:-4]
     below = y[4:]
-    expected = (above * below).sum() / (above.square().sum() * below.square().sum()).sqrt()
-    assert float(correlations[1, 1]) == pytest.approx(float(expected))
+    expected = (above * below).sum() / (above.norm() * below.norm())
+    assert correlations[1, 1].item() == pytest.approx(expected.item())
 
 
-def test_copies_of_an_image_beside_each_other_repeat_it():
-    whole = scenes(20)
-    four = functional.avg_pool2d(whole, 2).tile(1, 1, 2, 2)
-    two = functional.avg_pool2d(whole, (1, 2)).tile(1, 1, 1, 2)
+def test_copies_of_an_image_beside_each_other_repeat_it(scenes):
+    four = functional.avg_pool2d(scenes, 2).tile(1, 1, 2, 2)
+    two = functional.avg_pool2d(scenes, (1, 2)).tile(1, 1, 1, 2)
 
-    once = repetition(whole)
-
-    assert repetition(four) > once + 0.4
-    assert repetition(two) > once + 0.05
+    assert repetition(four) > repetition(scenes) + 0.4
+    assert repetition(two) > repetition(scenes) + 0.05
 
 
-def test_a_level_ground_is_no_repetition_and_neither_is_blur():
-    whole = scenes(20)
+def test_a_level_ground_is_no_repetition_and_neither_is_blur(scenes):
     ground = torch.linspace(0, 1, 32).view(1, 1, 32, 1).expand(2, 3, 32, 32)
-    blurred = functional.interpolate(functional.avg_pool2d(whole, 2), scale_factor=2.0)
+    blurred = functional.interpolate(functional.avg_pool2d(scenes, 2), scale_factor=2.0)
+    grey = torch.full((1, 3, 32, 48), 0.5)
 
     assert repetition(ground) < 0
-    assert abs(repetition(blurred) - repetition(whole)) < 0.05
-    assert repetition(torch.full((1, 3, 32, 48), 0.5)) == pytest.approx(0, abs=1e-9)
+    assert repetition(blurred) == pytest.approx(repetition(scenes), abs=0.05)
+    assert repetition(grey) == pytest.approx(0, abs=1e-9)
 
 
-def test_images_of_any_size_are_brought_to_one_for_repetition():
-    whole = scenes(4, seed=1)
-    large = functional.interpolate(whole, scale_factor=4.0, mode="nearest")
+def test_images_of_any_size_are_brought_to_one_for_repetition(scenes):
+    large = functional.interpolate(scenes, scale_factor=4.0, mode="nearest")
 
-    assert repetition(large, base=64) == pytest.approx(repetition(whole), abs=1e-6)
+    assert repetition(large, base=64) == pytest.approx(repetition(scenes), abs=1e-6)

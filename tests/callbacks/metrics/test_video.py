@@ -9,42 +9,42 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
 from callbacks.metrics.fid import frechet_distance, polynomial_mmd
 from callbacks.metrics.swd import SWD
 from callbacks.metrics.video import FVD, KVD, Flicker, FrameSWD
-from tests.callbacks.tiny import Images, Tiny, trainer
+from tests.callbacks.tiny import Images, Tiny, validate
 from tests.make import keys, noisy, smooth, uniform
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
 
 
-def moving(count, step):
-    """Clips (B, 4, 3, 40, 40) of windows that move to the right."""
-    images = smooth(count, (40, 80)) * 0.6 + 0.2
+def moving(step):
+    """Clips (3, 4, 3, 40, 40) of windows that move to the right."""
+    images = smooth(3, (40, 80)) * 0.6 + 0.2
     windows = [images[..., n * step : n * step + 40] for n in range(4)]
     return torch.stack(windows, 1)
 
 
 def flicker(clips):
     metric = Flicker()
-    features = metric.features(clips, keys(len(clips)))
+    features = metric.features(clips, keys(3))
     return metric.distances(features, features)
 
 
 def test_motion_is_no_flicker():
-    clips = moving(4, step=2)
+    clips = moving(step=2)
 
     values = flicker(clips)
 
-    difference = float((clips * 255).diff(dim=1).abs().mean())
+    difference = (clips * 255).diff(dim=1).abs().mean().item()
     assert values["flicker"] < 0.15 * difference
     assert values["flicker"] == values["flicker_real"]
 
 
 def test_what_stands_still_does_not_flicker():
-    values = flicker(moving(3, step=0))
+    values = flicker(moving(step=0))
 
     assert list(values) == ["flicker", "flicker_static", "flicker_real", "flicker_static_real"]
     assert values["flicker_static"] == 0
@@ -54,31 +54,36 @@ def test_what_stands_still_does_not_flicker():
 def test_brightness_that_alternates_is_flicker_of_so_many_levels():
     light = torch.tensor([0.0, 10, 0, 10]).view(1, -1, 1, 1, 1) / 255
 
-    values = flicker(moving(3, step=0) + light)
+    values = flicker(moving(step=0) + light)
 
     assert values["flicker_static"] == pytest.approx(10, abs=0.5)
     assert 2 < values["flicker"] <= 10.5
 
 
 def test_noise_of_each_frame_is_flicker():
-    clips = moving(3, step=2)
+    clips = moving(step=2)
 
-    assert flicker(noisy(clips))["flicker"] > 4 * flicker(clips)["flicker"]
+    values = flicker(noisy(clips))
+
+    assert values["flicker"] > 4 * flicker(clips)["flicker"]
 
 
 def test_frames_are_measured_as_images():
     of_frames = FrameSWD(levels=2, patches=9)
     of_images = SWD(levels=2, patches=9)
-    clips = moving(6, step=1)
-    names = {"key": [f"a/{n}/{t}" for n in range(6) for t in range(4)]}
+    clips = moving(step=1)
+    darker = clips * 0.8
 
-    sr = of_frames.features(clips * 0.8, keys(6)).double()
-    hr = of_frames.features(clips, keys(6)).double()
+    sr = of_frames.features(darker, keys(3)).double()
+    hr = of_frames.features(clips, keys(3)).double()
 
-    frames = [of_images.features(x.flatten(0, 1), names).double() for x in (clips * 0.8, clips)]
-    assert of_frames.distance(sr, hr) == pytest.approx(of_images.distance(*frames), rel=1e-6)
+    frames = {"key": [f"a/{clip}/{frame}" for clip in range(3) for frame in range(4)]}
+    sr_frames = of_images.features(darker.flatten(0, 1), frames).double()
+    hr_frames = of_images.features(clips.flatten(0, 1), frames).double()
+    expected = of_images.distance(sr_frames, hr_frames)
+    assert of_frames.distance(sr, hr) == pytest.approx(expected, rel=1e-6)
     # A reference may be of images.
-    images = of_frames.features(clips[:, 0], keys(6)).double()
+    images = of_frames.features(clips[:, 0], keys(3)).double()
     assert of_frames.distance(sr, images) > 0
 
 
@@ -119,23 +124,16 @@ class Clips(Images):
         return {"key": self.keys[index], "clip": clip, "sr": sr * 0.8}
 
 
-def collate(samples):
-    batch = {"key": [sample["key"] for sample in samples]}
-    for name in ("clip", "sr"):
-        batch[name] = torch.stack([sample[name] for sample in samples])
-    return batch
-
-
 class Echo(Tiny):
     """Its outputs come with the batch."""
 
-    def validation_step(self, batch, *indices):
+    def validation_step(self, batch, batch_idx):
         return {"sr": batch["sr"]}
 
 
-def validate(folder, *metrics):
-    data = DataLoader(Clips(7), 2, collate_fn=collate)
-    trainer(folder, *metrics).validate(Echo(), data, verbose=False)
+def validate_clips(folder, *metrics):
+    data = DataLoader(Clips(), 2, collate_fn=default_collate)
+    validate(folder, *metrics, model=Echo(), data=data)
 
 
 def features_of(name):
@@ -152,7 +150,7 @@ def test_the_numbers_are_those_of_the_features(tmp_path):
     fvd = FVD(file, frames=4)
     kvd = KVD(file, frames=4)
 
-    validate(tmp_path, fvd, kvd)
+    validate_clips(tmp_path, fvd, kvd)
 
     sr = features_of("sr")
     clip = features_of("clip")
@@ -168,7 +166,7 @@ def test_the_numbers_are_those_of_the_features(tmp_path):
 def test_i3d_is_asked_for_its_features(tmp_path):
     metric = FVD(save(LikeI3D(), tmp_path / "i3d.pt"), frames=6)
 
-    validate(tmp_path, metric)
+    validate_clips(tmp_path, metric)
 
     assert metric.records[0]["value"] > 0.01  # not features that were rescaled or a softmax
 
@@ -177,9 +175,9 @@ def test_i3d_is_asked_for_its_features(tmp_path):
 def test_without_a_network_it_is_off_or_stops_the_run(tmp_path, caplog, weights):
     metric = FVD(weights)
 
-    validate(tmp_path, metric)
+    validate_clips(tmp_path, metric)
 
     assert metric.records == []
     assert "fvd is off, no number will appear: its network, `weights` of FVD, is n" in caplog.text
     with pytest.raises(FileNotFoundError, match="`weights` of KVD, is n"):
-        validate(tmp_path, KVD(weights, strict_weights=True))
+        validate_clips(tmp_path, KVD(weights, strict_weights=True))

@@ -12,6 +12,7 @@ from torch import nn
 
 from callbacks.training.ema import EMA
 from tests.callbacks.tiny import Tiny, loader, trainer
+from tests.make import assert_near
 
 
 class Note(Callback):
@@ -31,26 +32,18 @@ class Note(Callback):
         self.validated.append(pl_module.net.weight.detach().clone())
 
 
-class Fails(Callback):
-    def on_validation_batch_end(self, *_):
-        raise RuntimeError("planned")
-
-
-def reference(weights, decay, first=0):
+def expected_average(weights, decay=0.999, first=0):
     """The average of weights[1:], starting at weights[0], in float64."""
     average = weights[0].double()
     for n, weight in enumerate(weights[1:], first or 0):
-        share = decay if first is None else min(decay, (1 + n) / (10 + n))
+        warm_up = 1.0 if first is None else (1 + n) / (10 + n)
+        share = min(decay, warm_up)
         average = share * average + (1 - share) * weight.double()
-    return average
+    return average.float()
 
 
 def average_of(ema):
     return ema.state_dict()["weights"]["net.weight"]
-
-
-def assert_close(a, b):
-    torch.testing.assert_close(a.double(), b.double(), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(("decay", "first"), [(0.3, 0), (0.999, 0), (0.9, 1), (0.9, None)])
@@ -62,7 +55,7 @@ def test_the_formula_with_its_warm_up(tmp_path, decay, first):
     trainer(tmp_path, note, ema, max_epochs=3).fit(Tiny(), loader())
 
     assert ema.updates == len(note.trained) - 1 == 12
-    assert_close(average_of(ema), reference(note.trained, decay, first))
+    assert_near(average_of(ema), expected_average(note.trained, decay, first), 1e-6)
 
 
 def test_another_model_starts_anew(tmp_path):
@@ -73,7 +66,7 @@ def test_another_model_starts_anew(tmp_path):
     trainer(tmp_path, note, ema).fit(Tiny(), loader())
 
     assert ema.updates == 4
-    assert_close(average_of(ema), reference(note.trained, 0.999))
+    assert_near(average_of(ema), expected_average(note.trained), 1e-6)
 
 
 def test_a_second_fit_of_a_model_goes_on(tmp_path):
@@ -86,7 +79,7 @@ def test_a_second_fit_of_a_model_goes_on(tmp_path):
     trainer(tmp_path, note, ema).fit(model, loader())
 
     assert ema.updates == len(note.trained) - 1 == 12
-    assert_close(average_of(ema), reference(note.trained, 0.999))
+    assert_near(average_of(ema), expected_average(note.trained), 1e-6)
 
 
 def test_accumulated_batches_are_one_step(tmp_path):
@@ -97,7 +90,7 @@ def test_accumulated_batches_are_one_step(tmp_path):
 
     assert ema.updates == 4
     steps = [note.trained[0], *note.trained[2::2]]  # 4 batches an epoch, 2 a step
-    assert_close(average_of(ema), reference(steps, 0.999))
+    assert_near(average_of(ema), expected_average(steps), 1e-6)
 
 
 def test_only_validation_in_fit_sees_the_average(tmp_path):
@@ -108,41 +101,35 @@ def test_only_validation_in_fit_sees_the_average(tmp_path):
     run.fit(model, loader(), loader(batch_size=7))
     run.validate(model, loader(batch_size=7), verbose=False)
 
-    assert_close(note.validated[0], reference(note.trained[:5], 0.999))
-    assert_close(note.validated[1], reference(note.trained, 0.999))
+    first, second, after_fit = note.validated
+    assert_near(first, expected_average(note.trained[:5]), 1e-6)
+    assert_near(second, expected_average(note.trained), 1e-6)
     assert torch.equal(model.net.weight, note.trained[-1])
-    assert torch.equal(note.validated[2], note.trained[-1])
-
-
-def test_a_checkpoint_of_an_exception_in_validation_holds_trained_weights(tmp_path):
-    note = Note()
-    saver = OnExceptionCheckpoint(tmp_path, "broken")
-    run = trainer(tmp_path, saver, note, EMA(), Fails(), enable_checkpointing=True)
-
-    with pytest.raises(RuntimeError, match="planned"):
-        run.fit(Tiny(), loader(), loader())
-
-    saved = torch.load(tmp_path / "broken.ckpt", weights_only=True)
-    assert torch.equal(saved["state_dict"]["net.weight"], note.trained[-1])
-    average = saved["callbacks"]["EMA"]["weights"]["net.weight"]
-    assert_close(average, reference(note.trained, 0.999))
+    assert torch.equal(after_fit, note.trained[-1])
 
 
 @pytest.mark.parametrize("weights_only", [False, True])
-def test_a_checkpoint_of_validation_holds_trained_weights(tmp_path, weights_only):
-    class Saves(Callback):
+def test_checkpoints_that_are_written_in_a_validation_hold_trained_weights(tmp_path, weights_only):
+    class SavesAndFails(Callback):
         def on_validation_batch_end(self, trainer, *_):
             trainer.save_checkpoint(tmp_path / "early.ckpt", weights_only)
+            raise RuntimeError("planned")
 
     note = Note()
+    saver = OnExceptionCheckpoint(tmp_path, "broken")
     model = Tiny()
+    run = trainer(tmp_path, saver, note, EMA(), SavesAndFails(), enable_checkpointing=True)
 
-    trainer(tmp_path, note, EMA(), Saves()).fit(model, loader(), loader())
+    with pytest.raises(RuntimeError, match="planned"):
+        run.fit(model, loader(), loader())
 
-    saved = torch.load(tmp_path / "early.ckpt", weights_only=True)["state_dict"]
-    assert torch.equal(saved["net.weight"], note.trained[-1])
+    early = torch.load(tmp_path / "early.ckpt", weights_only=True)
+    broken = torch.load(tmp_path / "broken.ckpt", weights_only=True)
+    average = broken["callbacks"]["EMA"]["weights"]["net.weight"]
     assert not torch.equal(note.validated[-1], note.trained[-1])  # the weights were swapped
-    assert torch.equal(model.state_dict()["net.weight"], note.trained[-1])
+    assert torch.equal(early["state_dict"]["net.weight"], note.trained[-1])
+    assert torch.equal(broken["state_dict"]["net.weight"], note.trained[-1])
+    assert_near(average, expected_average(note.trained), 1e-6)
     assert not model._state_dict_hooks
 
 
@@ -168,27 +155,27 @@ def test_a_checkpoint_between_a_step_and_its_average_resumes_exactly(tmp_path):
     run = trainer(tmp_path, *callbacks, max_epochs=2, enable_checkpointing=True)
     with pytest.raises(RuntimeError, match="planned"):
         run.fit(Tiny(), loader())
-    saved = torch.load(tmp_path / "broken.ckpt", weights_only=True)
-    assert saved["callbacks"]["EMA"]["updates"] == 5
     ema = EMA(0.9)
     seventh = Note()
 
     resumed = trainer(tmp_path, seventh, ema, max_steps=7, max_epochs=-1)
     resumed.fit(Tiny(), loader(), ckpt_path=tmp_path / "broken.ckpt")
 
+    saved = torch.load(tmp_path / "broken.ckpt", weights_only=True)
     six = Note()
     trainer(tmp_path, six, max_steps=6, max_epochs=-1).fit(Tiny(), loader())
+    weights = [*six.trained, seventh.trained[-1]]
+    assert saved["callbacks"]["EMA"]["updates"] == 5
     assert ema.updates == 7
     assert torch.equal(seventh.trained[0], six.trained[6])
-    assert_close(average_of(ema), reference([*six.trained, seventh.trained[-1]], 0.9))
+    assert_near(average_of(ema), expected_average(weights, 0.9), 1e-6)
 
 
 def test_averages_of_another_network_are_refused(tmp_path):
-    run = trainer(tmp_path, EMA())
-    run.fit(Tiny(), loader())
-    run.save_checkpoint(tmp_path / "a.ckpt")
+    fitted = EMA()
+    trainer(tmp_path, fitted).fit(Tiny(), loader())
     ema = EMA()
-    ema.load_state_dict(torch.load(tmp_path / "a.ckpt")["callbacks"]["EMA"])
+    ema.load_state_dict(fitted.state_dict())
     model = Tiny()
     model.frozen.requires_grad_(True)
 
@@ -222,11 +209,13 @@ def test_tied_parameters_are_under_all_their_names():
     trained = module["a"].weight.detach().clone()
     ema = EMA()
     ema.track(module)
-
     weights = ema.state_dict()["weights"]
     weights["a.weight"].zero_()
+
     ema.swap_in(module)
 
+    in_a_checkpoint = module.state_dict()
     assert weights["a.weight"] is weights["b.weight"]
-    assert all(torch.equal(value, trained) for value in module.state_dict().values())
+    assert torch.equal(in_a_checkpoint["a.weight"], trained)
+    assert torch.equal(in_a_checkpoint["b.weight"], trained)
     ema.swap_out()
