@@ -13,6 +13,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
+from files.paths import read_text
+
 CONFIGURATIONS = (".yaml", ".yml", ".json")
 
 
@@ -24,6 +26,7 @@ def read_configurations_alone() -> None:
     """
     if Path.__init__ is not _read_configuration:
         Path.__init__ = _read_configuration  # type: ignore[method-assign]
+        Path.read_text = _read_text  # type: ignore[method-assign]
 
 
 _open_path = Path.__init__
@@ -35,6 +38,14 @@ def _read_configuration(self: Path, path: Any, mode: str = "fr", *args: Any, **k
     if is_read and isinstance(path, str) and not path.lower().endswith(CONFIGURATIONS):
         raise TypeError(f"{path!r} is not a configuration: none of {CONFIGURATIONS} ends its name")
     _open_path(self, path, mode, *args, **kwargs)
+
+
+def _read_text(self: Path) -> str:
+    """Return the text of a configuration; an error names the file."""
+    try:
+        return read_text(self.absolute)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{self.relative} is not text in UTF-8: {error}") from error
 
 
 class _EpochLoop(_TrainingEpochLoop):
