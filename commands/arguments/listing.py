@@ -130,20 +130,18 @@ def _kind_of(room: str, name: str) -> str | None:
     kinds = [kind for base, kind in BASES.items() if base in bases]
     if _is_abstract(ancestors) or not (kinds or room == "lightning_modules"):
         return None
+    if kinds:
+        return kinds[0]
     # A network's first argument is the scale: docs/plugins/network.md.
     own = {method.name: ast.unparse(method.args) for method in _methods_of(ancestors[:1])}
     is_network = own.get("__init__", "").startswith("self, scale:")
-    return [*kinds, "networks" if is_network else "parts"][0]
+    return "networks" if is_network else "parts"
 
 
 def _is_abstract(ancestors: Sequence[ast.ClassDef]) -> bool:
     """Return whether nothing overrides an abstract method; ancestors as of ``_ancestors_of``."""
-    written = {
-        ast.unparse(part.target)
-        for node in ancestors
-        for part in node.body
-        if isinstance(part, ast.AnnAssign)
-    }
+    parts = [part for node in ancestors for part in node.body]
+    written = {ast.unparse(part.target) for part in parts if isinstance(part, ast.AnnAssign)}
     abstract = set[str]()
     for method in _methods_of(ancestors):
         is_abstract = "abstractmethod" in map(ast.unparse, method.decorator_list)
@@ -168,10 +166,7 @@ def _ancestors_of(name: str, classes: dict[str, ast.ClassDef]) -> list[ast.Class
 def _all_classes(room: str) -> dict[str, ast.ClassDef]:
     """Return all classes of a room by name, also those that are not public."""
     files = sorted((ROOT / room).rglob("*.py"))
-    classes: dict[str, ast.ClassDef] = {}
-    for file in files:
-        classes |= _read_classes(file)
-    return classes
+    return {name: node for file in files for name, node in _read_classes(file).items()}
 
 
 @functools.cache

@@ -374,3 +374,17 @@ def test_constants_within_what_is_compiled():
     compiled = torch.compile(total, backend="aot_eager", fullgraph=True)
 
     assert torch.equal(compiled(torch.zeros(3)), torch.full((3,), 4.0))
+
+
+class Cropping(Gain):
+    """It forgets to say that it changes sizes, so LR would be shifted against HR."""
+
+    def forward(self, x, params):
+        return x[..., 1:]
+
+
+def test_a_stage_that_changes_sizes_unsaid_is_refused():
+    recipe = Pipeline(2, {"crop": Cropping()})
+
+    with pytest.raises(TypeError, match="Cropping changed the size"):
+        recipe(HR, SEEDS)
