@@ -7,7 +7,6 @@ import functools
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from commands.errors import CONFIGS, EXPERIMENTS, ROOT, ConfigurationError, did_you_mean
@@ -86,46 +85,34 @@ def entries(kind: str) -> list[Entry]:
         return list(_published_weights())
     presets = list(_network_files()) if kind == "networks" else []
     classes = sorted(
-        Entry(f"{room}.{name}", _first_sentence(ast.get_docstring(node) or ""))
+        Entry(f"{room}.{name}", _first_sentence(ast.get_docstring(_classes(room)[name]) or ""))
         for room in ROOMS
-        for name, node in _public_classes(room).items()
+        for name in _public_names(room) & _classes(room).keys()
         if _kind_of(room, name) == kind
     )
     return classes + presets
 
 
 @functools.cache
-def _public_modules(room: str) -> dict[str, str]:
-    """Return the public names of a room with their modules below it, from its stub file.
-
-    Args:
-        room: Name of the folder, such as ``callbacks``.
-    """
+def _public_names(room: str) -> set[str]:
+    """Return the public names of a room, such as ``callbacks``, from its stub file."""
     tree = ast.parse((ROOT / room / "__init__.pyi").read_text(encoding="utf-8"))
-    modules = {}
-    for node in tree.body:
-        if isinstance(node, ast.ImportFrom):
-            for name in node.names:
-                modules[name.name] = node.module or ""
-    return modules
+    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    return {name.name for node in imports for name in node.names}
 
 
 @functools.cache
-def _public_classes(room: str) -> dict[str, ast.ClassDef]:
-    """Return the public classes of a room, which its stub file names."""
-    classes: dict[str, ast.ClassDef] = {}
-    # By module, as another file may have a class of the same name.
-    for name, module in _public_modules(room).items():
-        file = ROOT / room / f"{module.replace('.', '/')}.py"
-        file = file if file.is_file() else file.with_suffix("") / "__init__.py"
-        if name in _read_classes(file):  # not only passed on
-            classes[name] = _read_classes(file)[name]
-    return classes
+def _classes(room: str) -> dict[str, ast.ClassDef]:
+    """Return all classes of a room by name, also private ones, read without importing them."""
+    files = sorted((ROOT / room).rglob("*.py"))
+    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in files]
+    nodes = [node for tree in trees for node in tree.body]
+    return {node.name: node for node in nodes if isinstance(node, ast.ClassDef)}
 
 
 def _kind_of(room: str, name: str) -> str | None:
     """Return the kind of a public class, a key of ``HINTS``; None if no configuration names it."""
-    ancestors = _ancestors_of(name, _all_classes(room) | _public_classes(room))
+    ancestors = _ancestors_of(name, _classes(room))
     bases = {ast.unparse(base) for node in ancestors for base in node.bases}
     kinds = [kind for base, kind in BASES.items() if base in bases]
     if _is_abstract(ancestors) or not (kinds or room == "lightning_modules"):
@@ -160,20 +147,6 @@ def _ancestors_of(name: str, classes: dict[str, ast.ClassDef]) -> list[ast.Class
         return []
     bases = [ast.unparse(base) for base in classes[name].bases]
     return [classes[name], *(node for base in bases for node in _ancestors_of(base, classes))]
-
-
-@functools.cache
-def _all_classes(room: str) -> dict[str, ast.ClassDef]:
-    """Return all classes of a room by name, also those that are not public."""
-    files = sorted((ROOT / room).rglob("*.py"))
-    return {name: node for file in files for name, node in _read_classes(file).items()}
-
-
-@functools.cache
-def _read_classes(path: Path) -> dict[str, ast.ClassDef]:
-    """Return the classes of a file by name, read without importing it."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
 
 
 def _first_sentence(text: str) -> str:

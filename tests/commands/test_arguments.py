@@ -301,3 +301,11 @@ def test_each_public_class_that_can_be_built_is_listed_once():
         and not issubclass(exported[name], ImageModel)
         and next(iter(inspect.signature(exported[name]).parameters), "") == "scale"
     }
+
+
+def test_a_key_that_a_file_has_twice_is_refused(tiny, refusal):
+    Path("twice.yaml").write_text("trainer: {max_steps: 1}\ntrainer: {max_epochs: 1}\n")
+
+    sentence = refusal("fit --config tiny.yaml --config twice.yaml")
+
+    assert "the key 'trainer' is there twice" in sentence
