@@ -14,6 +14,7 @@ from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
 from files.paths import read_text
+from files.yaml import read_yaml
 
 CONFIGURATIONS = (".yaml", ".yml", ".json")
 
@@ -41,11 +42,9 @@ def _read_configuration(self: Path, path: Any, mode: str = "fr", *args: Any, **k
 
 
 def _read_text(self: Path) -> str:
-    """Return the text of a configuration; an error names the file."""
-    try:
-        return read_text(self.absolute)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{self.relative} is not text in UTF-8: {error}") from error
+    """Return the text of a configuration; an error names the file, as that of ``read_yaml``."""
+    read_yaml(self.absolute)
+    return read_text(self.absolute)
 
 
 class _EpochLoop(_TrainingEpochLoop):

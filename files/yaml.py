@@ -24,7 +24,12 @@ def refuse_repeated_keys(text: str) -> None:
         yaml.YAMLError: With the key and its line, or if the text is no YAML.
     """
     nodes = [yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))]
-    for node in nodes:  # grows
+    seen = set()  # a node may contain itself
+    while nodes:
+        node = nodes.pop()
+        if node in seen:
+            continue
+        seen.add(node)
         if isinstance(node, yaml.MappingNode):
             keys = [key.value for key, _ in node.value]
             for number, (key, value) in enumerate(node.value):

@@ -15,8 +15,6 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace, get_loader, set_dumper, set_loader
 from jsonargparse.typing import get_registered_type, register_type
 
-from files.yaml import refuse_repeated_keys
-
 PLAIN = (type(None), bool, int, float, str)
 
 # Keys of the group `run` that earlier versions wrote into each config.yaml.
@@ -47,7 +45,6 @@ _load = get_loader("yaml")
 
 def _load_without_removed_keys(text: str) -> Any:
     """Load YAML as the library does, without keys of ``WENT``."""
-    refuse_repeated_keys(text)
     content = _load(text)
     if isinstance(content, dict) and isinstance(content.get("run"), dict):
         for key in REMOVED_KEYS:

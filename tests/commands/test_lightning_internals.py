@@ -21,10 +21,10 @@ def test_the_names_are_there() -> None:
         assert hasattr(trainer._signal_connector, name)
 
 
-def test_an_error_of_a_configuration_that_is_no_text_names_it(tmp_path: Path) -> None:
+def test_an_error_of_a_configuration_names_its_file(tmp_path: Path) -> None:
     read_configurations_alone()
     file = tmp_path / "mine.yaml"
     file.write_bytes(b"a: \xe4")
 
-    with pytest.raises(ValueError, match=r"mine\.yaml is not text in UTF-8"):
+    with pytest.raises(ValueError, match=r"mine\.yaml is no YAML"):
         Configuration(file, mode="fr").read_text()
