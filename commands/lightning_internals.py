@@ -13,6 +13,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
+from files.paths import read_text
+from files.yaml import read_yaml
+
 CONFIGURATIONS = (".yaml", ".yml", ".json")
 
 
@@ -24,6 +27,7 @@ def read_configurations_alone() -> None:
     """
     if Path.__init__ is not _read_configuration:
         Path.__init__ = _read_configuration  # type: ignore[method-assign]
+        Path.read_text = _read_text  # type: ignore[method-assign]
 
 
 _open_path = Path.__init__
@@ -35,6 +39,12 @@ def _read_configuration(self: Path, path: Any, mode: str = "fr", *args: Any, **k
     if is_read and isinstance(path, str) and not path.lower().endswith(CONFIGURATIONS):
         raise TypeError(f"{path!r} is not a configuration: none of {CONFIGURATIONS} ends its name")
     _open_path(self, path, mode, *args, **kwargs)
+
+
+def _read_text(self: Path) -> str:
+    """Return the text of a configuration; an error names the file, as that of ``read_yaml``."""
+    read_yaml(self.absolute)
+    return read_text(self.absolute)
 
 
 class _EpochLoop(_TrainingEpochLoop):

@@ -170,8 +170,8 @@ class SRDataModule(Predicted, LightningDataModule):
         part = PARTS[stage]
         if getattr(self, part) in (None, {}, [], ""):
             raise ValueError(
-                f"{stage} needs images: set data.init_args.{part} to a Source (val and test: to a "
-                "dict of name: Source; predict: also to a folder or a file)"
+                f"data.init_args.{part} has no images: set it to a Source (val and test: to a dict "
+                "of name: Source; predict: also to a folder or a file)"
             )
         if stage == "fit":
             self._datasets["train"] = [self._training_images()]

@@ -347,7 +347,7 @@ class Images(Dataset[dict[str, Any]]):
     def _check_sample(self, sample: Sample, index: int) -> Sample:
         """Return a copy of a sample; raise if it breaks the contract of ``Sample``."""
         where = f"{self.keys[index]}: {type(self.source).__name__}.read gave"
-        fields: dict[str, Any] = {**sample}
+        fields: dict[str, Any] = {**(sample or {})}  # a method of a user may return nothing
         if fields.keys().isdisjoint(self.needed):
             raise ValueError(f"{where} {sorted(fields)}; expected {' or '.join(self.needed)}")
         for name in fields.keys() & IMAGES:

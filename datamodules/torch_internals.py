@@ -8,6 +8,16 @@ from typing import Any
 from torch._C import _remove_worker_pids
 
 
+def arrived_of(batches: Any) -> int:
+    """Return how many items came from workers before an earlier one, which is waited for.
+
+    Args:
+        batches: An iterator of a DataLoader; one without workers has none.
+    """
+    # Of each item that is not yet returned: its worker, and the item if it is there.
+    return sum(len(known) > 1 for known in list(getattr(batches, "_task_info", {}).values()))
+
+
 def kill_workers_of(batches: Any) -> None:
     """Kill the workers of an iterator of a DataLoader; waiting for one then raises torch's error.
 

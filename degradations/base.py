@@ -248,7 +248,8 @@ class Stage(nn.Module, ABC):
             B functions from (1, C, H, W) to (1, C', H', W').
         """
         each_params = split_params(params, len(x))
-        return [partial(self, params=image_params) for image_params in each_params]
+        run = self if self.resizes else self._same_size
+        return [partial(run, params=image_params) for image_params in each_params]
 
     def on_canvas(self, canvas: Canvas, params: Params) -> Canvas:
         """Apply the drawn parameters to images of differing sizes in one tensor.
@@ -283,7 +284,7 @@ class Stage(nn.Module, ABC):
     def _same_size(self, x: Tensor, params: Params) -> Tensor:
         """Run `forward`, and raise if its output does not fit where its input was."""
         y: Tensor = self(x, params)
-        if y.shape[-2:] != x.shape[-2:]:
+        if getattr(y, "shape", x.shape)[-2:] != x.shape[-2:]:
             raise TypeError(
                 f"{type(self).__name__} changed the size of its images: set `resizes = True` in "
                 "the class and write on_canvas"
@@ -471,8 +472,9 @@ class Degradation(nn.Module, ABC):
             TypeError: It is not float32.
             ValueError: It holds NaN or infinity.
         """
-        if x.dtype != torch.float32:
-            raise TypeError(f"{name} returned {x.dtype}; expected torch.float32")
+        dtype = getattr(x, "dtype", type(x).__name__)
+        if dtype != torch.float32:
+            raise TypeError(f"{name} returned {dtype}; expected torch.float32")
         if not self._checked and not bool(x.isfinite().all()):
             raise ValueError(f"{name} returned NaN or infinity; check its ranges")
 

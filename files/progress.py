@@ -33,6 +33,7 @@ def bar_options(every_n_seconds: float = 10.0) -> dict[str, Any]:
     return {
         "mininterval": every_n_seconds,
         "miniters": 1,
+        "delay": 1e-9,  # seconds; with none, tqdm draws once before the pace is known
         "bar_format": LINE,
         "file": _LogLines(),
         "position": 0,  # or tqdm moves a cursor that a file does not have

@@ -452,7 +452,7 @@ class ImageMetric(Metric):
         Raises:
             ValueError: ``compute`` returned another shape.
         """
-        values = self.compute(sr, hr, batch)
+        values = torch.as_tensor(self.compute(sr, hr, batch))
         count = len(batch["key"])
         if values.shape != (count,):
             raise ValueError(

@@ -7,31 +7,39 @@ import functools
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from commands.errors import CONFIGS, EXPERIMENTS, ROOT, ConfigurationError, did_you_mean
 
 ROOMS = ("lightning_modules", "datamodules", "degradations", "callbacks")
-BASES = {"ImageModel": "methods", "Loss": "losses"}  # what classes of a kind derive from
+BASES = {  # what classes of a kind derive from; the first one counts
+    "ImageModel": "methods",
+    "Loss": "losses",
+    "Degradation": "degradations",
+    "Stage": "stages",
+    "Source": "datasets",
+    "Metric": "metrics",
+    "Callback": "callbacks",
+    "LightningDataModule": "parts",
+    "Augmentation": "parts",
+    "Mixing": "parts",
+}
 HINTS = {
     "methods": "python main.py fit --model.help NAME",
     "networks": "python main.py fit --model lightning_modules.Regression --model.network.help NAME "
     "or --model.network FILE",
-    "parts": "model.space, model.denoiser, model.encoder, model.lr_scheduler: docs/methods",
+    "parts": "model.space, model.denoiser, model.encoder, model.lr_scheduler: docs/methods; "
+    "data.crops.augment, data.crops.mixing: docs/data.md",
     "losses": "model.losses of lightning_modules.RealESRGAN; docs/methods/real_esrgan.md",
     "degradations": "python main.py fit --degradation.help NAME",
+    "stages": "stages of degradations.Pipeline: docs/degradations.md",
     "datasets": "python main.py fit --data.train.help NAME",
     "metrics": "python main.py fit --trainer.callbacks.help NAME",
+    "callbacks": "python main.py fit --trainer.callbacks.help NAME",
     "experiments": "python main.py fit --config configs/experiment/NAME",
     "weights": "--model.weights NAME; python main.py weights --fetch NAME downloads it",
 }
 _LONGEST = 90  # characters of a sentence that is shown as a whole
-# A class or function, what is in its parentheses, and its docstring: 30 times as fast as `ast`.
-_DEFINITION = re.compile(
-    r'^(?:class|def) (\w+)(?:\(([^)]*)\))?.*\n    r?"""((?:.|\n)*?)"""', re.MULTILINE
-)
-KIND_OF_ROOM = {"datamodules": "datasets", "degradations": "degradations", "callbacks": "metrics"}
 
 
 class Entry(NamedTuple):
@@ -39,11 +47,6 @@ class Entry(NamedTuple):
 
     name: str
     about: str
-
-
-class _Class(NamedTuple):
-    docstring: str
-    bases: Sequence[str]
 
 
 def main(words: Sequence[str]) -> int:
@@ -81,85 +84,69 @@ def entries(kind: str) -> list[Entry]:
     if kind == "weights":
         return list(_published_weights())
     presets = list(_network_files()) if kind == "networks" else []
-    room = ROOMS[0]
-    for name, kind_of_room in KIND_OF_ROOM.items():
-        if kind_of_room == kind:
-            room = name
     classes = sorted(
-        Entry(f"{room}.{name}", _first_sentence(described.docstring))
-        for name, described in _public_classes(room).items()
+        Entry(f"{room}.{name}", _first_sentence(ast.get_docstring(_classes(room)[name]) or ""))
+        for room in ROOMS
+        for name in _public_names(room) & _classes(room).keys()
         if _kind_of(room, name) == kind
     )
     return classes + presets
 
 
 @functools.cache
-def _public_modules(room: str) -> dict[str, str]:
-    """Return the public names of a room with their modules below it, from its stub file.
-
-    Args:
-        room: Name of the folder, such as ``callbacks``.
-    """
+def _public_names(room: str) -> set[str]:
+    """Return the public names of a room, such as ``callbacks``, from its stub file."""
     tree = ast.parse((ROOT / room / "__init__.pyi").read_text(encoding="utf-8"))
-    modules = {}
-    for node in tree.body:
-        if isinstance(node, ast.ImportFrom):
-            for name in node.names:
-                modules[name.name] = node.module or ""
-    return modules
+    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    return {name.name for node in imports for name in node.names}
 
 
 @functools.cache
-def _public_classes(room: str) -> dict[str, _Class]:
-    """Return the public classes and functions of a room, which its stub file names."""
-    classes: dict[str, _Class] = {}
-    # By module, as another file may have a class of the same name.
-    for name, module in _public_modules(room).items():
-        file = ROOT / room / f"{module.replace('.', '/')}.py"
-        file = file if file.is_file() else file.with_suffix("") / "__init__.py"
-        if name in _read_classes(file):  # not only passed on
-            classes[name] = _read_classes(file)[name]
-    return classes
-
-
-def _kind_of(room: str, name: str) -> str:
-    """Return the kind of a public class, a key of ``HINTS``: by its room, bases or file."""
-    if room in KIND_OF_ROOM:
-        return KIND_OF_ROOM[room]
-    ancestors = _ancestors_of(name, _all_classes(room))
-    for base, kind in BASES.items():
-        if base in ancestors:
-            return kind
-    module = _public_modules(room).get(name, "networks")
-    return "networks" if module.startswith("networks") else "parts"
-
-
-def _ancestors_of(name: str, classes: dict[str, _Class]) -> set[str]:
-    """Return the names of a class and of what it derives from, as its ``__mro__`` would."""
-    ancestors = {name}
-    if name in classes:
-        for base in classes[name].bases:
-            ancestors |= _ancestors_of(base, classes)
-    return ancestors
-
-
-@functools.cache
-def _all_classes(room: str) -> dict[str, _Class]:
-    """Return all classes of a room by name, also those that are not public."""
+def _classes(room: str) -> dict[str, ast.ClassDef]:
+    """Return all classes of a room by name, also private ones, read without importing them."""
     files = sorted((ROOT / room).rglob("*.py"))
-    classes: dict[str, _Class] = {}
-    for file in files:
-        classes |= _read_classes(file)
-    return classes
+    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in files]
+    nodes = [node for tree in trees for node in tree.body]
+    return {node.name: node for node in nodes if isinstance(node, ast.ClassDef)}
 
 
-@functools.cache
-def _read_classes(path: Path) -> dict[str, _Class]:
-    """Return the classes and functions of a file by name, read without importing it."""
-    classes: dict[str, _Class] = {}
-    for name, bases, docstring in _DEFINITION.findall(path.read_text(encoding="utf-8")):
-        classes[name] = _Class(docstring, re.findall(r"[\w.]+", bases))
-    return classes
+def _kind_of(room: str, name: str) -> str | None:
+    """Return the kind of a public class, a key of ``HINTS``; None if no configuration names it."""
+    ancestors = _ancestors_of(name, _classes(room))
+    bases = {ast.unparse(base) for node in ancestors for base in node.bases}
+    kinds = [kind for base, kind in BASES.items() if base in bases]
+    if _is_abstract(ancestors) or not (kinds or room == "lightning_modules"):
+        return None
+    if kinds:
+        return kinds[0]
+    # A network's first argument is the scale: docs/plugins/network.md.
+    own = {method.name: ast.unparse(method.args) for method in _methods_of(ancestors[:1])}
+    is_network = own.get("__init__", "").startswith("self, scale:")
+    return "networks" if is_network else "parts"
+
+
+def _is_abstract(ancestors: Sequence[ast.ClassDef]) -> bool:
+    """Return whether nothing overrides an abstract method; ancestors as of ``_ancestors_of``."""
+    parts = [part for node in ancestors for part in node.body]
+    written = {ast.unparse(part.target) for part in parts if isinstance(part, ast.AnnAssign)}
+    abstract = set[str]()
+    for method in _methods_of(ancestors):
+        is_abstract = "abstractmethod" in map(ast.unparse, method.decorator_list)
+        (abstract if is_abstract else written).add(method.name)
+    return not abstract <= written
+
+
+def _methods_of(classes: Sequence[ast.ClassDef]) -> list[ast.FunctionDef]:
+    """Return the methods that some classes define."""
+    return [part for node in classes for part in node.body if isinstance(part, ast.FunctionDef)]
+
+
+def _ancestors_of(name: str, classes: dict[str, ast.ClassDef]) -> list[ast.ClassDef]:
+    """Return a class and what it derives from, as its ``__mro__`` would, without libraries'."""
+    if name not in classes:
+        return []
+    bases = [ast.unparse(base) for base in classes[name].bases]
+    return [classes[name], *(node for base in bases for node in _ancestors_of(base, classes))]
 
 
 def _first_sentence(text: str) -> str:

@@ -25,6 +25,7 @@ LINKS = {
     "data.init_args.degradation": "degradation",
 }
 _UNKNOWN = re.compile(r"unrecognized arguments: --([\w.]+)|[Oo]ption '([\w.]+)'")
+_FILE = re.compile(r"unrecognized arguments: (\S+\.ya?ml)\b")
 _NULL = re.compile(r"null$|[\[{].*\bnull\b")
 _CLASS = re.compile(r"class_path[ =]'([\w.]+)'")
 
@@ -97,6 +98,8 @@ def parse(parser: LightningArgumentParser, words: Sequence[str]) -> Namespace:
         message = str(error)
         near = _nearest_key(parser, message)
         raise ConfigurationError(f"{message}{near}") from error
+    except RecursionError as error:
+        raise ConfigurationError("a value contains itself, or is nested too deeply") from error
 
 
 def _with_whole_files(words: Sequence[str]) -> Iterator[str]:
@@ -112,7 +115,10 @@ def _with_whole_files(words: Sequence[str]) -> Iterator[str]:
 
 
 def _nearest_key(parser: ArgumentParser, message: str) -> str:
-    """Return which key may have been meant, if an error is of an unknown one."""
+    """Return which key may have been meant, if an error is of an unknown one, or of a file."""
+    file = _FILE.search(message)
+    if file is not None:
+        return f"; did you mean --config {file[1]}?"
     unknown = _UNKNOWN.search(message)
     if unknown is None:
         return ""

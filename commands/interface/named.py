@@ -158,7 +158,9 @@ def expand_model_option(words: Sequence[str]) -> list[str]:
         ValueError: If the file cannot be read.
     """
     command, *rest = words
-    if command == "export" and rest and not rest[0].startswith("-"):
+    if command == "export" and not rest:
+        raise ConfigurationError("name the folder of a run: main.py export RUN")
+    if command == "export" and not rest[0].startswith("-"):
         return [command, *_options_of_export(Path(rest[0])), *rest[1:]]
     is_configured = value_of(rest, "--config", "-c", "--model.class_path") is not None
     source = value_of(rest, "--model")

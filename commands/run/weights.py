@@ -59,9 +59,12 @@ def find_weights(name: str, scale: float, key: str = "model.init_args.weights") 
     entries = manifest()
     if filled in entries:
         return locate(filled)
-    names = did_you_mean(filled, entries) or f"; its names are: {', '.join(entries)}"
+    advice = did_you_mean(filled, entries) or (
+        "; main.py list weights has the names, and main.py check with the same options lists all "
+        "that is missing"
+    )
     raise ConfigurationError(
-        f"{key} is {filled!r}: neither a file, a run nor a name of configs/weights.yaml{names}"
+        f"{key} is {filled!r}: neither a file, a run nor a name of configs/weights.yaml{advice}"
     )
 
 

@@ -149,7 +149,7 @@ def check_options(options: argparse.Namespace) -> None:
     Raises:
         ValueError: If they contradict each other.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
         raise ValueError("pack runs in one process: use --part")
     if not re.fullmatch(r"\w[\w.-]*", options.name, re.ASCII):
         raise ValueError(

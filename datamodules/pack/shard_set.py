@@ -187,6 +187,7 @@ class ShardSet:
             shown = iter(bar)
             for shard in shards:
                 self._write_shard(shard, shown)
+            next(shown, None)  # or the bar's last line leaves out the last input
 
     def _write_shard(self, shard: int, outcomes: Iterator[Outcome]) -> None:
         """Write a shard and its record from the next results."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from threading import Timer
+from threading import Event, Thread
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.loading import expect_workers, start_worker
-from datamodules.torch_internals import end_workers_of, kill_workers_of
+from datamodules.torch_internals import arrived_of, end_workers_of, kill_workers_of
 
 
 def read_in_order(
@@ -28,8 +28,8 @@ def read_in_order(
         dataset: Its items depend on their number alone.
         numbers: The items to read.
         workers: Number of processes; with 0, everything runs in this process.
-        wait_minutes: Longest time until an item of the workers begins to come, and half of the
-            longest time until it is there.
+        wait_minutes: Longest time in which no item of the workers begins to come, and half of the
+            longest time in which none is there.
         named: Returns the name of an item, for messages.
         chunk: Items that a worker sends at once.
 
@@ -73,10 +73,18 @@ def read_in_order(
 def _limited(chunks: Any, seconds: float) -> Iterator[None]:
     # torch's own limit is for an item to begin. For the rest of it, torch waits for ever, also for
     # a worker that was stopped while it sent; of a worker that was killed it raises an error.
-    timer = Timer(2 * seconds, kill_workers_of, [chunks])
-    timer.daemon = True
-    timer.start()
+    done = Event()
+
+    def watch() -> None:
+        arrived = -1
+        while arrived != arrived_of(chunks):
+            arrived = arrived_of(chunks)
+            if done.wait(2 * seconds):
+                return
+        kill_workers_of(chunks)
+
+    Thread(target=watch, daemon=True).start()
     try:
         yield
     finally:
-        timer.cancel()
+        done.set()

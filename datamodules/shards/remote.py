@@ -136,9 +136,12 @@ class _RemoteFile(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         """Fill a buffer from the file, and return the number of bytes; 0 at the end."""
         if not (self._rest or self._is_last):
-            self._rest = memoryview(_read_from(self._url, self._position, CHUNK))
+            # Later requests are shorter, so that a whole file, which a server without ranges sends
+            # each time, never has the length of the part that was asked for.
+            size = CHUNK - 1 if self._position else CHUNK
+            self._rest = memoryview(_read_from(self._url, self._position, size))
             self._position += len(self._rest)
-            self._is_last = len(self._rest) != CHUNK
+            self._is_last = len(self._rest) != size
         count = min(len(buffer), len(self._rest))
         buffer[:count] = self._rest[:count]
         self._rest = self._rest[count:]

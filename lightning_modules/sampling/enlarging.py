@@ -350,7 +350,7 @@ class InTiles(Method, LightningModule):
             raise WrongScaleError(
                 f"{type(self).__name__} made {shape_text(sr.shape)} of {batch['key'][0]}, expected "
                 f"{shape_text(expected)}: its scale is {self.scale:g}; set data.init_args.scale to "
-                "that"
+                "that of its outputs, or correct their size"
             )
         return in_range(sr)
 

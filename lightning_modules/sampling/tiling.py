@@ -184,10 +184,10 @@ def with_bar(pieces: Iterable[Piece], size: Size) -> Iterator[Piece]:
 
     A single piece moves no bar.
     """
-    options = bar_options()
-    options |= {"desc": "image", "unit": "pixels", "unit_scale": True, "leave": False}
+    options = bar_options() | {"desc": "image", "unit": "pixels", "unit_scale": True}
+    options |= {"leave": False, "delay": SHORT}
     total = size[0] * size[1]
-    with tqdm(total=total, delay=SHORT, **options) as progress:
+    with tqdm(total=total, **options) as progress:
         for piece in pieces:
             pixels = length_of(piece.rows) * length_of(piece.columns)
             yield piece

@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch import Callback
+from torch import nn
 
 import main
 from commands.arguments import listing
@@ -250,10 +251,39 @@ def test_a_tool_has_help(name, capsys):
     assert capsys.readouterr().out.startswith(f"usage: main.py {name} ")
 
 
-def test_each_public_name_is_listed_once():
-    kinds = ("methods", "networks", "parts", "losses", "degradations", "datasets", "metrics")
+def test_each_public_class_that_can_be_built_is_listed_once():
+    kinds = listing.HINTS.keys() - {"experiments", "weights"}
     listed = [entry.name for kind in kinds for entry in listing.entries(kind)]
     classes = [name for name in listed if not name.endswith(".yaml")]
-    exported = [f"{room}.{name}" for room in listing.ROOMS for name in import_module(room).__all__]
-    exported.remove("datamodules.UnreadableImage")  # of files/, passed on
-    assert sorted(classes) == sorted(exported)
+    rooms = {room: import_module(room) for room in listing.ROOMS}
+    exported = {
+        f"{room}.{name}": getattr(module, name)
+        for room, module in rooms.items()
+        for name in module.__all__
+    }
+    built = {
+        name
+        for name, kind in exported.items()
+        if inspect.isclass(kind) and not inspect.isabstract(kind)
+    }
+    # No configuration names them.
+    built -= {"datamodules.UnreadableImage", "callbacks.TooSmall", "callbacks.Perceptual"}
+
+    assert sorted(classes) == sorted(built)
+    networks = {entry.name for entry in listing.entries("networks")} & built
+    assert networks == {
+        name
+        for name in built
+        if name.startswith("lightning_modules.")
+        and issubclass(exported[name], nn.Module)
+        and not issubclass(exported[name], ImageModel)
+        and next(iter(inspect.signature(exported[name]).parameters), "") == "scale"
+    }
+
+
+def test_a_key_that_a_file_has_twice_is_refused(tiny, refusal):
+    Path("twice.yaml").write_text("trainer: {max_steps: 1}\ntrainer: {max_epochs: 1}\n")
+
+    sentence = refusal("fit --config tiny.yaml --config twice.yaml")
+
+    assert "the key 'trainer' is there twice" in sentence

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+from jsonargparse.typing import Path as Configuration
 from lightning.pytorch import Trainer
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+
+from commands.lightning_internals import read_configurations_alone
 
 
 def test_the_names_are_there() -> None:
@@ -13,3 +19,12 @@ def test_the_names_are_there() -> None:
     assert hasattr(trainer.fit_loop.epoch_loop, "_batches_that_stepped")
     for name in ("register_signal_handlers", "teardown", "received_sigterm"):
         assert hasattr(trainer._signal_connector, name)
+
+
+def test_an_error_of_a_configuration_names_its_file(tmp_path: Path) -> None:
+    read_configurations_alone()
+    file = tmp_path / "mine.yaml"
+    file.write_bytes(b"a: \xe4")
+
+    with pytest.raises(ValueError, match=r"mine\.yaml is no YAML"):
+        Configuration(file, mode="fr").read_text()

@@ -9,6 +9,7 @@ import torch
 from degradations.base import Canvas, Degradation, Stage, ieee_float32, quantize_8bit
 from degradations.bicubic import Bicubic
 from degradations.compose import OneOf, Shuffled, Sometimes
+from degradations.device import constant
 from degradations.draws import to_device
 from degradations.pipeline import Pipeline
 from degradations.stages.noise import GaussianNoise, hashed_fields, seeded_randn_like
@@ -295,3 +296,30 @@ def test_full_float32_whichever_way_the_precision_was_set(matmul, older):
 
     assert torch.get_float32_matmul_precision() == older
     assert matmul.allow_tf32 == allowed
+
+
+def test_constants_within_what_is_compiled():
+    """Several, one of them twice; torch 2.11 takes results assumed constant only once each."""
+    ones = constant(lambda: torch.ones(3))
+    twos = constant(lambda: torch.full((3,), 2.0))
+
+    def total(x):
+        return x + ones(x.device) + twos(x.device) + ones(x.device)
+
+    compiled = torch.compile(total, backend="aot_eager", fullgraph=True)
+
+    assert torch.equal(compiled(torch.zeros(3)), torch.full((3,), 4.0))
+
+
+class Cropping(Gain):
+    """It forgets to say that it changes sizes, so LR would be shifted against HR."""
+
+    def forward(self, x, params):
+        return x[..., 1:]
+
+
+def test_a_stage_that_changes_sizes_unsaid_is_refused():
+    recipe = Pipeline(2, {"crop": Cropping()})
+
+    with pytest.raises(TypeError, match="Cropping changed the size"):
+        recipe(HR, SEEDS)

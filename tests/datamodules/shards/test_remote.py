@@ -386,3 +386,13 @@ def test_a_cached_shard_that_is_damaged_is_fetched_again(server, prepared, tmp_p
         path.write_bytes(bytes(path.stat().st_size))
     check(source, 1)
     assert server.got("t-000.tar") == 2
+
+
+def test_a_file_as_long_as_a_request_ends_on_a_server_without_ranges(server):
+    server.ranges = False
+    (server.root / "f.bin").write_bytes(CONTENT[: 1 << 20])
+
+    with open_remote(f"{server.url}/f.bin") as file:
+        content = file.read(3 << 20)
+
+    assert content == CONTENT[: 1 << 20]
