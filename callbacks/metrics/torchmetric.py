@@ -127,7 +127,9 @@ class TorchMetric(ImageMetric):
         for i in range(len(sr)):
             if finite[i]:
                 with self._own_random_numbers():
-                    self.metric.reset()
+                    for metric in self.metric.modules():  # also one that a metric holds
+                        if isinstance(metric, torchmetrics.Metric):
+                            metric.reset()
                     self.metric.update(*(x[i : i + 1] for x in inputs))
                     values[i] = float(self.metric.compute())
         return torch.tensor(values, dtype=torch.float64)

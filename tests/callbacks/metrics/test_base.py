@@ -368,6 +368,13 @@ def test_no_metric_waits_for_other_processes(monkeypatch):
     assert value == whole.compute(sr, hr, keys(1)) / 2
 
 
+def test_a_metric_within_another_forgets_the_image_before(tmp_path):
+    whole = evaluated(tmp_path, TorchMetric(THEIR_PSNR))
+    half = evaluated(tmp_path, TorchMetric(Half))
+
+    assert half == pytest.approx([value / 2 for value in whole])
+
+
 def test_what_a_metric_draws_is_the_same_for_each_image(tmp_path):
     class Drawn(Half):
         def compute(self):
