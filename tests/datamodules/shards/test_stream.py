@@ -238,7 +238,7 @@ def test_a_server_that_stalls_is_counted_and_the_other_tars_are_read(tars, monke
     with serving(tars) as server:
         server.always = "stall"
         stream = Stream(8, [f"{server.url}/t0.tar", f"{tars}/t1.tar"], shuffle=0)
-        data = data_module(stream, workers=1)
+        data = data_module(stream)
         keys = keys_of(batches(data, [(0, 0)]))
 
     assert set(keys) == {"train/4", "train/5", "train/6", "train/7"}
