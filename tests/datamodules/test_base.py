@@ -60,6 +60,17 @@ def test_a_training_sample_is_the_same_in_any_batch():
     assert_near(by_name(batches, "lr"), by_name(expected, "lr"), FLOAT_ERROR)
 
 
+def test_a_validation_sample_is_the_same_in_any_batch():
+    sources = {"a": random_images(16)}
+
+    expected = list(evaluation(data_of(val=sources, eval_batch_size=1), "val"))
+    batches = list(evaluation(data_of(val=sources, eval_batch_size=3, workers=2), "val"))
+
+    assert len(batches) == 6
+    assert keys_of(batches) == keys_of(expected)
+    assert_near(by_name(batches, "lr"), by_name(expected, "lr"), FLOAT_ERROR)
+
+
 def two_epochs(source, workers):
     data = opened(source, per_image=3, workers=workers, small="skip", unreadable_limit=1)
     loader = data.train_dataloader()

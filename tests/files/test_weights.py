@@ -108,6 +108,7 @@ def test_a_damaged_index_is_named(tmp_path, content):
         (OLD | below("model_ema", TENSORS | {"decay": torch.ones(1)}), "model_ema"),
         ({"state_dict": below("ema_model", TENSORS) | {"step": torch.ones(1)}}, "ema_model"),
         ({"pytorch-lightning_version": "2", "state_dict": OLD, "ema_state": TENSORS}, "ema_state"),
+        ({"model": "a.Run", "state_dict": OLD, "callbacks": {"EMA": {"weights": TENSORS}}}, "EMA"),
     ],
 )
 def test_averages_are_used_whatever_their_group_is_called(path, caplog, content, group):

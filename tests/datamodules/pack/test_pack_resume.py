@@ -187,6 +187,24 @@ def test_a_worker_that_stops_is_named(signal_number, cause):
         list(items)
 
 
+class Large(Dataset):
+    """Items that no pipe holds: a worker waits while it sends."""
+
+    def __getitem__(self, index):
+        return bytes(10_000_000)
+
+
+def test_a_worker_that_stops_while_it_sends_is_named():
+    items = read_in_order(Large(), list(range(40)), 1, 0.03, "image {}".format)
+    next(items)
+    time.sleep(0.5)  # until the next item is being sent
+    (worker,) = psutil.Process().children()
+    worker.suspend()
+
+    with pytest.raises(ValueError, match=r"DataLoader worker.*, at about image 1: "):
+        list(items)
+
+
 @pytest.mark.slow
 def test_ctrl_c_ends_workers_that_are_stopped(tmp_path, out):
     for number in range(60):

@@ -288,6 +288,14 @@ def until(condition, seconds=60):
         time.sleep(0.01)
 
 
+def test_the_least_recently_used_shard_goes_first(files, tmp_path):
+    cache = cache_of(tmp_path, files=2)
+    for number in (0, 1, 2, 0, 3):
+        cache.fetch(shard(files, number))
+        time.sleep(0.02)
+    assert names(tmp_path) == ["f0", "f2", "f3"]
+
+
 def test_a_shard_that_had_to_go_is_not_downloaded_again_soon(files, tmp_path, monkeypatch, caplog):
     cache = cache_of(tmp_path, files=1)
     for number in range(3):
@@ -315,6 +323,34 @@ def test_a_full_disk_is_left_alone(files, tmp_path, monkeypatch, caplog):
     assert names(tmp_path) == []
     assert cache.fetch(shard(files, 0)) is None  # not now
     assert "or its disk" in caplog.text
+
+
+def test_a_foreign_file_beside_the_cache_stays(files, tmp_path):
+    foreign = tmp_path / "cache" / "foreign.tar"
+    foreign.parent.mkdir()
+    foreign.write_bytes(b"x" * SIZE)
+
+    cache = cache_of(tmp_path, files=1)
+    for number in range(4):
+        cache.fetch(shard(files, number))
+
+    assert foreign.read_bytes() == b"x" * SIZE
+
+
+def test_two_processes_download_a_file_once_and_whole(files, tmp_path, monkeypatch):
+    monkeypatch.setattr(remote, "FIRST_PAUSE", 1.0)
+    files.faults = ["cut"]  # and a pause, in which the other process comes
+    cache = cache_of(tmp_path)
+    processes = [FORK.Process(target=cache.fetch, args=(shard(files, 1),)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+
+    (file,) = cache.folder.iterdir()
+    assert file.read_bytes() == bytes([1]) * SIZE
+    assert files.got("f1") == 2  # the one that was cut, and another
+    assert [process.exitcode for process in processes] == [0, 0]
 
 
 def test_what_a_killed_download_left_is_removed_for_room(files, tmp_path):

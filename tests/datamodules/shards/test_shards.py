@@ -350,3 +350,13 @@ def test_nothing_has_a_shards_name_before_it_is_whole(tmp_path):
     with pytest.raises(OSError, match="stopped"):
         write_shard(tmp_path / "s-000000.tar", [("a", {"txt": b"1"})], stop)
     assert [file.name for file in tmp_path.iterdir()] == ["s-000000.tar.idx.json"]
+
+
+def test_an_input_of_the_writer_that_fails_leaves_no_file(tmp_path):
+    def samples():
+        yield "a", {"txt": b"1" * 10**6}
+        raise OSError("gone")
+
+    with pytest.raises(OSError, match="gone"):
+        write_shard(tmp_path / "s-000000.tar", samples())
+    assert list(tmp_path.iterdir()) == []

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_equal
 from webdataset.tariterators import base_plus_ext
 
+from datamodules.shards import remote
 from datamodules.shards.index import METADATA, split_name
 from datamodules.shards.sample import decode_sample, raw_of
 from datamodules.shards.shards import Shards
@@ -197,6 +198,17 @@ def test_whole_samples_of_a_broken_tar_are_read_and_it_is_counted(tmp_path, dama
     assert "a.tar cannot be read to its end" in note.message
 
 
+def test_a_sample_is_not_given_where_its_members_are_cut_apart(tmp_path):
+    cut_apart = write_tar(tmp_path / "a.tar", {"a.hr.png": b"first", "a.lr.png": b"first"})
+    cut_apart.write_bytes(cut_apart.read_bytes()[: 2 * 512])
+    next_one = write_tar(tmp_path / "b.tar", {"a.hr.png": b"other"})
+
+    raws, notes = read(cut_apart, next_one)
+
+    assert [raw.fields for raw in raws] == [{"hr": b"other"}]
+    assert len(notes) == 1
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [("a.txt", b"x", "no images in it"), ("no tar", b"", "to its end")],
@@ -211,6 +223,27 @@ def test_a_set_without_samples_is_refused(tmp_path, name, content, message):
 
 
 # ---------------------------------------------------------------------------------- servers, pipes
+
+
+def test_servers_give_the_same_as_files(tars):
+    with serving(tars) as server:
+        from_server = batches(data_module(source(server.url)))
+    from_files = batches(data_module(source(tars)))
+    assert_same(from_server, from_files)
+
+
+def test_a_server_that_stalls_is_counted_and_the_other_tars_are_read(tars, monkeypatch):
+    monkeypatch.setattr(remote, "STALL", 0.5)
+    monkeypatch.setattr(remote, "DEADLINE", 0.1)
+    with serving(tars) as server:
+        server.always = "stall"
+        stream = Stream(8, [f"{server.url}/t0.tar", f"{tars}/t1.tar"], shuffle=0)
+        data = data_module(stream)
+        keys = keys_of(batches(data, [(0, 0)]))
+
+    assert set(keys) == {"train/4", "train/5", "train/6", "train/7"}
+    assert data.tally.reasons.keys() == {"unreadable tar"}
+    assert "Timeout" in str(data.tally.images)
 
 
 def test_a_missing_tar_is_counted(tars):

@@ -5,6 +5,7 @@ import io
 import os
 import re
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -333,6 +334,19 @@ def test_a_bad_file_is_refused_with_a_reason(case):
     with pytest.raises(UnreadableImage, match=r"^bad/a\.jpg: ") as caught:
         decode(data, "bad/a.jpg")
     assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize("case", ["bomb", "jpeg bomb"])
+def test_a_bomb_is_refused_before_memory_is_taken(case):
+    data, _ = BAD[case]
+
+    tracemalloc.start()
+    with pytest.raises(UnreadableImage):
+        decode(data, "a")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert peak < 10_000_000
 
 
 @pytest.mark.parametrize("case", ["half png", "missing strips", "truncated jpeg", "first scans"])

@@ -5,6 +5,7 @@ and JPEG 2000 with what was written, too; other formats with FFmpeg, and orienta
 """
 
 import io
+import zlib
 
 import cv2
 import imagecodecs
@@ -16,6 +17,7 @@ from PIL import Image
 
 from files.images.decode import UnreadableImage, decode, read_size
 from tests.datamodules.image_files import chunk, encoded, png
+from tests.datamodules.profiles import grey_profile
 
 DRAWS = np.random.default_rng(0)
 RGBA = DRAWS.integers(0, 256, (13, 19, 4), dtype=np.uint8)
@@ -105,6 +107,14 @@ def test_pngs_with_a_transparent_colour(colours, channels, depth):
     rgb = np.broadcast_to(samples * factor, (13, 19, 3))
     alpha = np.where(hidden, 0, 65535 if depth == 16 else 255)
     check(png(samples, depth, colours, False, transparency), rgb, alpha)
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+def test_grey_with_alpha_keeps_its_profile(depth):
+    samples, _ = draw(depth, 2)
+    profile = chunk(b"iCCP", b"grey\0\0" + zlib.compress(grey_profile()))
+    data = png(samples, depth, GREY_ALPHA, False, profile)
+    assert decode(data, "a").grey_icc == grey_profile()
 
 
 # -------------------------------------------------------------------------------------------- TIFF
