@@ -13,8 +13,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
-from files.paths import read_text
-from files.yaml import read_yaml
+from files.yaml import checked_text
 
 CONFIGURATIONS = (".yaml", ".yml", ".json")
 
@@ -43,8 +42,7 @@ def _read_configuration(self: Path, path: Any, mode: str = "fr", *args: Any, **k
 
 def _read_text(self: Path) -> str:
     """Return the text of a configuration; an error names the file, as that of ``read_yaml``."""
-    read_yaml(self.absolute)
-    return read_text(self.absolute)
+    return checked_text(self.absolute)
 
 
 class _EpochLoop(_TrainingEpochLoop):

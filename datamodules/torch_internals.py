@@ -9,7 +9,7 @@ from torch._C import _remove_worker_pids
 
 
 def arrived_of(batches: Any) -> int:
-    """Return how many items came from workers before an earlier one, which is waited for.
+    """Return how many items wait for an earlier one: workers sent them, nobody has got them yet.
 
     Args:
         batches: An iterator of a DataLoader; one without workers has none.

@@ -33,7 +33,9 @@ def bar_options(every_n_seconds: float = 10.0) -> dict[str, Any]:
     return {
         "mininterval": every_n_seconds,
         "miniters": 1,
-        "delay": 1e-9,  # seconds; with none, tqdm draws once before the pace is known
+        # Not 0, or tqdm draws before the pace is known; so small that no time changes by it, or a
+        # bar that ends before its first line would have no last one.
+        "delay": 1e-9,
         "bar_format": LINE,
         "file": _LogLines(),
         "position": 0,  # or tqdm moves a cursor that a file does not have

@@ -31,11 +31,16 @@ def refuse_repeated_keys(text: str) -> None:
             continue
         seen.add(node)
         if isinstance(node, yaml.MappingNode):
-            keys = [key.value for key, _ in node.value]
-            for number, (key, value) in enumerate(node.value):
-                if key.value in keys[:number]:
-                    problem = f"the key {key.value!r} is there twice"
-                    raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            keys = set()
+            for key, value in node.value:
+                # Several `<<` are all merged; a key that is a list or a mapping fails later.
+                if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                    if (key.tag, key.value) in keys:  # 1 and "1" are two keys
+                        problem = (
+                            f"the key {key.value!r} is there twice: keep the one that you mean"
+                        )
+                        raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+                    keys.add((key.tag, key.value))
                 nodes.append(value)
         elif isinstance(node, yaml.SequenceNode):
             nodes += node.value
@@ -46,9 +51,20 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
 
     Raises:
         OSError: As ``read_text``.
-        ValueError: It is no YAML; the message names it.
+        ValueError: It is no YAML, or has a key twice; the message names it.
+    """
+    return plain_yaml(checked_text(path))
+
+
+def checked_text(path: str | os.PathLike[str]) -> str:
+    """Return the text of a user's file, which ``plain_yaml`` reads.
+
+    Raises:
+        OSError, ValueError: As ``read_yaml``.
     """
     try:
-        return plain_yaml(read_text(path))
+        text = read_text(path)
+        plain_yaml(text)
     except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"{os.fspath(path)} is no YAML: {error}") from error
+        raise ValueError(f"{os.fspath(path)} cannot be read as YAML: {error}") from error
+    return text

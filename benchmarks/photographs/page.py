@@ -35,7 +35,7 @@ COLUMNS = {  # heading and digits of each metric
     "lpips": ("LPIPS", 3),
     "niqe": ("NIQE", 2),
     "swd_2": ("SWD halved", 2),
-    "swd_4": ("SWD quartered", 3),
+    "swd_3": ("SWD quartered", 2),
     "lr_psnr": ("LR, dB", 1),
 }
 GAP, HEAD, FONT, QUALITY = 4, 20, 13, 90  # pixels between and above images; WebP

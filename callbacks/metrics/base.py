@@ -452,7 +452,9 @@ class ImageMetric(Metric):
         Raises:
             ValueError: ``compute`` returned another shape.
         """
-        values = torch.as_tensor(self.compute(sr, hr, batch))
+        values: Any = self.compute(sr, hr, batch)
+        if not isinstance(values, Tensor):  # a user's method may return a list, or nothing
+            values = torch.tensor([] if values is None else values, dtype=torch.float64)
         count = len(batch["key"])
         if values.shape != (count,):
             raise ValueError(

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from commands.errors import CONFIGS, EXPERIMENTS, ROOT, ConfigurationError, did_you_mean
 
 ROOMS = ("lightning_modules", "datamodules", "degradations", "callbacks")
-BASES = {  # what classes of a kind derive from; the first one counts
+BASES = {  # name of a base class: kind of what derives from it; of several, the uppermost here
     "ImageModel": "methods",
     "Loss": "losses",
     "Degradation": "degradations",
@@ -119,7 +119,7 @@ def _kind_of(room: str, name: str) -> str | None:
         return None
     if kinds:
         return kinds[0]
-    # A network's first argument is the scale: docs/plugins/network.md.
+    # A network's own __init__ begins with the scale (docs/plugins/network.md); others are parts.
     own = {method.name: ast.unparse(method.args) for method in _methods_of(ancestors[:1])}
     is_network = own.get("__init__", "").startswith("self, scale:")
     return "networks" if is_network else "parts"

@@ -25,7 +25,7 @@ LINKS = {
     "data.init_args.degradation": "degradation",
 }
 _UNKNOWN = re.compile(r"unrecognized arguments: --([\w.]+)|[Oo]ption '([\w.]+)'")
-_FILE = re.compile(r"unrecognized arguments: (\S+\.ya?ml)\b")
+_FILE = re.compile(r"unrecognized arguments: (?!-)(\S+\.ya?ml)\b")
 _NULL = re.compile(r"null$|[\[{].*\bnull\b")
 _CLASS = re.compile(r"class_path[ =]'([\w.]+)'")
 

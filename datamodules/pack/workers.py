@@ -28,8 +28,8 @@ def read_in_order(
         dataset: Its items depend on their number alone.
         numbers: The items to read.
         workers: Number of processes; with 0, everything runs in this process.
-        wait_minutes: Longest time in which no item of the workers begins to come, and half of the
-            longest time in which none is there.
+        wait_minutes: The workers are ended if no item begins to come for so long, or none arrives
+            whole for two to four times as long.
         named: Returns the name of an item, for messages.
         chunk: Items that a worker sends at once.
 
@@ -62,8 +62,8 @@ def read_in_order(
         if not str(error).startswith("DataLoader"):
             raise  # an error in reading an item, not of a worker that died or hangs
         raise ValueError(
-            f"{error}, at about {named(numbers[count])}: if its disk is well, leave it out or give "
-            "fewer workers; the same command continues"
+            f"{error}, at about {named(numbers[min(count, len(numbers) - 1)])}: if its disk is "
+            "well, leave it out or give fewer workers; the same command continues"
         ) from error
     finally:
         end_workers_of(chunks)
@@ -76,12 +76,14 @@ def _limited(chunks: Any, seconds: float) -> Iterator[None]:
     done = Event()
 
     def watch() -> None:
+        # Items may arrive before the one that is waited for; as long as some do, all is well.
         arrived = -1
         while arrived != arrived_of(chunks):
             arrived = arrived_of(chunks)
             if done.wait(2 * seconds):
                 return
-        kill_workers_of(chunks)
+        if not done.is_set():
+            kill_workers_of(chunks)
 
     Thread(target=watch, daemon=True).start()
     try:

@@ -136,8 +136,8 @@ class _RemoteFile(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         """Fill a buffer from the file, and return the number of bytes; 0 at the end."""
         if not (self._rest or self._is_last):
-            # Later requests are shorter, so that a whole file, which a server without ranges sends
-            # each time, never has the length of the part that was asked for.
+            # A server without ranges sends the whole file each time. If that has CHUNK bytes, a
+            # second request of CHUNK would take it for the next part; of one less, it is too long.
             size = CHUNK - 1 if self._position else CHUNK
             self._rest = memoryview(_read_from(self._url, self._position, size))
             self._position += len(self._rest)

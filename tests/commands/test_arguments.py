@@ -281,6 +281,16 @@ def test_each_public_class_that_can_be_built_is_listed_once():
     }
 
 
+def test_merges_and_keys_of_two_types_are_no_repetition():
+    text = "a: &a {x: 1}\nb: &b {y: 2}\nc:\n  <<: *a\n  <<: *b\n1: number\n'1': text\n"
+
+    value = plain_yaml(text)
+
+    assert value["c"] == {"x": 1, "y": 2}
+    assert value[1] == "number"
+    assert value["1"] == "text"
+
+
 def test_a_key_that_a_file_has_twice_is_refused(tiny, refusal):
     Path("twice.yaml").write_text("trainer: {max_steps: 1}\ntrainer: {max_epochs: 1}\n")
 

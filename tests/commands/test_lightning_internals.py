@@ -26,5 +26,5 @@ def test_an_error_of_a_configuration_names_its_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_bytes(b"a: \xe4")
 
-    with pytest.raises(ValueError, match=r"mine\.yaml is no YAML"):
+    with pytest.raises(ValueError, match=r"mine\.yaml cannot be read as YAML"):
         Configuration(file, mode="fr").read_text()
