@@ -59,7 +59,7 @@ def self_cascade(resize, pivot_features):
     return lm.SelfCascade(2.0, denoiser=base(), tuning=tuning)
 
 
-def test_settings_that_no_tensor_shows_are_known_of_weights():
+def test_weights_know_settings_that_no_tensors_shape_shows():
     def differences(one, other):
         return unlike(one.trained_with, other.trained_with)
 
@@ -90,4 +90,4 @@ def test_parts_that_the_weights_require_are_not_in_the_label(tmp_path):
     run.space.source = "a 0000000000000000"
     path = make.save_run(run, tmp_path / "a.ckpt")
     run.load_weights(path)
-    assert made_by(run) == f"{path}, timesteps 200, patch 16"
+    assert made_by(run) == f"{path}, timesteps 200, patch 16"  # not the space's file

@@ -201,12 +201,17 @@ def test_logits_are_those_of_the_equations():
         assert_close(found[image].flatten(1), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_released_file():
+def test_a_released_file_fills_the_transformer_and_other_parts_stay():
     model = Infinity(1, space(), transformer())
-    official = random_weights(64, 2, 1, BITS, 128, 8)
+    official = random_weights(64, 2, 1, BITS, 128, 8)  # of the sizes of transformer()
 
     tensors = model.import_official(official)
 
-    assert tensors.keys() == model.state_dict().keys()
+    before = model.state_dict()
+    assert tensors.keys() == before.keys()
     name = "transformer.blocks.1.attention.qkv.weight"
     assert torch.equal(tensors[name], official["blocks.1.sa.mat_qkv.weight"])
+    others = [name for name in before if not name.startswith("transformer.")]
+    assert others
+    for name in others:
+        assert torch.equal(tensors[name], before[name])

@@ -225,8 +225,9 @@ def test_the_discriminator_weighs_a_tenth_from_its_start_on_and_trains_at_once()
     method = invsr(training=Training(discriminator=discriminator(), adversarial_start=3))
 
     early, _ = loss_of(method, batch, step=2)
-    late, _ = loss_of(method, batch, step=3)
+    # Before the start; 100 times as large, to be beyond the clamp at 10.
     of_discriminator = method.discriminator_loss((z, 100 * x0, t, condition))
+    late, _ = loss_of(method, batch, step=3)
 
     opinions = torch.stack([logits.mean() for logits in method.discriminator(x0, t)])
     assert_close(early, plain)

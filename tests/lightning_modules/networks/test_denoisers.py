@@ -243,7 +243,7 @@ def test_the_noise_predictor_is_what_the_paper_draws():
 @pytest.mark.parametrize(("scale", "halvings"), [(8, 0), (4, 1), (2, 2), (1, 3)])
 def test_fitted_to_a_scale_the_levels_see_as_many_pixels_as_at_scale_4(scale, halvings):
     model = small_predictor().requires_grad_(False)
-    model.fit_to(scale, 8)
+    model.fit_to(scale, 8)  # the latent is 1/8 of the output: 8 px of 64
     sides = []
     first = model.encoder.down_blocks[0].attentions[0]
     first.register_forward_pre_hook(lambda _, args: sides.append(args[0].shape[-1]))
@@ -251,9 +251,9 @@ def test_fitted_to_a_scale_the_levels_see_as_many_pixels_as_at_scale_4(scale, ha
     noise = model.eval()(torch.rand(1, 3, 64 // scale, 64 // scale), 100)
 
     assert noise.mean.shape == (1, 4, 8, 8)
-    assert sides == [8 if scale == 8 else 16]
+    assert sides == [8 if scale == 8 else 16]  # at scale 8, LR is as small as the latent
     assert model.divisor == 2**halvings
-    assert model.fold == 2 ** max(halvings - 1, 0)
+    assert model.fold == 2 ** max(halvings - 1, 0)  # the levels halve once
     assert not any(weight.requires_grad for weight in model.parameters())  # it stays frozen
 
 
