@@ -186,7 +186,7 @@ class Odd(ImageModel):
         self.second = nn.Linear(3, 3, bias=False)
         self.second.weight = self.first.weight
         self.frozen = nn.Linear(3, 3).requires_grad_(False)
-        self.frozen.source = ""  # it names its weights' file, so no checkpoint needs them
+        self.frozen.source = ""  # as of parts whose weights come from a file
         self.head = nn.Linear(3, 3)
         self.head.weight = self.frozen.weight
         self.adapted = nn.ModuleDict({"base": nn.Linear(3, 3), "lora": nn.Linear(3, 1)})
@@ -197,7 +197,7 @@ class Odd(ImageModel):
     def training_step(self, batch, batch_idx): ...
 
 
-def test_a_checkpoint_leaves_out_only_frozen_networks_that_name_their_file():
+def test_a_checkpoint_leaves_out_only_frozen_networks_from_files():
     left_out = {"frozen.weight", "frozen.bias"}  # head.weight, the same tensor, stays
     everything = list(Odd().state_dict())
     assert Odd().checkpoint_keys() == [name for name in everything if name not in left_out]

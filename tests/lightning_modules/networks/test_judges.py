@@ -101,7 +101,7 @@ def test_a_logit_of_patchgan_sees_seventy_pixels():
     images = torch.rand(1, 3, 128, 128, requires_grad=True)
 
     (logits,) = network(images)
-    logits[0, 0, 7, 7].backward()
+    logits[0, 0, 7, 7].backward()  # from the middle
 
     assert logits.shape == (1, 1, 14, 14)
     rows = images.grad.abs().sum((0, 1, 3)).nonzero().flatten()
