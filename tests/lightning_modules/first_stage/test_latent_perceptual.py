@@ -25,6 +25,7 @@ def test_agreement_of_people_and_distances():
     first = torch.tensor([1.0, 2.0, 1.0])
     second = torch.tensor([2.0, 1.0, 1.0])  # the last ones are equally far
     share_for_second = torch.tensor([0.25, 0.75, 1.0])
+    # Those for the first; those for the second; half, whatever people say.
     assert agreement(first, second, share_for_second).tolist() == [0.75, 0.75, 0.5]
 
 
@@ -33,5 +34,6 @@ def test_the_ranking_sees_both_distances_their_difference_and_their_ratios():
     inputs = []
     ranking.layers[0].register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
     ranking(torch.tensor([0.4, 0.1]), torch.tensor([0.9, 0.1]))
+    # Divisors are 0.1 larger, as in the released LPIPS: 0.4 / 1.0 and 0.9 / 0.5.
     expected = torch.tensor([[0.4, 0.9, -0.5, 0.4, 1.8], [0.1, 0.1, 0.0, 0.5, 0.5]])
     assert_close(inputs[0], expected)

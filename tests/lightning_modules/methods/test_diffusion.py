@@ -107,6 +107,7 @@ def test_the_loss_is_weighted():
     model = method(batch["hr"], schedule, timesteps=(10, 11), min_snr=5.0)
     model.denoiser.x0 = model.denoiser.x0 + 0.1
 
+    # At timestep 10 the signal-to-noise ratio is above gamma, 5.
     assert_close(model.training_step(batch, 0), torch.tensor(5.0 * 0.1**2))
 
 

@@ -63,7 +63,8 @@ def test_self_correction_flips_up_to_its_strength_in_the_first_scales():
 
     assert 0.27 < max(shares) < 0.33  # of a strength of 0.3
     assert min(shares) < 0.02
-    assert sum(shares) / 200 == pytest.approx(0.15, abs=0.02)
+    assert sum(shares) / 200 == pytest.approx(0.15, abs=0.02)  # all shares are as likely
+    # Scales are counted from 0, and the first 13 have flipped bits.
     assert torch.equal(self_correction(13, residual), bsq.quantized(residual))
 
 
@@ -151,7 +152,7 @@ def test_greedy_bits_are_the_likelier_ones_of_teacher_forced_logits(guidance):
     with_text = odds_of(network, codes, TEXTS)
     without = odds_of(network, codes, other)
     odds = without + guidance * (with_text - without)
-    assert guidance == 1 or ((odds > 0) != (with_text > 0)).any()
+    assert guidance == 1 or ((odds > 0) != (with_text > 0)).any()  # it changes some bits
     for code, span in zip(codes, SCALES.spans, strict=True):
         assert torch.equal(rows(code > 0), odds[:, span] > 0)
 

@@ -100,7 +100,7 @@ def test_stage_two_learns_what_the_first_scales_left_out():
     odds = odds[:, 5:]  # behind 1 + 4 tokens of the first scales
     losses = functional.cross_entropy(odds.movedim(-1, 1), bits.long(), reduction="none").mean(-1)
     weighed = losses[:, :9].sum(1) / 3 + losses[:, 9:].sum(1) / 4  # by the scales' sides
-    assert_close(loss, weighed.mean() / 7)
+    assert_close(loss, weighed.mean() / 7)  # the weights' sum, 9 / 3 + 16 / 4
     assert model.logged.keys() >= {"train/loss_scale_3", "train/loss_scale_4"}
     assert "train/loss_scale_2" not in model.logged
 

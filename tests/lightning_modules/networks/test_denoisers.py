@@ -104,7 +104,7 @@ def test_the_released_mask_keeps_columns_apart_in_the_last_row_alone():
 
 
 def test_with_a_patch_of_2_a_position_is_a_square_of_pixels():
-    """For the positions of 32 x 32 pixels, 64 x 64; one pixel changes nearly all others."""
+    """Sides are multiples of twice as many pixels; one pixel changes nearly all others."""
     model = make.fill(SwinUNet(**SWIN, patch=2, condition_factor=0.5)).eval()
     assert model.divisor == 2 * SwinUNet(**SWIN).divisor
     x = make.normal(1, 3, 32, 64)

@@ -96,7 +96,7 @@ def test_tiles_begin_at_multiples(side, tile, multiple, data):
         assert before.stop - after.start >= overlap
 
 
-def test_the_linear_window():
+def test_the_linear_window_falls_in_the_middle_of_the_overlap():
     """Two tiles of 16, which share 8: the two outer pixels are thrown away."""
     weights = spans(24, 24, 16, 8, "linear")[0].weights
     assert weights[8:].tolist() == [1, 1, 7 / 8, 5 / 8, 3 / 8, 1 / 8]
