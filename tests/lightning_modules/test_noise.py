@@ -28,7 +28,7 @@ def test_noise_of_images_and_of_calls_is_independent():
 
 
 def test_a_seed_has_the_same_field_for_ever():
-    """Other numbers would change all outputs of released versions."""
+    """Others would change the results of every method that draws."""
     field = Noise(torch.tensor([12345])).normal((1, 3))
     assert_near(field, torch.tensor([[0.632896, 1.635226, 0.304509]]), 1e-6)
 

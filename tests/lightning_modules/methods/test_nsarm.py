@@ -194,5 +194,6 @@ def test_the_released_file_has_all_of_both_stages(released):
     bias = mapper().state_dict()["branches.1.out.3.bias"]
     assert torch.equal(tensors["mapper.branches.1.out.3.bias"], bias)
     assert stage_one().import_official(official).keys() == stage_one().state_dict().keys()
+    # Its transformer continues the scales of its mapper, which Infinity lacks.
     with pytest.raises(ValueError, match=r"NSARM: set model\.class_path"):
         Infinity(1, space(), transformer()).load_weights(released)

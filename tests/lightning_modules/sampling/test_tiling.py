@@ -35,10 +35,10 @@ def test_several_tiles_at_once_are_as_one_by_one(scale):
 
     batch = lr_batch(70, 61, scale, count=2) | {"text": ["0", "1"], "hr": torch.zeros(2)}
     expected = tiled(1)
-    assert set(counts) == {2}
+    assert set(counts) == {2}  # one tile of each image
 
     assert_near(tiled(5), expected, 1e-5)
-    assert 2 < max(counts) <= 5 * 2
+    assert 2 < max(counts) <= 5 * 2  # up to five
 
 
 # ----------------------------------------------------------------------------------- their places
