@@ -10,7 +10,7 @@ from lightning_modules.first_stage.latent_perceptual import agreement
 from tests import make
 
 
-def test_the_distances_are_those_of_the_network():
+def test_both_distances_are_those_of_the_network_to_the_reference():
     model = LatentPerceptual(1.0, space=PixelSpace(), widths=(8,) * 5, vgg16=None).eval()
     batch = make.batch(4, (8, 8), ref=(3, 8, 8), p0=(3, 8, 8), p1=(3, 8, 8))
 

@@ -78,8 +78,8 @@ def test_any_plan_ends_at_the_target_by_stages_of_the_fixed_factor(
     plan = [(h, w), *Stages(fixed, order).sizes((h, w), target)]
 
     assert plan[-1] == target
-    assert (len(plan) == 1) == (target == (h, w))
-    for before, after in itertools.pairwise(plan):
+    assert (len(plan) == 1) == (target == (h, w))  # no stage only for the same size
+    for before, after in itertools.pairwise(plan):  # (h, w) of one stage and of the next
         for side, larger in zip(before, after, strict=True):
             assert side <= larger <= fixed * side + fixed + 1  # rounded twice
     ratio = max(target[0] / h, target[1] / w)

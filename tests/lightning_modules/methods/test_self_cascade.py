@@ -103,7 +103,7 @@ def test_k_has_the_papers_signal_to_noise_ratio(schedule, k):
     assert 0.7 * schedule.steps == by_share.K
 
 
-def test_the_noise_of_equation_6():
+def test_a_stage_begins_with_the_noise_of_equation_6():
     """Its standard deviation is sqrt(1 - abar), at the first sampled timestep below K 700: 681."""
     method = cascade(sampler=Sampler())
     pivot = make.normal(2, 3, 8, 8)
