@@ -177,7 +177,7 @@ class StageContract:
         size = tuple(x.shape[-2:])
         return self.apply(stage, x, self.draw(stage, SEEDS[: len(x)], size))
 
-    def test_has_no_scale(self, stage):
+    def test_a_stage_takes_no_scale(self, stage):
         assert "scale" not in inspect.signature(type(stage)).parameters
 
     def test_any_image_becomes_a_finite_one(self, stage):

@@ -170,12 +170,12 @@ class ModelContract:
         assert output["sr"].min() >= 0  # NaN fails both
         assert output["sr"].max() <= 1
 
-    def test_a_smaller_output_is_no_corner(self, model, batch):
-        """Of a method of one scale it is refused."""
+    def test_a_smaller_output_is_no_corner_of_the_full_one(self, model, batch):
+        """A method of one scale refuses it, which is as good."""
         if not isinstance(model, SuperResolver):
             pytest.skip("it enlarges no image")
         model.color_fix = "none"
-        H = round(1.5 * self.size[0])
+        H = round(1.5 * self.size[0])  # not at SCALE, 2
         W = round(1.5 * self.size[1])
         try:
             smaller = self.images(model, batch | {"size": (H, W)})
@@ -275,7 +275,7 @@ class ModelContract:
             model.on_load_checkpoint({"model": "other.Method", "state_dict": {}})
 
     @pytest.mark.gpu
-    def test_on_a_gpu(self, model, batch):
+    def test_on_a_gpu_it_gives_nearly_the_same(self, model, batch):
         expected, calls = calls_of(lambda: self.images(model, batch))
         there = batch | {"lr": batch["lr"].cuda(), "hr": batch["hr"].cuda()}
         sr = self.images(model.cuda(), there)

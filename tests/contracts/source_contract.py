@@ -195,7 +195,7 @@ class SourceContract:
             workers=2,
         )
         batches = list(training(data))
-        assert len(batches) == len(source.keys)
+        assert len(batches) == len(source.keys)  # two crops an image, and two a batch
         assert all(batch["hr"].shape == (2, 3, 16, 16) for batch in batches)
         assert all(batch["lr"].shape == (2, 3, 8, 8) for batch in batches)
 

@@ -114,24 +114,26 @@ def test_accumulating_and_clipping_train_as_a_plain_loop_does(tmp_path, accumula
 
     run = fit(tmp_path, model, data)
 
-    assert run.global_step == -(-5 // accumulate)
-    tolerance = {"rtol": 0, "atol": 0} if accumulate == 1 else {}
+    assert run.global_step == -(-5 // accumulate)  # rounded up
+    tolerance = {"rtol": 0, "atol": 0} if accumulate == 1 else {}  # sums round differently
     assert_close(tensors(model), trained_by_a_plain_loop(data, accumulate, clip), **tolerance)
 
 
-def test_steps_are_those_of_the_main_optimiser(tmp_path):
+def test_steps_and_averages_are_those_of_the_generator(tmp_path):
     ema = EMA()
     model = Pair()
 
     run = fit(tmp_path, model, batches(6), ema, max_steps=4, max_epochs=-1)
 
-    assert run.global_step == ema.updates == model.batches == 4
+    assert run.global_step == 4  # not 8, by both optimisers
+    assert ema.updates == 4
+    assert model.batches == 4
     assert ema.state_dict()["weights"].keys() == {"net.weight", "net.bias"}
 
 
 @pytest.mark.parametrize(("part", "updates"), [("generator", [2, 3]), ("discriminator", [3, 2])])
 def test_an_update_that_guard_leaves_out_leaves_the_other_alone(tmp_path, part, updates):
-    """The schedule and the count of steps go on."""
+    """One update of three; the schedule and the count of steps go on."""
     guard = Guard()
     model = Pair(nan=part)
 
@@ -139,13 +141,14 @@ def test_an_update_that_guard_leaves_out_leaves_the_other_alone(tmp_path, part, 
 
     assert guard.skipped == 1
     assert run.global_step == 3
-    assert run.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.01 * 0.9**3)
+    assert run.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.01 * 0.9**3)  # of Pair
     for optimizer, count in zip(run.optimizers, updates, strict=True):
         assert next(iter(optimizer.state.values()))["step"] == count
     assert all(tensor.isfinite().all() for tensor in tensors(model).values())
 
 
 def test_guard_stops_a_run_by_its_discriminator(tmp_path):
+    # The second update is NaN; Guard reads its verdict one update later.
     with pytest.raises(ValueError, match="after step 3: 1 updates in a row"):
         fit(tmp_path, Pair(nan="discriminator"), batches(4), Guard(in_a_row=1))
 
@@ -158,7 +161,8 @@ class Stop(Callback):
 def test_a_fit_that_was_stopped_within_a_step_leaves_nothing_to_the_next(tmp_path):
     stopped = Pair(accumulate=2)
     fresh = Pair(accumulate=2)
-    assert fit(tmp_path, stopped, batches(4), Stop(), min_epochs=0).global_step == 0
+    run = fit(tmp_path, stopped, batches(4), Stop(), min_epochs=0)
+    assert run.global_step == 0  # stopped after the first batch of two
 
     fit(tmp_path, stopped, batches(4))
     fit(tmp_path, fresh, batches(4))

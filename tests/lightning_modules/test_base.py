@@ -58,7 +58,7 @@ def test_each_epoch_has_new_noise_and_torchs_generator_is_left_as_it_was(tmp_pat
 
     fit(tmp_path, model, max_epochs=3)
 
-    assert len(set(model.drawn)) == 30
+    assert len(set(model.drawn)) == 30  # three epochs of ten batches
     assert torch.equal(torch.rand(()), expected)
 
 
@@ -66,11 +66,12 @@ def test_schedules_are_stepped_once_a_step(tmp_path):
     schedule = partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.5)
     run = fit(tmp_path, make.Model(lr_scheduler=schedule), accumulate_grad_batches=2)
     (optimizer,) = run.optimizers
+    # 2e-4 is the default rate; ten batches make five steps.
     assert optimizer.param_groups[0]["lr"] == 2e-4 * 0.5**5
 
 
 class Measure(Callback):
-    """Logs the same value at each validation, and notes the rate at each batch."""
+    """Logs the same value at each validation, and notes each batch's share of the first rate."""
 
     def __init__(self):
         self.rates = []
@@ -79,7 +80,8 @@ class Measure(Callback):
         pl_module.log("val/psnr", 1.0)
 
     def on_train_batch_start(self, trainer, *args):
-        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"] / 2e-4)
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        self.rates.append(rate / 2e-4)  # the default rate
 
 
 def test_a_schedule_that_watches_validation_is_stepped_once_an_epoch(tmp_path):
@@ -87,6 +89,7 @@ def test_a_schedule_that_watches_validation_is_stepped_once_an_epoch(tmp_path):
     measure = Measure()
     run = trainer(tmp_path, callbacks=[measure], max_epochs=3, limit_val_batches=1)
     run.fit(make.Model(lr_scheduler=schedule), batches(2), batches(2))
+    # Three epochs of two batches: the second value is no better, so the third epoch has half.
     assert measure.rates == [1, 1, 1, 1, 0.5, 0.5]
 
 
@@ -159,7 +162,7 @@ PARAMETERS = {
     "tail.bias",
 }
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
-STATE = PARAMETERS | {"seen"}
+STATE = PARAMETERS | {"seen"}  # a buffer of the model
 STATE |= {f"net.1.{name}" for name in STATISTICS} | {f"whiten.{name}" for name in STATISTICS}
 
 
@@ -183,7 +186,7 @@ class Odd(ImageModel):
         self.second = nn.Linear(3, 3, bias=False)
         self.second.weight = self.first.weight
         self.frozen = nn.Linear(3, 3).requires_grad_(False)
-        self.frozen.source = ""
+        self.frozen.source = ""  # as of parts whose weights come from a file
         self.head = nn.Linear(3, 3)
         self.head.weight = self.frozen.weight
         self.adapted = nn.ModuleDict({"base": nn.Linear(3, 3), "lora": nn.Linear(3, 1)})
@@ -194,8 +197,8 @@ class Odd(ImageModel):
     def training_step(self, batch, batch_idx): ...
 
 
-def test_checkpoint_keys_of_odd_models():
-    left_out = {"frozen.weight", "frozen.bias"}
+def test_a_checkpoint_leaves_out_only_frozen_networks_from_files():
+    left_out = {"frozen.weight", "frozen.bias"}  # head.weight, the same tensor, stays
     everything = list(Odd().state_dict())
     assert Odd().checkpoint_keys() == [name for name in everything if name not in left_out]
 
@@ -211,6 +214,7 @@ def test_a_model_starts_from_what_fits_and_says_what_does_not(tmp_path, caplog):
 
     model.load_weights(tmp_path / "x2.pth", strict=False)
 
+    # The second enlargement by 2, from 8 channels to 4 x 8.
     missing = ["network.tail.0.2.weight 32x8x3x3", "network.tail.0.2.bias 32"]
     record = model.partly_loaded
     assert record["taken"] == len(half)
@@ -239,14 +243,15 @@ class Fixed(make.Model):
 
 @pytest.mark.parametrize("shape", [(1, 3, 24, 16), (2, 3, 12, 16), (3, 12, 16)])
 def test_an_output_of_another_size_is_refused(shape):
+    """LR is 6 x 8."""
     made = "x".join(map(str, shape))
     message = rf"Fixed made {made} of a/0, expected 1x3x12x16: its scale is 2; set"
     with pytest.raises(ValueError, match=message):
         Fixed(torch.zeros(shape)).validation_step(batch_of(1), 0)
 
 
-def test_infinity_is_no_good_image():
-    """Clamped, it would be white, and nobody would know."""
+def test_infinite_pixels_become_nan():
+    """Clamped, they would be white or black, and nobody would know."""
     output = torch.full((1, 3, 12, 16), 0.5)
     output[:, 0] = torch.inf
     output[:, 1, 0] = -torch.inf

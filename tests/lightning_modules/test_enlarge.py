@@ -50,7 +50,7 @@ class Stochastic(lm.SuperResolver):
 
 
 @pytest.mark.parametrize("side", [1, 15])
-def test_what_is_smaller_than_a_tile(side):
+def test_an_image_smaller_than_a_tile_is_enlarged_at_once(side):
     batch = lr_batch(side, side)
     model = Stochastic()
     assert torch.equal(in_tiles(model, batch), at_once(model, batch))
@@ -139,7 +139,7 @@ def test_tiles_of_one_pass_overlap_by_what_it_sees(scale):
 # ----------------------------------------------------------------------------- memory, precision
 
 
-@pytest.mark.parametrize(("memory", "tiles"), [(1 << 40, 1), (50_000_000, 4 * 4)])
+@pytest.mark.parametrize(("memory", "tiles"), [(1 << 40, 1), (50_000_000, 4 * 4)])  # bytes
 def test_memory_decides_how_large_tiles_are(memory, tiles, monkeypatch):
     monkeypatch.setattr("lightning_modules.methods.regression.free_memory", lambda _: memory)
     model = fill(lm.Regression(1, network=SMALL_EDSR))
@@ -152,7 +152,7 @@ def test_memory_decides_how_large_tiles_are(memory, tiles, monkeypatch):
 
 
 class Rounding(nn.Module):
-    """In bfloat16 it is off by so much."""
+    """In bfloat16 it is off by ``error``; half a level, 0.002, is allowed."""
 
     def __init__(self, scale, error=0.0):
         super().__init__()
@@ -198,6 +198,7 @@ class Full(Stochastic):
         return super().restore(batch, noise)
 
 
+# At last tiles of 24 with an overlap of 12: ceil((side - 12) / (24 - 12)) of them a side.
 @pytest.mark.parametrize(("side", "tiles"), [(100, 8 * 8), (90, 7 * 7)])
 def test_a_full_card_gets_tiles_of_half_the_side(side, tiles, caplog):
     """Of an image of several tiles, and of one that was not to be cut."""
@@ -208,7 +209,7 @@ def test_a_full_card_gets_tiles_of_half_the_side(side, tiles, caplog):
 
     assert_near(sr, at_once(Stochastic(), batch), 1e-5)
     assert model.tile_count == tiles
-    assert [record.args for record in caplog.records] == [(96, 48), (48, 24)]
+    assert [record.args for record in caplog.records] == [(96, 48), (48, 24)]  # from, to
 
 
 # -------------------------------------------------------------------------- what a method may set
@@ -221,7 +222,7 @@ class Tinted(Stochastic):
         return functional.interpolate(batch["lr"], batch["size"]) * 0.8 + 0.1
 
 
-def test_colors_once_and_behind_the_tiles():
+def test_colors_are_fixed_once_behind_the_tiles():
     batch = lr_batch(60, 62)
     plain = in_tiles(Tinted(), batch)
     model = Tinted()
@@ -230,11 +231,11 @@ def test_colors_once_and_behind_the_tiles():
     sr = in_tiles(model, batch)
 
     assert torch.equal(sr, fix_colors(plain, batch["lr"], "wavelet"))
-    assert (sr - plain).abs().max() > 0.02
+    assert (sr - plain).abs().max() > 0.02  # it does change something
 
 
-def test_some_methods_cut_in_evaluation_too():
-    """The size of tiles then belongs to the number."""
+def test_a_method_with_tile_always_is_cut_in_evaluation_too():
+    """The size of tiles is then among the settings beside the number."""
     model = Stochastic().eval()
     model.set_tiling(Tiling(64))
     assert model.output_settings == {}
@@ -246,15 +247,15 @@ def test_some_methods_cut_in_evaluation_too():
     assert model.output_settings == {"tiling.size": 64}
 
 
-def test_no_tile_is_smaller_than_the_least():
+def test_no_tile_is_smaller_than_the_methods_least():
     class Filling(Full):
-        tile_least = 50
+        tile_least = 50  # 96 / 2 is below it
         room = 50
 
     model = Filling()
     batch = lr_batch(140, 140)
     in_tiles(model, batch)
-    assert model.tile_count == 16
+    assert model.tile_count == 16  # ceil((140 - 12) / (50 - 12)) a side, with the overlap of 12
 
     in_tiles(model, batch, size=50)
     with pytest.raises(ValueError, match=r"tiling\.size is 49, and Filling pads .* to 50"):
@@ -263,7 +264,10 @@ def test_no_tile_is_smaller_than_the_least():
 
 @pytest.mark.parametrize(("scale", "side"), [(1, 366), (2, 366), (4, 255), (5, 255), (12, 128)])
 def test_tiles_are_as_few_and_small_as_they_can_be(scale, side):
-    """Of at most 640 pixels, an output of 1280 or four overlaps."""
+    """Of at most 640 pixels, an output of 1280 or four overlaps, whichever decides.
+
+    With the overlap of 32: (700 + 32) / 2, (700 + 2 * 32) / 3 rounded up, and 4 * 32.
+    """
     sides = set()
 
     class Watched(lm.Bicubic):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
+import pytest
+
 import lightning_modules as lm
 from callbacks.results.files import made_by
 from files.weights import unlike
@@ -59,30 +61,34 @@ def self_cascade(resize, pivot_features):
     return lm.SelfCascade(2.0, denoiser=base(), tuning=tuning)
 
 
-def test_settings_that_no_tensor_shows_are_known_of_weights():
-    def differences(one, other):
-        return unlike(one.trained_with, other.trained_with)
-
-    other = invsr(predictor=predictor(32))
-    assert differences(invsr(), other) == ["predictor.head_width 16, there 32"]
-
-    assert differences(resshift(16), resshift(64)) == ["network.size 16, there 64"]
-
-    one = stage_one(estimate((2, 2)))
-    other = stage_one(estimate((4, 4)), enlarge_lr=True)
-    assert differences(one, other) == ["enlarge_lr False, there True"]
-
-    one = lm.CasArbi(2.0, process=lm.ResidualShift(kappa=4))
-    other = lm.CasArbi(2.0, domain="image")
-    expected = ["process.kappa 4, there 2.0", "domain residual, there image"]
-    assert differences(one, other) == expected
-
-    assert differences(liif(True), liif(False)) == ["network.global_skip True, there False"]
-
-    one = self_cascade("bilinear", "cached_t0")
-    other = self_cascade("nearest", "per_step")
-    expected = ["pivot_features cached_t0, there per_step", "resize bilinear, there nearest-exact"]
-    assert differences(one, other) == expected
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        (invsr, lambda: invsr(predictor=predictor(32)), ["predictor.head_width 16, there 32"]),
+        (lambda: resshift(16), lambda: resshift(64), ["network.size 16, there 64"]),
+        (
+            lambda: stage_one(estimate((2, 2))),
+            lambda: stage_one(estimate((4, 4)), enlarge_lr=True),
+            ["enlarge_lr False, there True"],
+        ),
+        (
+            lambda: lm.CasArbi(2.0, process=lm.ResidualShift(kappa=4)),
+            lambda: lm.CasArbi(2.0, domain="image"),
+            ["process.kappa 4, there 2.0", "domain residual, there image"],
+        ),
+        (lambda: liif(True), lambda: liif(False), ["network.global_skip True, there False"]),
+        (
+            lambda: self_cascade("bilinear", "cached_t0"),
+            lambda: self_cascade("nearest", "per_step"),  # torch's exact one
+            [
+                "pivot_features cached_t0, there per_step",
+                "resize bilinear, there nearest-exact",
+            ],
+        ),
+    ],
+)
+def test_weights_know_settings_that_no_tensors_shape_shows(one, other, expected):
+    assert unlike(one().trained_with, other().trained_with) == expected
 
 
 def test_parts_that_the_weights_require_are_not_in_the_label(tmp_path):
@@ -90,4 +96,4 @@ def test_parts_that_the_weights_require_are_not_in_the_label(tmp_path):
     run.space.source = "a 0000000000000000"
     path = make.save_run(run, tmp_path / "a.ckpt")
     run.load_weights(path)
-    assert made_by(run) == f"{path}, timesteps 200, patch 16"
+    assert made_by(run) == f"{path}, timesteps 200, patch 16"  # not the space's file

@@ -25,11 +25,11 @@ def images(seed, side=12):
 # ----------------------------------------------------------------------------------------- pixels
 
 
-def test_differences_of_pixels():
+def test_l1_and_charbonnier_by_hand():
     sr = torch.tensor([[[[0.5, 1.25]]]])
     hr = torch.tensor([[[[0.5, 0.25]]]])
     assert losses.L1()(sr, hr).item() == 0.5
-    expected = (0.1 + (1 + 0.1**2) ** 0.5) / 2
+    expected = (0.1 + (1 + 0.1**2) ** 0.5) / 2  # sqrt(difference^2 + eps^2), of 0 and of 1
     assert losses.Charbonnier(eps=0.1)(sr, hr).item() == pytest.approx(expected)
 
 
@@ -52,7 +52,7 @@ def test_the_gradient_of_ms_ssim_is_finite_where_images_are_opposite():
     assert opposite.grad.isfinite().all()
 
 
-def test_spectra_by_numpy():
+def test_fft_and_focal_frequency_by_numpy():
     sr = images(0)
     hr = images(1)
     spectrum = np.fft.fft2(sr.double().numpy() - hr.double().numpy())
@@ -67,7 +67,7 @@ def test_spectra_by_numpy():
 
 
 def test_ldl_by_numpy():
-    """Pixel by pixel; reflected at the borders, and 0 where the average is worse."""
+    """L1 weighed by the variance of 7x7 pixels; 0 where the averaged weights' output is worse."""
     sr = images(0).double()
     hr = images(1).double()
     average = images(2).double()
@@ -77,7 +77,7 @@ def test_ldl_by_numpy():
     total = 0.0
     for image, y, x in np.ndindex(2, 12, 12):
         if residual[image, y, x] >= of_average[image, y, x]:
-            spread = residual[image].var(ddof=1) ** 0.2
+            spread = residual[image].var(ddof=1) ** 0.2  # the paper's exponent
             local = padded[image, y : y + 7, x : x + 7].var(ddof=1)
             total += spread * local * residual[image, y, x]
 
@@ -182,7 +182,7 @@ def softplus(*values):
 def test_the_gan_losses_by_hand(kind, of_generator, of_real, of_fake):
     real = [torch.tensor([[[[2.0, 0.0]]]])]
     fake = [torch.tensor([[[[-3.0, 1.0]]]])]
-    loss = losses.GAN(kind=kind)
+    loss = losses.GAN(kind=kind)  # real is 1, or above 0
     assert loss.generator(fake).item() == pytest.approx(of_generator)
     assert loss.discriminator(real, fake).item() == pytest.approx(of_real + of_fake)
 

@@ -20,7 +20,7 @@ SEEDS = torch.arange(16) * 1000003
 # ------------------------------------------------------------------------------------ whole images
 
 
-def test_images_and_calls_differ():
+def test_noise_of_images_and_of_calls_is_independent():
     noise = Noise(SEEDS)
     fields = torch.cat([noise.normal((16, 50)) for _ in range(3)])
     correlation = torch.corrcoef(fields) - torch.eye(48)
@@ -28,6 +28,7 @@ def test_images_and_calls_differ():
 
 
 def test_a_seed_has_the_same_field_for_ever():
+    """Others would change the results of every method that draws."""
     field = Noise(torch.tensor([12345])).normal((1, 3))
     assert_near(field, torch.tensor([[0.632896, 1.635226, 0.304509]]), 1e-6)
 
@@ -94,7 +95,7 @@ def test_a_tile_has_its_part_of_the_images_field(factor, top, left):
 )
 @pytest.mark.parametrize("field", ["output", "lr", "twice lr", "half of lr"])
 def test_neighbours_draw_alike_at_any_ratio(side, out_side, field):
-    """2.7, 3.3 and free sizes: a tile's own ratio of sizes is another than the image's."""
+    """x2.7, x3.3, free sizes and x4: a tile's own ratio is often another than the image's."""
     (row,) = grid((16, side), (40, out_side), (200, 200), 32, multiple=2)
     begins = []
     fields = []
@@ -115,7 +116,7 @@ def test_neighbours_draw_alike_at_any_ratio(side, out_side, field):
     assert len(fields) > 10
     for before, after in itertools.pairwise(range(len(fields))):
         shared = begins[before] + len(fields[before]) - begins[after]
-        assert shared > 15
+        assert shared > 15  # half of the overlap of 32 is the least, in half of LR
         assert torch.equal(fields[before][-shared:], fields[after][:shared])
 
 

@@ -13,7 +13,7 @@ from lightning_modules import RealESRGAN, Regression
 from lightning_modules.parallel import networks, refuse_other_results
 
 
-def check(method, strategy, processes=2):
+def refuse_or_pass(method, strategy, processes=2):
     """As before the first step of a run on several processes."""
     method._trainer = SimpleNamespace(strategy=strategy, world_size=processes)
     refuse_other_results(method)
@@ -64,14 +64,14 @@ def in_two_networks():
 )
 def test_a_parameter_that_fsdp_would_not_average_is_refused(make, name):
     with pytest.raises(ValueError, match=f"and {name} of Regression .* to ddp"):
-        check(make(), ModelParallelStrategy())
-    check(make(), DDPStrategy())
+        refuse_or_pass(make(), ModelParallelStrategy())
+    refuse_or_pass(make(), DDPStrategy())
 
 
-def test_fsdp_leaves_what_does_not_train():
+def test_a_frozen_parameter_outside_the_networks_is_not_refused_under_fsdp():
     method = of_its_own()
     method.gain.requires_grad_(False)
-    check(method, ModelParallelStrategy())
+    refuse_or_pass(method, ModelParallelStrategy())
 
 
 def test_networks_in_containers_are_sharded_one_by_one():
@@ -104,8 +104,8 @@ def discriminator():
 )
 def test_a_norm_with_statistics_of_each_process_is_refused(make, name, strategy):
     with pytest.raises(ValueError, match=f"{name} is .*trainer.sync_batchnorm to true"):
-        check(make(), strategy())
-    check(make(), strategy(), processes=1)
+        refuse_or_pass(make(), strategy())
+    refuse_or_pass(make(), strategy(), processes=1)
 
 
 @pytest.mark.parametrize(
@@ -113,10 +113,10 @@ def test_a_norm_with_statistics_of_each_process_is_refused(make, name, strategy)
     [nn.InstanceNorm2d(3, affine=True), nn.GroupNorm(1, 3), nn.BatchNorm2d(3).eval()],
 )
 def test_other_norms_train_on_several_processes(norm):
-    check(regression(norm), DDPStrategy())
+    refuse_or_pass(regression(norm), DDPStrategy())
 
 
 def test_batch_norms_that_synchronise_train_on_gpus():
     method = regression(nn.SyncBatchNorm(3))
     method._device = torch.device("cuda:0")
-    check(method, DDPStrategy())
+    refuse_or_pass(method, DDPStrategy())

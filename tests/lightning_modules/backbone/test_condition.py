@@ -96,7 +96,7 @@ def test_rows_of_t5_are_tokens_and_padding_does_not_count(t5, monkeypatch):
     both = encoder(["a red car", "car"])
 
     assert both.features.shape == (2, 4, small_t5.WIDTH)
-    assert both.lengths.tolist() == [4, 2]
+    assert both.lengths.tolist() == [4, 2]  # words, and the end of the text
     assert_close(both.features[1, :2], encoder(["car"]).features[0])
     assert_frozen(encoder)
     assert encoder.source.split()[-1] == T5(t5).source.split()[-1]  # its fingerprint
@@ -105,7 +105,7 @@ def test_rows_of_t5_are_tokens_and_padding_does_not_count(t5, monkeypatch):
 # ------------------------------------------------------------------------------------- from a file
 
 
-def test_the_command_that_writes_invsrs_prompt(tmp_path, monkeypatch):
+def test_a_command_writes_embeddings_of_invsrs_prompt(tmp_path, monkeypatch):
     pytest.importorskip("transformers")
     monkeypatch.setenv("ENLARGER_WEIGHTS", str(tmp_path / "weights"))
     monkeypatch.chdir(tmp_path)
@@ -127,7 +127,7 @@ def test_the_command_that_writes_invsrs_prompt(tmp_path, monkeypatch):
         prompts.main(["--model", "sd"])
 
 
-def test_the_command_that_writes_features_of_t5(t5, tmp_path):
+def test_a_command_writes_features_of_t5_which_are_one_text_for_all_images(t5, tmp_path):
     out = tmp_path / "text.safetensors"
     with pytest.raises(FileNotFoundError, match=r"no embedding of a prompt at .*--t5"):
         FixedText(out)
@@ -138,7 +138,7 @@ def test_the_command_that_writes_features_of_t5(t5, tmp_path):
     fixed = FixedText(out)
     text = text_of({"key": ["a", "b"]}, fixed, None)  # one for all images
     assert_close(text.features, T5(t5)(["a red car", "a red car"]).features)
-    assert text.lengths.tolist() == [4, 4]
+    assert text.lengths.tolist() == [4, 4]  # three words, and the end of the text
     assert "text.safetensors" in fixed.source
     cached = {"key": ["a"], "text_features": text.features, "text_lengths": text.lengths}
     with pytest.raises(ValueError, match=r"a has features .*encoder is for all"):

@@ -49,7 +49,7 @@ def test_sizes_and_a_pooled_text_as_of_sdxl():
 
 
 @torch.no_grad()
-def test_the_null_text():
+def test_the_null_text_is_zeros_or_learned():
     z, t, _ = inputs()
     zero = wrapped(null="zero")
     assert torch.equal(zero(z, t), bare()(z, t, torch.zeros(2, 1, 6)).sample)
@@ -150,7 +150,7 @@ def test_gradient_checkpointing_runs_blocks_twice_and_gives_the_same_gradients(k
 
         gradients.append([p.grad for p in (z, *denoiser.parameters()) if p.grad is not None])
     assert calls == [False, True, True]
-    assert (len(gradients[0]) == 1) == frozen
+    assert (len(gradients[0]) == 1) == frozen  # of z alone
     assert_close(gradients[0], gradients[1])
 
 
@@ -190,7 +190,7 @@ def test_a_folder_that_is_missing_unlike_its_configuration_or_damaged_is_refused
 
 
 @pytest.mark.parametrize("prefix", ["", "denoiser.unet."])
-def test_a_file_of_its_weights(prefix, tmp_path):
+def test_weights_come_from_a_file_of_the_network_or_of_a_run(prefix, tmp_path):
     state = bare(seed=3).state_dict()
     tensors = {prefix + name: tensor for name, tensor in state.items()}
     torch.save({"state_dict": tensors}, tmp_path / "trained.ckpt")

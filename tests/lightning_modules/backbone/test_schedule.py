@@ -76,6 +76,7 @@ def test_a_schedule_from_the_configuration_of_diffusers():
     level = schedule.level(999)
     assert schedule.prediction == "v_prediction"
     assert level.sigma / level.alpha == pytest.approx(theirs.sigmas[0].item(), rel=1e-4)
+    # The default beta_start of diffusers.
     assert Schedule.from_config({}).level(0).sigma ** 2 == pytest.approx(1e-4)
     with pytest.raises(ValueError, match="trained_betas"):
         Schedule.from_config({"trained_betas": [0.1]})
@@ -98,10 +99,10 @@ def test_shifts_are_those_of_the_released_code(steps, min_noise, printed):
 
 def test_the_papers_first_and_last_shift():
     process = ResidualShift(form="paper")
-    assert process.eta(0) == pytest.approx((0.04 / 2) ** 2)
+    assert process.eta(0) == pytest.approx((0.04 / 2) ** 2)  # (min_noise / kappa)^2
     assert process.eta(14) == pytest.approx(0.999)
     assert ResidualShift(kappa=1.0, form="paper").eta(0) == pytest.approx(0.001)  # the cap
-    assert ResidualShift(kappa=1.0).eta(0) == pytest.approx(0.04**2)
+    assert ResidualShift(kappa=1.0).eta(0) == pytest.approx(0.04**2)  # as released: no cap
 
 
 def test_a_chain_of_posteriors_has_the_marginals():
@@ -127,6 +128,7 @@ def test_a_chain_of_posteriors_has_the_marginals():
 
 
 def test_input_scales_and_the_prior():
+    """(kappa^2 eta + 1)^-1/2, 1 / (3 kappa sqrt(eta) + 1), and y + kappa sqrt(eta), of kappa 2."""
     x = torch.ones(2, 1, 1, 1, dtype=torch.float64)
     t = torch.tensor([0, 14])  # of eta 0.02^2 and 0.99^2
     root = torch.tensor([0.02, 0.99], dtype=torch.float64).view(2, 1, 1, 1)

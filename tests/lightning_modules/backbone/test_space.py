@@ -129,8 +129,10 @@ def test_a_released_vq_computes_what_vqgan_does(tmp_path):
 def test_the_released_bits_have_scales_for_all_aspect_ratios():
     with torch.device("meta"):
         released = BitwiseSpace()
-    assert (released.channels, released.factor, released.bits) == (14, 8, 56)
-    assert released.scales((128, 128)).tokens == 10_521
+    assert released.channels == 14
+    assert released.factor == 8
+    assert released.bits == 56  # of a token of 2 x 2 positions
+    assert released.scales((128, 128)).tokens == 10_521  # of the square grids of 1M pixels
     assert released.scales((180, 90)) == published(2.0, "1M", 2)
     assert released.scales((90, 180)) == published(0.5, "1M", 2)
     with pytest.raises(ValueError, match=r"800x800 pixels has no scales: .* 1024x1024"):
@@ -150,7 +152,7 @@ def test_a_round_trip_through_bits():
     assert not torch.allclose(bitwise.images(z), bitwise.decode(z))
 
 
-def test_released_weights_of_the_space_of_bits(tmp_path):
+def test_a_space_of_bits_loads_released_weights_and_stays_frozen(tmp_path):
     widths = (64, 64, 64, 64)
     _, official = released_vae(widths, BITS)
     torch.save({"vae": official}, tmp_path / "vae.pth")

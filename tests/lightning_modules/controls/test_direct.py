@@ -26,7 +26,8 @@ TWICE = Step(0, 50, (16, 16), (8, 8))  # the first of 50 steps at twice the base
 
 def direct(**settings):
     torch.manual_seed(0)
-    settings = {"denoiser": base(), "sampler": Sampler(steps=4)} | settings
+    sampler = Sampler(steps=4)  # timesteps 750, 500, 250 and 0, plus 1
+    settings = {"denoiser": base(), "sampler": sampler} | settings
     return Direct(2.0, **settings).eval()
 
 
@@ -46,10 +47,11 @@ def test_all_steps_are_at_the_outputs_size():
     generated(method)
 
     assert {call.z.shape for call in calls} == {(2, 3, 16, 16)}
+    # By default 50 of 1000 timesteps: 980, 960, ... 0, plus 1 as in Stable Diffusion.
     assert [int(call.t[0]) for call in calls] == list(range(981, 0, -20))
 
 
-def test_nothing_is_trained_and_the_base_must_be():
+def test_nothing_is_trained_and_an_untrained_base_is_refused():
     method = direct()
     assert not any(parameter.requires_grad for parameter in method.parameters())
     assert method.weights_source == "base.ckpt 0123456789abcdef"
@@ -75,7 +77,7 @@ def diffusion(**settings):
 COSINE = Schedule(betas="squaredcos_cap_v2", prediction="v_prediction")
 
 
-def test_a_base_is_used_as_its_run_was(tmp_path):
+def test_a_base_is_accepted_with_the_process_of_its_run(tmp_path):
     set_up(tmp_path, diffusion())
     set_up(tmp_path, diffusion(schedule=COSINE), schedule=COSINE)
     set_up(tmp_path, diffusion(), schedule=Schedule(variance="exploding"))  # the same process
@@ -177,7 +179,8 @@ def test_a_layer_is_as_before_afterwards_also_after_an_error(factor, stride):
     assert torch.equal(conv(x), before)
 
 
-def test_factors_by_step():
+def test_factors_fall_step_by_step_or_stay_and_are_1_from_tau_on():
+    """Progressive ones are max(ceil(4 (37 - i) / 37), 2) at step i."""
     falling = ScaleCrafter(DEEP, tau=37, progressive=True)
     assert [falling.factor_at(i, 4) for i in (0, 9, 10, 18, 19, 36, 37)] == [4, 4, 3, 3, 2, 2, 1]
     same = ScaleCrafter(DEEP, tau=20)
@@ -199,7 +202,7 @@ def test_of_several_names_the_longest_counts():
     assert of_layers["down_blocks.1.resnets.0.conv1"] == 2
     assert of_layers["mid_block.resnets.0.conv1"] == 1
     assert "conv_in" not in of_layers
-    assert not any("shortcut" in name for name in of_layers)
+    assert not any("shortcut" in name for name in of_layers)  # those are 1x1
 
 
 @torch.no_grad()
@@ -217,6 +220,7 @@ def test_damped_guidance_runs_some_layers_undilated_in_a_call_more():
     method.denoiser.forward = forward
     generated(method)
 
+    # Two images, with and without a text: 4; in each damped step first 2 without a text.
     assert [count for count, _ in calls] == [2, 4, 2, 4, 4, 4]
     _, damped = calls[0]
     _, others = calls[1]
@@ -251,6 +255,7 @@ def test_self_attention_has_the_temperature(processor):
     q = layer.to_q(x).unflatten(-1, (layer.heads, -1)).transpose(1, 2)
     k = layer.to_k(x).unflatten(-1, (layer.heads, -1)).transpose(1, 2)
     v = layer.to_v(x).unflatten(-1, (layer.heads, -1)).transpose(1, 2)
+    # 64 positions, where the base has 16 at its own size.
     scale = math.sqrt(math.log(64) / math.log(16)) / math.sqrt(q.shape[-1])
     mixed = (q @ k.mT * scale).softmax(-1) @ v
     expected = layer.to_out[0](mixed.transpose(1, 2).flatten(2))

@@ -38,7 +38,8 @@ def lora():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("rank", "expected"), [(4, 1_921_792), (32, 15_374_336)])
-def test_parameters_on_stable_diffusion_2_1(rank, expected):
+def test_low_rank_layers_add_so_many_parameters_to_stable_diffusion_2_1(rank, expected):
+    """The rank times inputs and outputs of all layers, 480,448."""
     diffusers = pytest.importorskip("diffusers")
     with torch.device("meta"):
         unet = diffusers.UNet2DConditionModel(  # as in its config.json

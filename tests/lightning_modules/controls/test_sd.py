@@ -33,7 +33,7 @@ def test_the_base_runs_at_its_own_size():
 
     sr = method.sample(batch)["sr"]
 
-    assert [call.z.shape for call in calls] == [(2, 3, 8, 12)] * 50
+    assert [call.z.shape for call in calls] == [(2, 3, 8, 12)] * 50  # the default steps
     seeds = with_noise_seeds(batch, method.noise_seed)["seed"]
     direct = Direct(1.0, denoiser=base(), sampler=sampler)
     small = direct.generate(batch | {"size": (8, 12)}, Noise(seeds).stream(0)).clamp(0, 1)
@@ -61,7 +61,7 @@ def test_the_upscaler_makes_its_own_size_which_is_brought_to_the_outputs():
     assert method.output_settings["upscaler_scale"] == 4.0
     assert sr.shape == (2, 3, 16, 16)
     assert torch.equal(sr, method.sample(batch)["sr"])
-    assert (sr[0] - sr[1]).abs().max() > 0.01
+    assert (sr[0] - sr[1]).abs().max() > 0.01  # each image has noise of its own
     method.set_noise_seed(1)
     assert not torch.equal(sr, method.sample(batch)["sr"])
 
@@ -122,7 +122,7 @@ def test_a_round_trip_of_hr_or_of_the_enlarged_lr():
 def test_a_side_that_is_no_multiple_is_padded_by_its_last_pixels_and_cut():
     space = Taef2Space()  # of factor 8
     batch = make.pairs((8, 10), 2)
-    last = batch["hr"][..., -1:].expand(-1, -1, -1, 4)
+    last = batch["hr"][..., -1:].expand(-1, -1, -1, 4)  # HR is 16 x 20, and becomes 16 x 24
     wide = torch.cat([batch["hr"], last], -1)
     sr = RoundTrip(2.0, space, "hr").restore(batch, Noise(batch["seed"]))
     assert_close(sr, space.decode(space.encode(wide))[..., :20])

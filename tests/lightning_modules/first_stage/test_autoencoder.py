@@ -75,7 +75,7 @@ def test_the_loss_is_the_sum_of_its_parts():
     assert_near(decoded, (space.vae.decode(z).sample + 1) / 2, 1e-5)
     error = decoded - hr
     expected = 2 * error.abs().mean() + 3 * error.square().mean()
-    expected += 0.1 * posterior.kl().mean() / (3 * 16 * 16)
+    expected += 0.1 * posterior.kl().mean() / (3 * 16 * 16)  # for each value of the image
     expected += 0.5 * make.Distance()(decoded, hr).mean()
     assert_close(loss, expected)
 

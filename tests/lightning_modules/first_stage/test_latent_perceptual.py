@@ -10,7 +10,7 @@ from lightning_modules.first_stage.latent_perceptual import agreement
 from tests import make
 
 
-def test_the_distances_are_those_of_the_network():
+def test_both_distances_are_those_of_the_network_to_the_reference():
     model = LatentPerceptual(1.0, space=PixelSpace(), widths=(8,) * 5, vgg16=None).eval()
     batch = make.batch(4, (8, 8), ref=(3, 8, 8), p0=(3, 8, 8), p1=(3, 8, 8))
 
@@ -25,6 +25,7 @@ def test_agreement_of_people_and_distances():
     first = torch.tensor([1.0, 2.0, 1.0])
     second = torch.tensor([2.0, 1.0, 1.0])  # the last ones are equally far
     share_for_second = torch.tensor([0.25, 0.75, 1.0])
+    # Those for the first; those for the second; half, whatever people say.
     assert agreement(first, second, share_for_second).tolist() == [0.75, 0.75, 0.5]
 
 
@@ -33,5 +34,6 @@ def test_the_ranking_sees_both_distances_their_difference_and_their_ratios():
     inputs = []
     ranking.layers[0].register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
     ranking(torch.tensor([0.4, 0.1]), torch.tensor([0.9, 0.1]))
+    # Divisors are 0.1 larger, as in the released LPIPS: 0.4 / 1.0 and 0.9 / 0.5.
     expected = torch.tensor([[0.4, 0.9, -0.5, 0.4, 1.8], [0.1, 0.1, 0.0, 0.5, 0.5]])
     assert_close(inputs[0], expected)

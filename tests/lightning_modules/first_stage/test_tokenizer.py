@@ -84,7 +84,7 @@ def test_smaller_images_count_alike():
     assert model.logged.keys() >= {"train/pixel", "train/pixel_4"}
 
 
-def test_a_released_file_has_the_autoencoder_alone():
+def test_a_released_file_fills_the_autoencoder_and_the_discriminator_stays():
     model = tokenizer(discriminator=PatchGAN(8, 2))
     tensors = model.import_official({"encoder.conv_in.conv.weight": torch.ones(1)})
     assert torch.equal(tensors["vae.encoder.conv_in.weight"], torch.ones(1))

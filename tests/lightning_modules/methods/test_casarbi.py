@@ -39,8 +39,8 @@ ORDERS = ["remainder_last", "remainder_first", "uniform"]
         (10, 15, Stages(2), [15]),
         (10, 20, Stages(2), [20]),
         (10, 10, Stages(2), []),
-        (16, 192, Stages(2, "remainder_first"), [24, 48, 96, 192]),
-        (16, 192, Stages(2, "uniform"), [30, 55, 103, 192]),
+        (16, 192, Stages(2, "remainder_first"), [24, 48, 96, 192]),  # 12 is 1.5 * 2^3
+        (16, 192, Stages(2, "uniform"), [30, 55, 103, 192]),  # by the fourth root of 12
     ],
 )
 def test_stages_of_a_square(side, target, stages, expected):
@@ -78,8 +78,8 @@ def test_any_plan_ends_at_the_target_by_stages_of_the_fixed_factor(
     plan = [(h, w), *Stages(fixed, order).sizes((h, w), target)]
 
     assert plan[-1] == target
-    assert (len(plan) == 1) == (target == (h, w))
-    for before, after in itertools.pairwise(plan):
+    assert (len(plan) == 1) == (target == (h, w))  # no stage only for the same size
+    for before, after in itertools.pairwise(plan):  # (h, w) of one stage and of the next
         for side, larger in zip(before, after, strict=True):
             assert side <= larger <= fixed * side + fixed + 1  # rounded twice
     ratio = max(target[0] / h, target[1] / w)
@@ -180,7 +180,7 @@ def test_noise_is_added_to_a_share_of_the_inputs_and_the_network_knows_its_level
 
     ((*_, levels),) = model.network.calls
     assert 0.3 < (levels > 0).float().mean() < 0.7
-    assert 0.05 < levels.max() <= 0.1
+    assert 0.05 < levels.max() <= 0.1  # drawn from 0 to 0.1
 
 
 def test_guidance_brings_the_output_back_to_its_input(batch):
@@ -205,6 +205,7 @@ def test_without_a_network_the_base_is_applied_stage_by_stage():
 
     sr = model.restore(batch, noise)
 
+    # By the fixed factor, 2, and then to 3.5 times 8.
     first = model.base(batch["lr"], (16, 16)).clamp(0, 1)
     second = model.base(first, (28, 28)).clamp(0, 1)
     assert_near(sr, second, 1e-6)

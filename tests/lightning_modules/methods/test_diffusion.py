@@ -62,7 +62,7 @@ def method(hr, schedule=None, scale=1.0, **settings):
 
 
 @PREDICTIONS
-def test_the_loss_is_zero_for_who_knows_the_clean_sample(prediction):
+def test_the_loss_is_zero_for_a_network_that_knows_the_clean_sample(prediction):
     batch = images()
     model = method(batch["hr"], Schedule(prediction=prediction))
     assert model.training_step(batch, 0) < 1e-6
@@ -101,12 +101,13 @@ def test_an_error_of_the_clean_sample_weighs_min_snr_gamma_whatever_is_predicted
     assert_close(weight * error, expected, rtol=1e-5, atol=0)
 
 
-def test_the_loss_is_weighted():
+def test_the_loss_has_the_weight_of_min_snr():
     batch = images()
     schedule = Schedule(prediction="sample")
     model = method(batch["hr"], schedule, timesteps=(10, 11), min_snr=5.0)
     model.denoiser.x0 = model.denoiser.x0 + 0.1
 
+    # At timestep 10 the signal-to-noise ratio is above gamma, 5.
     assert_close(model.training_step(batch, 0), torch.tensor(5.0 * 0.1**2))
 
 

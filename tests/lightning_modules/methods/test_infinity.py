@@ -63,7 +63,8 @@ def test_self_correction_flips_up_to_its_strength_in_the_first_scales():
 
     assert 0.27 < max(shares) < 0.33  # of a strength of 0.3
     assert min(shares) < 0.02
-    assert sum(shares) / 200 == pytest.approx(0.15, abs=0.02)
+    assert sum(shares) / 200 == pytest.approx(0.15, abs=0.02)  # all shares are as likely
+    # Scales are counted from 0, and the first 13 have flipped bits.
     assert torch.equal(self_correction(13, residual), bsq.quantized(residual))
 
 
@@ -151,7 +152,7 @@ def test_greedy_bits_are_the_likelier_ones_of_teacher_forced_logits(guidance):
     with_text = odds_of(network, codes, TEXTS)
     without = odds_of(network, codes, other)
     odds = without + guidance * (with_text - without)
-    assert guidance == 1 or ((odds > 0) != (with_text > 0)).any()
+    assert guidance == 1 or ((odds > 0) != (with_text > 0)).any()  # it changes some bits
     for code, span in zip(codes, SCALES.spans, strict=True):
         assert torch.equal(rows(code > 0), odds[:, span] > 0)
 
@@ -201,12 +202,17 @@ def test_logits_are_those_of_the_equations():
         assert_close(found[image].flatten(1), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_released_file():
+def test_a_released_file_fills_the_transformer_and_other_parts_stay():
     model = Infinity(1, space(), transformer())
-    official = random_weights(64, 2, 1, BITS, 128, 8)
+    official = random_weights(64, 2, 1, BITS, 128, 8)  # of the sizes of transformer()
 
     tensors = model.import_official(official)
 
-    assert tensors.keys() == model.state_dict().keys()
+    before = model.state_dict()
+    assert tensors.keys() == before.keys()
     name = "transformer.blocks.1.attention.qkv.weight"
     assert torch.equal(tensors[name], official["blocks.1.sa.mat_qkv.weight"])
+    others = [name for name in before if not name.startswith("transformer.")]
+    assert others
+    for name in others:
+        assert torch.equal(tensors[name], before[name])

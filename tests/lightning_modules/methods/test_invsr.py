@@ -154,7 +154,7 @@ def test_tiles_as_released():
         total[..., columns] += output * window
         weights[columns] += window
     assert method.tile_count == 4
-    assert_near(sr, (total / weights)[:, :, 12:52], 1e-5)
+    assert_near(sr, (total / weights)[:, :, 12:52], 1e-5)  # without 3 mirrored rows, times 4
     assert method.output_settings["tiling.window"] == "released"
 
 
@@ -169,6 +169,7 @@ def test_colours_lie_where_they_belong_unless_the_released_way_is_asked_for():
     sr = aligned.enlarge(batch)["sr"]
 
     redness = (sr[:, 0] - sr[:, 2]).mean((0, 1))
+    # 5 red columns of LR are 20 of the output, and the edge is a little blurred.
     assert (redness[:18] > 0.2).all()
     assert (redness[22:] < 0.2).all()
     assert not torch.equal(released.enlarge(batch)["sr"], sr)
@@ -189,7 +190,7 @@ def test_the_loss_is_that_of_the_clean_latent_after_one_step():
     y = method.space.encode(enlarged(batch["lr"], batch["size"]))
     noise = method.predictor(batch["lr"], t)
     eps = noise.mean + torch.exp(noise.logvar / 2) * torch.randn(noise.mean.shape)
-    sigma = 0.693205  # of timestep 250
+    sigma = 0.693205  # sqrt((1 - abar) / abar) of timestep 250
     z_t = y + sigma * eps
     raw = method.denoiser(z_t / (sigma**2 + 1) ** 0.5, t)
     expected = (z_t - sigma * raw - z).square().mean()
@@ -225,8 +226,9 @@ def test_the_discriminator_weighs_a_tenth_from_its_start_on_and_trains_at_once()
     method = invsr(training=Training(discriminator=discriminator(), adversarial_start=3))
 
     early, _ = loss_of(method, batch, step=2)
-    late, _ = loss_of(method, batch, step=3)
+    # Before the start; 100 times as large, to be beyond the clamp at 10.
     of_discriminator = method.discriminator_loss((z, 100 * x0, t, condition))
+    late, _ = loss_of(method, batch, step=3)
 
     opinions = torch.stack([logits.mean() for logits in method.discriminator(x0, t)])
     assert_close(early, plain)

@@ -100,7 +100,7 @@ def test_stage_two_learns_what_the_first_scales_left_out():
     odds = odds[:, 5:]  # behind 1 + 4 tokens of the first scales
     losses = functional.cross_entropy(odds.movedim(-1, 1), bits.long(), reduction="none").mean(-1)
     weighed = losses[:, :9].sum(1) / 3 + losses[:, 9:].sum(1) / 4  # by the scales' sides
-    assert_close(loss, weighed.mean() / 7)
+    assert_close(loss, weighed.mean() / 7)  # the weights' sum, 9 / 3 + 16 / 4
     assert model.logged.keys() >= {"train/loss_scale_3", "train/loss_scale_4"}
     assert "train/loss_scale_2" not in model.logged
 
@@ -194,5 +194,6 @@ def test_the_released_file_has_all_of_both_stages(released):
     bias = mapper().state_dict()["branches.1.out.3.bias"]
     assert torch.equal(tensors["mapper.branches.1.out.3.bias"], bias)
     assert stage_one().import_official(official).keys() == stage_one().state_dict().keys()
+    # Its transformer continues the scales of its mapper, which Infinity lacks.
     with pytest.raises(ValueError, match=r"NSARM: set model\.class_path"):
         Infinity(1, space(), transformer()).load_weights(released)

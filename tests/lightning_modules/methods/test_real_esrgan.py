@@ -66,7 +66,7 @@ def test_real_esrgan_trains_as_a_plain_loop_does(tmp_path, sharpen):
     judge = other.discriminator
     adam = torch.optim.Adam(network.parameters(), lr=0.01)
     adam_of_judge = torch.optim.Adam(judge.parameters(), lr=0.02)
-    gan = GAN()
+    gan = GAN()  # of weight 0.1
     for batch in data:
         hr = batch["hr"]  # as the discriminator sees it
         sr = network(batch["lr"].contiguous(memory_format=torch.channels_last))

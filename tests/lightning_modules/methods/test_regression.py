@@ -44,7 +44,7 @@ def test_weights_and_images_are_channels_last():
     assert model.network.conv.weight.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_a_network_that_has_its_weights():
+def test_a_network_that_comes_with_weights_needs_no_file():
     model = Regression(2, Watched)
     assert model.weights_source == "/models/finished.pth"
     assert not model.needs_weights

@@ -46,7 +46,7 @@ def test_the_loss_is_the_distance_to_hr(batch):
     z = batch["hr"] * 2 - 1
     network = make.Answering(lambda *_: z + 0.5)
     model = make.quiet(ResShift(4.0, network, PixelSpace()))
-    assert_near(model.training_step(batch, 0), torch.tensor(0.25), 1e-6)
+    assert_near(model.training_step(batch, 0), torch.tensor(0.25), 1e-6)  # 0.5 squared
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_the_perceptual_part_trains_the_network_through_the_frozen_decoder(batch
 # --------------------------------------------------------------------------------------- weights
 
 
-def test_a_released_file(tmp_path):
+def test_a_released_file_fills_the_network(tmp_path):
     model = ResShift(2.0, SwinUNet(**SMALL), small_vq())
     official = {"module.input_blocks.1.1.blocks.1.attn_mask": released_mask(16, 16, 8, 4)}
     for name, tensor in model.network.state_dict().items():

@@ -98,13 +98,13 @@ def test_k_has_the_papers_signal_to_noise_ratio(schedule, k):
 
     assert k == method.K
     assert schedule.level(k - 1).log_snr >= paper - 1e-9
-    assert k == schedule.steps or schedule.level(k).log_snr < paper
+    assert k == schedule.steps or schedule.level(k).log_snr < paper  # the first with more noise
     by_share = cascade(schedule=schedule, cascade=Cascade(pivot_strength=0.7))
     assert 0.7 * schedule.steps == by_share.K
 
 
-def test_the_noise_of_equation_6():
-    """Its standard deviation is sqrt(1 - abar), at the first timestep of a stage: 681."""
+def test_a_stage_begins_with_the_noise_of_equation_6():
+    """Its standard deviation is sqrt(1 - abar), at the first sampled timestep below K 700: 681."""
     method = cascade(sampler=Sampler())
     pivot = make.normal(2, 3, 8, 8)
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000).square()
@@ -161,7 +161,7 @@ def test_features_are_read_once_a_stage_at_timestep_0():
     read = calls[50]
     second = calls[51:]
     assert [int(call.t[0]) for call in first] == list(range(981, 0, -20))
-    assert [int(call.t[0]) for call in second] == list(range(681, 0, -20))
+    assert [int(call.t[0]) for call in second] == list(range(681, 0, -20))  # below K, 700
     assert all(call.z.shape[-1] == 8 for call in first)
     assert all(call.z.shape[-1] == 16 for call in second)
     assert read.kind == "features"
@@ -181,7 +181,9 @@ def test_as_released_features_are_read_at_each_step_and_not_added_below_a_timest
 
     read = [int(call.t[0]) for call in calls if call.kind == "features"]
     added = [int(call.t[0]) for call in calls if call.kind == "forward" and call.more]
-    assert read == added == list(range(681, 100, -20))
+    steps = list(range(681, 100, -20))  # from K, 700, down to adapter_t_min
+    assert read == steps
+    assert added == steps
 
 
 @torch.no_grad()
@@ -265,7 +267,8 @@ def test_guidance_has_features_of_its_own_for_each_branch():
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "last"), [("stage", 16), ("base", 8)])
 @torch.no_grad()
-def test_sdxl_gets_sizes(kind, last):
+def test_sdxl_gets_the_size_of_the_stage_or_of_the_base(kind, last):
+    """Of the original, a corner, and the target: for two images, with and without a text."""
     method = cascade(
         denoiser=base(**SDXL),
         size_condition=kind,
@@ -297,7 +300,7 @@ def parameters_of(kind, places):
     return sum(parameter.numel() for parameter in upsampler.parameters())
 
 
-def test_places_in_stable_diffusion():
+def test_places_of_upsamplers_in_stable_diffusion():
     unet = released(
         block_out_channels=[320, 640, 1280, 1280],
         attention_head_dim=[5, 10, 20, 20],
@@ -310,7 +313,7 @@ def test_places_in_stable_diffusion():
     assert list(Blocks(unet, None).widths) == ["block0", "block1", "block2", "block3", "middle"]
 
 
-def test_places_in_sdxl():
+def test_places_of_upsamplers_in_sdxl():
     unet = released(
         block_out_channels=[320, 640, 1280],
         down_block_types=["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
@@ -341,6 +344,7 @@ def test_the_loss_is_that_of_what_the_base_predicts(prediction):
     read, call = calls
     assert torch.equal(read.z, functional.avg_pool2d(batch["hr"], 2) * 2 - 1)
     assert not read.t.any()
+    # 64 draws from 100, adapter_t_min, to below K, 700.
     assert 100 <= call.t.min() < 200
     assert 600 < call.t.max() < 700
     torch.manual_seed(2)

@@ -74,11 +74,11 @@ def test_attention_with_its_bias_pixel_by_pixel():
     expected = torch.zeros(16, 12)
     for head in range(3):
         for i in range(16):
-            logits = (q[head, i] @ k[head].T) / 2 + mask[1, i]
+            logits = (q[head, i] @ k[head].T) / 2 + mask[1, i]  # the root of 4 channels a head
             for j in range(16):
                 row = i // 4 - j // 4 + 3
                 column = i % 4 - j % 4 + 3
-                logits[j] = logits[j] + table[row * 7 + column, head]
+                logits[j] = logits[j] + table[row * 7 + column, head]  # offsets are -3 to 3
             expected[i, 4 * head : 4 * head + 4] = logits.softmax(0) @ v[head]
     assert_close(output, attention.proj(expected), rtol=1e-4, atol=1e-5)
 
@@ -103,8 +103,8 @@ def test_the_released_mask_keeps_columns_apart_in_the_last_row_alone():
     assert last[0, 3, 0, 4] == -100
 
 
-def test_patches_are_positions():
-    """Four times the pixels for the positions of one; one pixel changes all around it."""
+def test_with_a_patch_of_2_a_position_is_a_square_of_pixels():
+    """Sides are multiples of twice as many pixels; one pixel changes nearly all others."""
     model = make.fill(SwinUNet(**SWIN, patch=2, condition_factor=0.5)).eval()
     assert model.divisor == 2 * SwinUNet(**SWIN).divisor
     x = make.normal(1, 3, 32, 64)
@@ -126,7 +126,7 @@ def test_patches_are_positions():
 def test_the_published_size_of_sft_unet():
     with torch.device("meta"):
         model = SFTUNet()
-    assert model.first.in_channels == 22
+    assert model.first.in_channels == 22  # two images, and features reduced to 16
     assert [layer.gamma.out_channels for layer in model.modulate_down] == [64, 128, 256, 512]
     assert [layer.gamma.out_channels for layer in model.modulate_up] == [512, 256, 128, 64]
 
@@ -157,11 +157,11 @@ def test_coordinates_are_offsets_from_the_pixel_whose_features_are_there(n, m):
     box = ((0.0, n), (0.0, 2.0))
     offsets = coordinates((n, 2), (m, 2), [box], torch.device("cpu"))[0, 0, :, 0]
 
-    assert_near(offsets, 2 * (centres - nearest), 1e-4)
+    assert_near(offsets, 2 * (centres - nearest), 1e-4)  # in half pixels
 
 
-def test_fourier_features():
-    place = torch.tensor([0.25, -0.5, 1.0, 2.0])
+def test_fourier_features_are_waves_of_the_offsets_behind_offsets_and_cell():
+    place = torch.tensor([0.25, -0.5, 1.0, 2.0])  # two offsets, then two sides of the cell
     angles = math.pi * place[:2]
     waves = [angles.sin(), angles.cos(), (2 * angles).sin(), (2 * angles).cos()]
     assert_near(fourier(place.view(1, 4, 1, 1), 2).flatten(), torch.cat([place, *waves]), 1e-6)
@@ -243,7 +243,7 @@ def test_the_noise_predictor_is_what_the_paper_draws():
 @pytest.mark.parametrize(("scale", "halvings"), [(8, 0), (4, 1), (2, 2), (1, 3)])
 def test_fitted_to_a_scale_the_levels_see_as_many_pixels_as_at_scale_4(scale, halvings):
     model = small_predictor().requires_grad_(False)
-    model.fit_to(scale, 8)
+    model.fit_to(scale, 8)  # the latent is 1/8 of the output: 8 px of 64
     sides = []
     first = model.encoder.down_blocks[0].attentions[0]
     first.register_forward_pre_hook(lambda _, args: sides.append(args[0].shape[-1]))
@@ -251,9 +251,9 @@ def test_fitted_to_a_scale_the_levels_see_as_many_pixels_as_at_scale_4(scale, ha
     noise = model.eval()(torch.rand(1, 3, 64 // scale, 64 // scale), 100)
 
     assert noise.mean.shape == (1, 4, 8, 8)
-    assert sides == [8 if scale == 8 else 16]
+    assert sides == [8 if scale == 8 else 16]  # at scale 8, LR is as small as the latent
     assert model.divisor == 2**halvings
-    assert model.fold == 2 ** max(halvings - 1, 0)
+    assert model.fold == 2 ** max(halvings - 1, 0)  # the levels halve once
     assert not any(weight.requires_grad for weight in model.parameters())  # it stays frozen
 
 
@@ -276,7 +276,8 @@ def test_folding_keeps_every_pixel_in_its_place():
     assert torch.equal(before.flatten().sort().values, (lr * 2 - 1).flatten().sort().values)
 
 
-def test_the_variance_has_bounds():
+def test_the_log_variance_has_bounds():
+    """From -30 to 20; its channels are behind four of the mean."""
     model = small_predictor()
     model.encoder.conv_out.bias.data[4:6] = torch.tensor([1000.0, -1000.0])
     logvar = model(torch.rand(1, 3, 4, 4), 100).logvar

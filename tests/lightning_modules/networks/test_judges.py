@@ -101,7 +101,7 @@ def test_a_logit_of_patchgan_sees_seventy_pixels():
     images = torch.rand(1, 3, 128, 128, requires_grad=True)
 
     (logits,) = network(images)
-    logits[0, 0, 7, 7].backward()
+    logits[0, 0, 7, 7].backward()  # from the middle
 
     assert logits.shape == (1, 1, 14, 14)
     rows = images.grad.abs().sum((0, 1, 3)).nonzero().flatten()
@@ -141,7 +141,7 @@ def lpips_of_latents():
 
 @pytest.mark.slow
 @torch.no_grad()
-def test_a_released_file_gives_the_packages_number(tmp_path):
+def test_a_released_lpips_of_latents_gives_the_packages_number(tmp_path):
     package = lpips_of_latents()
     state = {f"module.{name}": tensor for name, tensor in package.state_dict().items()}
     torch.save({"state_dict": state}, tmp_path / "vgg16_sdturbo_lpips.pth")
@@ -155,7 +155,7 @@ def test_a_released_file_gives_the_packages_number(tmp_path):
     assert_close(distances, package(a, b).flatten(), rtol=1e-4, atol=1e-6)
 
 
-def test_the_gradient_is_finite_where_all_features_are_zero():
+def test_the_gradient_of_lpips_is_finite_where_all_features_are_zero():
     """A root has an infinite slope there."""
     model = small_distance()
     for module in model.modules():
@@ -168,7 +168,7 @@ def test_the_gradient_is_finite_where_all_features_are_zero():
     assert a.grad.isfinite().all()
 
 
-def test_as_a_loss_it_is_frozen_gives_gradients_and_names_its_file(tmp_path):
+def test_lpips_as_a_loss_is_frozen_gives_gradients_and_names_its_file(tmp_path):
     trained = small_distance()
     torch.save(trained.state_dict(), tmp_path / "distance.pth")
     holder = nn.Module()

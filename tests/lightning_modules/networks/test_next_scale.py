@@ -24,6 +24,7 @@ from tests.reference.vqgan import VQGAN
 
 def test_quantised_is_a_corner_of_the_sphere():
     z = torch.tensor([3.0, -0.1, 0.0, -0.0]).view(1, 4, 1, 1)
+    # 1 / sqrt(4) with the sign of z; zeros count as negative.
     assert quantized(z).flatten().tolist() == [0.5, -0.5, -0.5, -0.5]
     assert bsq.to_bits(z).flatten().tolist() == [1, 0, 0, 0]
 
@@ -58,7 +59,7 @@ def gradient_through_the_direction(z, gradient):
 
 
 @pytest.mark.parametrize("through", [False, True])
-def test_where_gradients_pass(through):
+def test_gradients_of_scales_pass_by_their_directions(through):
     """Of two scales of one size: with ``through``, what the second one takes back counts."""
     f = make.normal(2, 5, 6, 8).requires_grad_()
     weight = make.normal(2, 5, 6, 8, seed=1)
@@ -87,7 +88,8 @@ def entropy(p):
     return torch.special.entr(p) + torch.special.entr(1 - p)
 
 
-def test_the_entropy_penalty_is_that_of_its_coins():
+def test_the_entropy_penalty_is_that_of_each_bit_minus_that_of_all():
+    """Bits as coins, by distances to +-1/sqrt(4) at the inverse temperature 100."""
     z = torch.randn(3, 4, 5, 5, dtype=torch.float64)
     unit = functional.normalize(z, dim=1).movedim(1, -1).reshape(-1, 4)
     p = torch.sigmoid(-4 * unit * 100 / math.sqrt(4))
@@ -113,10 +115,12 @@ def test_the_entropy_penalty_is_that_of_its_coins():
     ],
 )
 def test_tokens_of_the_published_grids(ratio, tokens):
+    """Sums of h w over the first 7, 10, 12 and 13 grids of Infinity, by height over width."""
     for budget, count in zip(("0.06M", "0.25M", "0.60M", "1M"), tokens, strict=True):
         tall = published(ratio, budget)
         wide = published(1 / ratio, budget)
-        assert tall.tokens == wide.tokens == count
+        assert tall.tokens == count
+        assert wide.tokens == count
         assert wide.grids == tuple((w, h) for h, w in tall.grids)
         # Positions are counted in the grid of 1M pixels, whatever the budget.
         assert tall.full == published(ratio).grids[-1]
@@ -128,7 +132,7 @@ def test_nsarm_predicts_10000_tokens_behind_the_seven_scales_of_256_px():
     assert scales.latents[:7] == [(n, n) for n in (2, 4, 8, 12, 16, 24, 32)]
     assert scales.latents[-1] == (128, 128)
     assert scales.grids[:7] == published(budget="0.06M").grids
-    assert scales.tokens - scales.spans[7].start == 10_000
+    assert scales.tokens - scales.spans[7].start == 10_000  # 10,521 less 521
 
 
 # ------------------------------------------------------------------------- Infinity's autoencoder

@@ -47,7 +47,7 @@ SIZES = {
 EACH = pytest.mark.parametrize("kind", SIZES, ids=lambda kind: kind.__name__)
 
 
-def test_every_class_that_runs_so_is_in_this_file():
+def test_every_network_with_settings_of_running_is_in_this_file():
     assert set(discovery.concrete_subclasses(Running, "lightning_modules")) == set(SIZES)
 
 
@@ -148,9 +148,9 @@ def test_outputs_of_many_sizes_leave_training_compiled(graphs):
     with torch.inference_mode():
         for side in range(2, 14):
             assert torch.equal(model(torch.ones(side)), torch.ones(side))
-    assert len(graphs) == 4
+    assert len(graphs) == 4  # the first sizes; later ones run uncompiled
 
     model(torch.ones(20)).sum().backward()
     model(torch.ones(20)).sum().backward()
-    assert len(graphs) == 5
-    assert model.weight.grad == 40
+    assert len(graphs) == 5  # training has its own
+    assert model.weight.grad == 40  # twice the sum of 20 ones

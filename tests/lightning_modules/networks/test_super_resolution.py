@@ -95,7 +95,7 @@ BASICSR = {  # its names of EDSR with three blocks
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
-def test_edsr_in_basicsrs_layout(scale):
+def test_edsr_reads_a_file_in_basicsrs_layout(scale):
     network = make.fill(EDSR(scale, blocks=3, channels=8))
     file = {}
     for name, tensor in network.state_dict().items():
@@ -233,7 +233,8 @@ def test_liifs_skip_begins_as_bicubic():
     bicubic = resize(lr, (20, 13), clamp=False)
     assert_near(network(lr, (20, 13)), bicubic, 1e-6)
 
-    torch.nn.init.constant_(network.imnet.layers[-1].bias, 0.5)  # in [-1, 1]
+    # Half of a range from -1 to 1: a quarter of the one from 0 to 1.
+    torch.nn.init.constant_(network.imnet.layers[-1].bias, 0.5)
     assert_near(network(lr, (20, 13)), bicubic + 0.25, 1e-6)
 
 
@@ -252,7 +253,7 @@ def test_a_network_of_one_factor_is_resized_to_any_size(network, size):
 
     assert_close(sr, resize(anysize.network(lr), size, clamp=False))
     assert_close(anysize.render(anysize.encode(lr), lr, size), sr)
-    assert anysize(lr).shape == (2, 3, 42, 32)
+    assert anysize(lr).shape == (2, 3, 42, 32)  # 3.5 times 12 and 9, rounded
 
 
 # ------------------------------------------------------------------------- RRDBNet and the compact
@@ -277,7 +278,7 @@ def test_released_files_compute_what_spandrel_does(scale, network, key, tmp_path
 
 
 @torch.no_grad()
-def test_esrgans_first_names():
+def test_a_file_with_esrgans_first_names_is_read():
     esrgan = pytest.importorskip("spandrel.architectures.ESRGAN")
     first = esrgan.ESRGAN(num_filters=8, num_blocks=2, scale=4).eval()
     network = RRDB(4)

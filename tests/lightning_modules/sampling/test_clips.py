@@ -70,6 +70,7 @@ def test_captions_are_dropped_with_all_of_their_parts(share):
 # ------------------------------------------------------------------------------------------ clips
 
 
+# Two clips of three frames: one by one, or two at once.
 @pytest.mark.parametrize(("pixels", "calls"), [(1, [1] * 6), (2 * 16 * 24, [2] * 3)])
 @torch.no_grad()
 def test_frames_pass_an_autoencoder_as_images_as_many_as_there_is_room_for(

@@ -35,10 +35,10 @@ def test_several_tiles_at_once_are_as_one_by_one(scale):
 
     batch = lr_batch(70, 61, scale, count=2) | {"text": ["0", "1"], "hr": torch.zeros(2)}
     expected = tiled(1)
-    assert set(counts) == {2}
+    assert set(counts) == {2}  # one tile of each image
 
     assert_near(tiled(5), expected, 1e-5)
-    assert 2 < max(counts) <= 5 * 2
+    assert 2 < max(counts) <= 5 * 2  # up to five
 
 
 # ----------------------------------------------------------------------------------- their places
@@ -96,7 +96,7 @@ def test_tiles_begin_at_multiples(side, tile, multiple, data):
         assert before.stop - after.start >= overlap
 
 
-def test_the_linear_window():
+def test_the_linear_window_falls_in_the_middle_of_the_overlap():
     """Two tiles of 16, which share 8: the two outer pixels are thrown away."""
     weights = spans(24, 24, 16, 8, "linear")[0].weights
     assert weights[8:].tolist() == [1, 1, 7 / 8, 5 / 8, 3 / 8, 1 / 8]
