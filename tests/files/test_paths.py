@@ -76,7 +76,7 @@ def test_an_empty_path_is_refused():
         ("none/*.png", []),
     ],
 )
-def test_wildcards_match_below_what_exists_as_written_and_nothing_hidden(here, pattern, paths):
+def test_wildcards_find_all_but_hidden_names(here, pattern, paths):
     for name in ("p/[hd]/a.png", "p/h/b.png", "p/h/.c.png", "p/.x/d.png", "p/h/i/e.png"):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).touch()
