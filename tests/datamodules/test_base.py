@@ -196,7 +196,7 @@ def test_images_are_cut_to_the_largest_size_that_fits(side, scale):
         assert side - cut < scale + 0.5  # less than an LR pixel, and rounding
 
 
-def test_lr_of_its_own_is_used_and_hr_cut_to_the_scale():
+def test_a_sources_own_lr_is_used_and_hr_cut_to_the_scale():
     lr = random_image(6, 8)
     source = Memory({"a": {"hr": random_image(16, 20), "lr": lr}})
     (batch,) = evaluation(data_of(scale=2.5, test={"own": source}, degradation=None), "test")

@@ -144,7 +144,7 @@ def test_on_a_disk_without_locks_the_first_of_two_writers_is_kept(tmp_path, monk
     assert (tmp_path / "a").read_bytes() == b"the first"
 
 
-def test_a_file_is_written_although_its_hidden_one_cannot_be_opened(tmp_path):
+def test_a_file_is_written_although_the_hidden_one_beside_it_cannot_be_opened(tmp_path):
     hidden(tmp_path / "a").symlink_to("nowhere")  # as another user's: root may open that
     write_whole(tmp_path / "a", "x")
     assert (tmp_path / "a").read_text() == "x"

@@ -140,6 +140,7 @@ def test_a_list_keeps_its_order(tmp_path):
 
 
 def test_names_that_can_be_no_keys_are_refused(images, out, caplog):
+    # A line break, no UTF-8, and what webdataset takes for metadata.
     for name in (b"a\nb.png", b"\xff\xfe.png", b"__meta__/a.png"):
         save(images / os.fsdecode(name))
     assert pack([str(images), str(out)]) == 1

@@ -142,7 +142,7 @@ def test_a_file_of_any_size_is_read(server, ranges, size):
     assert read_range(f"{server.url}/f.bin", 90, 5) == CONTENT[90:95]
 
 
-def test_a_server_that_stalls_has_a_limit(server, monkeypatch):
+def test_reading_from_a_server_that_stalls_ends_at_the_deadline(server, monkeypatch):
     monkeypatch.setattr(remote, "STALL", 0.3)
     monkeypatch.setattr(remote, "DEADLINE", 0.5)
     server.always = "stall"
@@ -178,7 +178,7 @@ def test_indices_and_shards_are_kept_for_the_next_run(server, prepared):
     check(prepared("t-{000..001}.tar"))
     server.requests.clear()
     check(prepared("t-{000..001}.tar"))
-    assert [method for method, *_ in server.requests] == ["HEAD", "HEAD"]  # unchanged?
+    assert [method for method, *_ in server.requests] == ["HEAD", "HEAD"]  # whether they changed
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,7 @@ def test_a_users_stage_changes_samples_and_leaves_some_out(tmp_path):
 
 @pytest.mark.parametrize("end", [-512, -100, 0, 100, 512])
 def test_a_truncated_tar_is_refused(tar, end):
-    """Before, in and behind the header of the last image, in it and behind it."""
+    """Before, in and behind the last image's header of 512 bytes, in the image and behind it."""
     image = build_index(tar).members[2]["png"]
     os.truncate(tar, image.offset + end)
     with pytest.raises(ValueError, match=r"shard .*t-000\.tar cannot be read"):
@@ -260,9 +260,9 @@ def test_an_index_that_cannot_be_read_is_made_again(tar, tmp_path):
     [
         {"png": ["a", 10]},
         {"png": [float("nan"), 10]},
-        {"png": [512, 10, None, 1, 1, 1]},
-        {"png": [512, 10, "xyz"]},
-        7,
+        {"png": [512, 10, None, 1, 1, 1]},  # offset, size, checksum, height, width, and one more
+        {"png": [512, 10, "xyz"]},  # no checksum
+        7,  # no members
     ],
 )
 def test_an_index_that_lies_is_made_again(tar, tmp_path, lie, caplog):

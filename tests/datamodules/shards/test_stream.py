@@ -194,7 +194,7 @@ def test_whole_samples_of_a_broken_tar_are_read_and_it_is_counted(tmp_path, dama
 
     raws, (note,) = read(broken, next_one)
 
-    assert len(raws) < 3
+    assert len(raws) < 3  # of four: the last one before the damage may lack members
     assert raws[-1].shard == str(next_one)
     assert note.reason == "unreadable tar"
     assert "a.tar cannot be read to its end" in note.message
@@ -274,7 +274,7 @@ def test_the_tar_of_a_command_that_fails_is_counted_as_unreadable(tars, then):
 # ---------------------------------------------------------------------------------------- refusals
 
 
-def test_fewer_tars_than_processes_are_refused_and_than_workers_leave_some_out(tars):
+def test_more_processes_than_tars_are_refused_and_more_workers_not_started(tars):
     two = source(tars, "t{0..1}.tar")
     with pytest.raises(ValueError, match=r"2 tars, fewer than the 4 processes"):
         batches(data_module(two), rank=0, world=4)

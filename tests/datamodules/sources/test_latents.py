@@ -138,7 +138,7 @@ def test_each_line_of_a_file_is_a_prompt(tmp_path, caplog):
     assert samples[2]["text"] == "ün ours blanc\u2028assis"
     assert samples[0] == samples[3]
     assert lines == ("000001", "000003", "000005", "000006")  # empty ones count
-    assert hashes[0] == hashes[3]  # of the text
+    assert hashes[0] == hashes[3]  # of equal texts
     assert hashes[0] != hashes[1]
 
 

@@ -117,7 +117,7 @@ LITTLE_CMS = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     ],
 )
 def test_a_profile_of_the_colours_is_kept_and_others_dropped(pixels, space, kept):
-    profile = LITTLE_CMS[:16] + space + LITTLE_CMS[20:]
+    profile = LITTLE_CMS[:16] + space + LITTLE_CMS[20:]  # where ICC's header has the colour space
     image = decode(encoded(pixels, icc_profile=profile), "a")
     assert image.icc == (profile if kept == "icc" else None)
     assert image.grey_icc == (profile if kept == "grey_icc" else None)
@@ -223,6 +223,7 @@ def cut_out(data):
 
 
 def with_stray_bytes(data):
+    """Zeros before the marker of the quantisation table."""
     return data.replace(b"\xff\xdb", b"\0\0\0\xff\xdb", 1)
 
 
@@ -231,7 +232,7 @@ def with_stray_bytes(data):
     "damage",
     [
         cut_out,
-        lambda data: data[:-500] + b"\xff\xd9",
+        lambda data: data[:-500] + b"\xff\xd9",  # FF D9: the end of an image
         lambda data: data[:-500] + bytes(498) + b"\xff\xd9",
         lambda data: cut_out(with_stray_bytes(data)),
     ],
@@ -251,7 +252,7 @@ def test_a_damaged_jpeg_is_refused(damage, options):
         lambda data: data[:-2] + bytes(40) + data[-2:],
         with_stray_bytes,
         lambda data: with_stray_bytes(data)[:-2] + bytes(40) + data[-2:],
-        lambda data: data.replace(b"\xff\xdb", b"\xff\xff\xff\xdb", 1),
+        lambda data: data.replace(b"\xff\xdb", b"\xff\xff\xff\xdb", 1),  # legal: fill bytes
     ],
 )
 def test_stray_bytes_that_change_no_pixel_of_a_jpeg_are_allowed(change, options):
@@ -291,6 +292,7 @@ def taller(tiff, **others):
 
 
 def first_scans(count):
+    """A progressive JPEG that ends, as if whole, after some of its scans."""
     data = photograph(progressive=True)
     starts = [match.start() for match in re.finditer(b"\xff\xda", data)]
     return data[: starts[count]] + b"\xff\xd9"

@@ -81,6 +81,7 @@ def frame_of(kind, chroma_places, colours=BT709):
 
 
 def write(path, codec, frame, **options):
+    """The tags 1 are BT.709's, and of the range FFmpeg's number of 16 to 235."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=25, options=options)
         stream.width = frame.width
@@ -109,7 +110,7 @@ def test_chroma_is_written_to_the_left(matrix, full, depth, size):
     _, u, v = planes_of(rgb_to_frame(levels(colours, size), colours))
     _, expected_u, expected_v = yuv_at(*chroma("left"), colours)
     top = 2**depth - 1
-    # Rounding alone leaves 10 log10(12 * 255^2) = 59 of 8 bits; half a pixel beside, at most 51.
+    # Rounding alone leaves 10 log10(12 * 255^2) = 59 of 8 bits; half a pixel beside, at most 52.
     assert decibels(u, expected_u, top) > 57
     assert decibels(v, expected_v, top) > 57
 
