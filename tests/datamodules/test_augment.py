@@ -90,7 +90,7 @@ def test_a_crop_is_mixed_by_its_seed_alone(kind):
     assert torch.equal(never_lr, PAIR_LR)
 
 
-def test_mixup_blends_both_with_the_turned_crop():
+def test_mixup_blends_hr_and_lr_with_the_turned_crop():
     """By one share for an image and its LR."""
     blended_hr, blended_lr = MixUp(1.0)(PAIR_HR, PAIR_LR, Draws(SEEDS))
 
@@ -116,7 +116,7 @@ def test_cutblur_replaces_a_square_or_all_around_it():
     assert set(counts) == {8 * 14, 12 * 20 - 8 * 14}  # 0.7 of 12 and of 20, rounded
 
 
-def test_training_alone_is_mixed():
+def test_only_training_is_mixed():
     settings = {"batch_size": 2, "val": {"own": random_images(2)}}
     mixed = data_of(random_images(2), mixing=[CutBlur(1.0)], **settings)
     plain = data_of(random_images(2), **settings)

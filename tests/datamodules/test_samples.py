@@ -57,7 +57,7 @@ def test_a_crop_that_is_read_alone_has_the_pixels_of_the_whole_image():
 
 
 @pytest.mark.parametrize("turn", range(8))
-def test_turns_are_those_of_numpy(turn):
+def test_each_orientation_is_that_of_numpy(turn):
     image = random_image(20, 30)[::-1, ::2]
     expected = image[:, ::-1] if turn & 1 else image
     expected = expected[::-1] if turn & 2 else expected
@@ -102,7 +102,7 @@ def test_small_pairs_are_mirrored_alike():
 
 
 @pytest.mark.parametrize("source", [Memory, Sized])
-def test_small_images_are_replaced_by_others(source):
+def test_small_images_are_replaced_by_others_of_full_size(source):
     images = source(SMALL)
     for number, crop in enumerate(crops(images, small="skip", plan=PLAN)):
         reasons = {skipped.reason for skipped in crop["skipped"]}

@@ -125,7 +125,7 @@ def refuse(sides, scale):
         {"clip": 8, "other": 8, "small": 4},  # frames of clips: two of one size are no pair
     ],
 )
-def test_other_images_are_not_taken_for_pairs(sides):
+def test_images_of_equal_names_whose_sizes_fit_no_pair_are_allowed(sides):
     refuse(sides, 2)
 
 

@@ -152,7 +152,7 @@ def test_a_jpeg_of_too_many_pixels_is_refused(tmp_path):
         (5, 5, 3, [0]),
     ],
 )
-def test_places_are_those_of_basicsr(length, side, step, expected):
+def test_squares_are_cut_at_the_places_of_basicsr(length, side, step, expected):
     assert square_starts(length, side, step) == expected
 
 

@@ -91,7 +91,7 @@ def test_sizes_are_those_of_the_images(folder):
 
 @pytest.mark.parametrize("subsampling", ["4:2:0", "4:4:4"])
 @pytest.mark.parametrize("progressive", [False, True])
-def test_crops_are_those_of_the_whole(tmp_path, subsampling, progressive):
+def test_crops_of_a_jpeg_have_the_pixels_of_the_whole_image(tmp_path, subsampling, progressive):
     """Decoding ends at the crop's lower edge if the bytes are known to be intact."""
     options = {"subsampling": subsampling, "progressive": progressive}
     jpeg = encoded(pixels((90, 77), 5), "JPEG", **options)

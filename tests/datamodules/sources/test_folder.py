@@ -102,7 +102,7 @@ def test_of_the_writers_folder_its_outputs_are_left_out(photos):
     assert left(str(photos / "sub"), photos, "a.png", "sub/b.png") == ["out/c", "outer/d"]
 
 
-def test_files_that_are_named_stay(photos):
+def test_outputs_that_are_named_one_by_one_are_read(photos):
     files = [str(photos / "sub" / "b.png"), str(photos / "a.png")]
     assert left(files, photos, "a.png") == ["a", "b"]
     assert left(files, photos / "sub") == ["a", "b"]

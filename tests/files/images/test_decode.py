@@ -52,7 +52,7 @@ def inserted(png, *chunks):
     return png[:33] + b"".join(chunks) + png[33:]
 
 
-def test_cmyk_jpeg_as_adobe_writes_it():
+def test_a_cmyk_jpeg_of_adobe_is_read_inverted():
     """Inverted, with Adobe's segment: 255 is no ink. Computed here without Pillow."""
     light = np.array([200, 90, 30, 170], np.uint8)
     image = np.broadcast_to(light, (16, 16, 4)).copy()

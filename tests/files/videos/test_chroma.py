@@ -105,7 +105,7 @@ def assert_shows_the_scene(path):
 @pytest.mark.parametrize("full", [False, True])
 @pytest.mark.parametrize("depth", [8, 10])
 @pytest.mark.parametrize("size", [(WIDTH, HEIGHT), (WIDTH - 1, HEIGHT - 1)])
-def test_chroma_is_written_to_the_left(matrix, full, depth, size):
+def test_chroma_of_written_frames_lies_to_the_left(matrix, full, depth, size):
     colours = BT709._replace(matrix=matrix, full=full, depth=depth)
     _, u, v = planes_of(rgb_to_frame(levels(colours, size), colours))
     _, expected_u, expected_v = yuv_at(*chroma("left"), colours)
