@@ -55,7 +55,7 @@ def test_a_training_sample_is_the_same_in_any_batch():
     expected = list(training(data_of(source, batch_size=48, per_image=4)))
     batches = list(training(data_of(source, batch_size=3, per_image=4, workers=2)))
 
-    assert len(batches) == 16
+    assert len(batches) == 16  # 12 images, 4 crops of each, 3 in a batch
     assert_near(by_name(batches, "hr"), by_name(expected, "hr"), 0)
     assert_near(by_name(batches, "lr"), by_name(expected, "lr"), FLOAT_ERROR)
 
@@ -66,7 +66,7 @@ def test_a_validation_sample_is_the_same_in_any_batch():
     expected = list(evaluation(data_of(val=sources, eval_batch_size=1), "val"))
     batches = list(evaluation(data_of(val=sources, eval_batch_size=3, workers=2), "val"))
 
-    assert len(batches) == 6
+    assert len(batches) == 6  # 16 images, 3 in a batch
     assert keys_of(batches) == keys_of(expected)
     assert_near(by_name(batches, "lr"), by_name(expected, "lr"), FLOAT_ERROR)
 
@@ -89,7 +89,7 @@ def test_any_number_of_workers_gives_equal_batches():
     expected, expected_reasons = two_epochs(Memory(images), workers=0)
     batches, reasons = two_epochs(Memory(images), workers=3)
 
-    assert len(batches) == 20
+    assert len(batches) == 20  # 14 images, 3 crops of each, 4 in a batch, two epochs
     assert_same(batches, expected)
     assert reasons == expected_reasons
     assert set(reasons) == {"damaged", "small"}
@@ -121,6 +121,7 @@ def test_pairs_stay_aligned_in_all_eight_orientations():
         columns.add(places[..., 1].min())
 
     assert len(orientations) == 8
+    # LR crops of 15 / 3 = 5 pixels, at every place in the LR of 20x24.
     assert rows == set(range(20 - 5 + 1))
     assert columns == set(range(24 - 5 + 1))
 
@@ -145,7 +146,7 @@ def test_a_crop_that_does_not_fit_the_scale_is_told_those_that_do(scale, crop, f
 def test_images_of_8_and_16_bits_meet_in_one_batch():
     hr = located(8, 8)
     eight = {"key": "a", "seed": 0, "hr": hr}
-    sixteen = {"key": "b", "seed": 1, "hr": hr.astype(np.uint16) * 257}
+    sixteen = {"key": "b", "seed": 1, "hr": hr.astype(np.uint16) * 257}  # 65535 / 255
 
     alone = collate([eight])["hr"]
     both = collate([eight, sixteen])["hr"]
@@ -174,11 +175,11 @@ def test_unreadable_images_are_replaced_counted_and_told(caplog):
 
     keys = keys_of(training(data))
 
-    assert len(keys) == 48
+    assert len(keys) == 48  # 12 images, 4 crops of each
     assert not any("bad" in key for key in keys)
     assert data.tally.unreadable >= 16  # four times each; replacements may be broken, too
     assert caplog.messages[0].startswith("skipped a training image, unreadable (1 so far): /photos")
-    assert len(caplog.messages) == min(data.tally.unreadable, 20)
+    assert len(caplog.messages) == min(data.tally.unreadable, 20)  # then warnings become rare
 
 
 # ------------------------------------------------------------------------------------- evaluation
@@ -188,22 +189,22 @@ def test_unreadable_images_are_replaced_counted_and_told(caplog):
 @settings(max_examples=300, deadline=None)
 def test_images_are_cut_to_the_largest_size_that_fits(side, scale):
     cut, _ = cut_size((side, side), scale)
-    lr = int(side / scale + 1e-6)
+    lr = int(side / scale + 1e-6)  # the quotient may be just below a whole number
     assert 0 <= cut <= side
     if lr >= 1:
         assert Bicubic(scale).lr_size((cut, cut)) == (lr, lr)
-        assert side - cut < scale + 0.5
+        assert side - cut < scale + 0.5  # less than an LR pixel, and rounding
 
 
-def test_a_source_with_lr_of_its_own():
+def test_a_sources_own_lr_is_used_and_hr_cut_to_the_scale():
     lr = random_image(6, 8)
     source = Memory({"a": {"hr": random_image(16, 20), "lr": lr}})
     (batch,) = evaluation(data_of(scale=2.5, test={"own": source}, degradation=None), "test")
-    assert batch["size"] == (15, 20)
+    assert batch["size"] == (15, 20)  # 2.5 times the LR
     assert_allclose(batch["lr"][0].permute(1, 2, 0) * 255, lr, atol=1e-4)
 
 
-def test_sources_with_a_scale_and_a_degradation_of_their_own():
+def test_scale_and_degradation_of_a_source_are_used_instead_of_the_data_modules():
     images = random_images(1, 12, 12).samples
     bicubic = Bicubic(2, quantize=False)
     sources = {
@@ -214,11 +215,12 @@ def test_sources_with_a_scale_and_a_degradation_of_their_own():
 
     x2, x3, plain = evaluation(data_of(val=sources), "val")
 
-    assert x2["lr"].shape == plain["lr"].shape == (1, 3, 6, 6)
+    assert x2["lr"].shape == (1, 3, 6, 6)  # 12 / 2
+    assert plain["lr"].shape == (1, 3, 6, 6)
     assert x3["lr"].shape == (1, 3, 4, 4)
     assert sources["x3"].prepared_for == [3.0]
     assert torch.equal(plain["lr"], bicubic(plain["hr"], plain["seed"]))
-    assert not torch.allclose(plain["lr"], x2["lr"], atol=1e-3)
+    assert not torch.allclose(plain["lr"], x2["lr"], atol=1e-3)  # which has noise
 
 
 def test_an_unreadable_image_ends_an_evaluation_and_its_workers():
@@ -231,7 +233,7 @@ def test_an_unreadable_image_ends_an_evaluation_and_its_workers():
 # ---------------------------------------------------------------------------------------- predict
 
 
-def test_batches_of_predict():
+def test_predict_gives_each_image_with_its_output_size_and_depth_or_its_error():
     samples = {
         "a": {"hr": random_image(9, 7), "meta": {"path": "/in/a.png", "alpha": None}},
         "b": "/in/b.jpg: truncated",
@@ -245,12 +247,12 @@ def test_batches_of_predict():
     assert eight["meta"] == [{"bit_depth": 8, "path": "/in/a.png", "alpha": None}]
     assert "hr" not in eight
     assert broken == {"key": ["predict/b"], "error": ["/in/b.jpg: truncated"]}
-    assert sixteen["lr"].dtype == torch.float32
+    assert sixteen["lr"].dtype == torch.float32  # 16 bits, divided by 65535
     assert sixteen["lr"].max() <= 1
 
 
 @pytest.mark.parametrize("size", [(19, 40), (40, 29)])
-def test_an_image_larger_than_the_output_is_an_error_of_its_own(size):
+def test_predict_refuses_only_the_image_that_is_larger_than_the_output(size):
     source = Memory({"a": {"hr": random_image(9, 7)}, "b": {"hr": random_image(20, 30)}})
     first, second = evaluation(data_of(predict=source, size=size), "predict")
     assert first["size"] == size
@@ -308,7 +310,8 @@ def test_degradations_compute_in_float32_under_autocast():
         cast = on_device(data, batch)
 
     assert set(cast) == {"key", "seed", "size", "hr", "lr"}
-    assert cast["hr"].dtype == cast["lr"].dtype == torch.float32
+    assert cast["hr"].dtype == torch.float32
+    assert cast["lr"].dtype == torch.float32
     assert torch.equal(cast["lr"], plain["lr"])
 
 
@@ -375,7 +378,7 @@ def test_overfit_batches_repeat_while_draws_of_the_model_change(tmp_path):
     first, second = [seeds for _, seeds in seen.seeds[:2]]
     assert first != second
     assert [seeds for _, seeds in seen.seeds] == [first, second] * 3
-    assert len(set(seen.drawn)) == 6
+    assert len(set(seen.drawn)) == 6  # one in each of 3 times 2 batches
 
 
 def mixture():
@@ -387,7 +390,7 @@ def mixture():
     ("source", "steps"),
     [
         (random_images(12), 2),
-        (random_images(12), 3),  # the end of an epoch
+        (random_images(12), 3),  # the end of an epoch: 12 images, 4 in a batch
         (mixture(), 2),
     ],
 )

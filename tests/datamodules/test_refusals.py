@@ -57,7 +57,7 @@ def folder(tmp_path, monkeypatch):
         save(tmp_path / name, size)
     (tmp_path / "two.txt").write_text("two/a.png\ntwo/a.jpg\n")
     (tmp_path / "noise.txt").write_bytes(bytes(range(256)) * 100)
-    (tmp_path / "short.tar").write_bytes(b"a.png" + bytes(695))
+    (tmp_path / "short.tar").write_bytes(b"a.png" + bytes(695))  # 700 bytes: not whole blocks
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -79,7 +79,7 @@ def refusal(typed, capsys):
 
 
 @pytest.mark.parametrize("row", TABLE["pack"], ids=lambda row: row["typed"])
-def test_what_the_packer_refuses(folder, row, capsys, monkeypatch):
+def test_the_packer_refuses_and_writes_nothing(folder, row, capsys, monkeypatch):
     monkeypatch.setattr(options, "usable_cores", lambda: 0)  # work in this process
     assert row["words"] in refusal(row["typed"], capsys)
     assert not (folder / "out").exists()

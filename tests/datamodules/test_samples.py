@@ -24,7 +24,7 @@ from tests.datamodules.memory import (
 
 
 class Sized(Memory):
-    """Knows the sizes, and records what is read."""
+    """Knows the sizes, so that crops are read alone, and records what is read."""
 
     def __init__(self, samples):
         super().__init__(samples)
@@ -57,7 +57,7 @@ def test_a_crop_that_is_read_alone_has_the_pixels_of_the_whole_image():
 
 
 @pytest.mark.parametrize("turn", range(8))
-def test_turns_are_those_of_numpy(turn):
+def test_each_orientation_is_that_of_numpy(turn):
     image = random_image(20, 30)[::-1, ::2]
     expected = image[:, ::-1] if turn & 1 else image
     expected = expected[::-1] if turn & 2 else expected
@@ -80,21 +80,21 @@ SMALL = {
     "enough": {"hr": located(12, 12)},
 }
 PLAN = Plan((5,), 0, 1, 1, repeats=8)
-MIRRORED = [0, 1, 2, 3, 3, 2, 1, 0, 0, 1, 2, 3]
+MIRRORED = [0, 1, 2, 3, 3, 2, 1, 0, 0, 1, 2, 3]  # 4 pixels, made 12 by mirrors
 
 
 @pytest.mark.parametrize("source", [Memory, Sized])
 def test_small_images_are_mirrored_with_the_border_pixel_twice(source):
     wide, tall, dot, *_ = crops(source(SMALL), small="pad", flips=False)
     assert wide["hr"][:, 0, 0].tolist() == MIRRORED
-    assert np.ptp(wide["hr"][0, :, 1]) == 11  # columns of the image
+    assert np.ptp(wide["hr"][0, :, 1]) == 11  # 12 columns of the image, side by side
     assert tall["hr"][0, :, 1].tolist() == MIRRORED
     assert not dot["hr"].any()
 
 
 def test_small_pairs_are_mirrored_alike():
     lr = located(3, 4)
-    hr = np.pad(repeated(lr, 3), ((0, 2), (0, 2), (0, 0)))  # 2 are cut off
+    hr = np.pad(repeated(lr, 3), ((0, 2), (0, 2), (0, 0)))  # fewer than 3 are cut off
     source = Memory({"a": {"hr": hr, "lr": lr}})
     for crop in crops(source, small="pad", scale=3.0, crop_size=30):
         assert crop["lr"].shape == (10, 10, 3)
@@ -102,13 +102,13 @@ def test_small_pairs_are_mirrored_alike():
 
 
 @pytest.mark.parametrize("source", [Memory, Sized])
-def test_small_images_are_replaced_by_others(source):
+def test_small_images_are_replaced_by_others_of_full_size(source):
     images = source(SMALL)
     for number, crop in enumerate(crops(images, small="skip", plan=PLAN)):
         reasons = {skipped.reason for skipped in crop["skipped"]}
         assert crop["key"] in ("train/large", "train/enough")
-        assert reasons == ({"small"} if number % 5 < 3 else set())
-    if source is Sized:
+        assert reasons == ({"small"} if number % 5 < 3 else set())  # the first three of SMALL
+    if source is Sized:  # the others are not even read
         assert set(images.reads) == {"large", "enough"}
 
 
@@ -123,7 +123,7 @@ def test_a_replacement_keeps_the_seed_of_the_place():
 # ------------------------------------------------------------------------------ unreadable images
 
 
-def test_an_image_is_tried_once_for_a_place():
+def test_each_unreadable_image_is_tried_once_for_a_place():
     source = Sized({f"{i}": f"{i}.jpg: empty" for i in range(5)})
     with pytest.raises(ValueError, match=r"5 images .* \(damaged 5\); the first: 0\.jpg"):
         crops(source, plan=PLAN)
@@ -145,6 +145,7 @@ def test_a_run_stops_above_the_limit_with_the_list_of_images():
     with pytest.raises(ValueError, match=r"unreadable_limit allows") as caught:
         list(training(data))
     assert str(caught.value).endswith("\n  shard-7.tar: bad: cut off")
+    # One image of ten is broken, and 1 % of 1,000 are allowed: about 110 of the epoch's 500.
     assert data.tally.samples < 200
 
 
@@ -168,7 +169,7 @@ class Rolled(Memory):
         return {"hr": np.tile((255 * np.array(drawn)).astype(np.uint8), (12, 12, 1))}
 
 
-def test_what_a_source_draws_is_of_the_samples_seed():
+def test_what_a_source_draws_by_global_generators_depends_on_the_samples_seed_alone():
     images = TrainingImages(Rolled({"a": {}}), "train", 2.0, 12, False)
     torch.manual_seed(1)
     expected = float(torch.rand(()))
@@ -178,6 +179,6 @@ def test_what_a_source_draws_is_of_the_samples_seed():
     other = images[Item(0, 6)]["hr"]
     again = images[Item(0, 5)]["hr"]
 
-    assert float(torch.rand(())) == expected
+    assert float(torch.rand(())) == expected  # reading drew nothing from the generator outside
     assert_array_equal(first, again)
     assert (first[0, 0] != other[0, 0]).all()

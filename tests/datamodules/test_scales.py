@@ -22,32 +22,32 @@ def test_factors_are_the_fixed_one_or_uniform_below_it():
     others = np.sort(factors[factors != 4])
 
     assert len(others) / 2000 == pytest.approx(0.2, abs=0.03)  # 3.4 standard deviations
-    # Uniform between 1 and 4: the largest distance of the distributions (Kolmogorov).
+    # Uniform between 1 and 4: Kolmogorov's distance of the distributions, below its 1 % level.
     expected = (np.arange(len(others)) + 0.5) / len(others)
     assert np.abs((others - 1) / 3 - expected).max() < 1.63 / len(others) ** 0.5
-    assert others.min() >= 1.001  # an HR is at least one pixel larger
+    assert others.min() >= 1.001  # an HR is at least one pixel larger than 1000
 
 
 def test_the_side_of_hr_may_be_fixed():
     lr, hr = drawn(Scales(fixed=4, probability=0.5, hr_side=192)).T
     assert set(hr) == {192}
-    assert lr.min() == 48
-    assert lr.max() == 191
-    assert len(set(lr)) > 100
+    assert lr.min() == 48  # 192 / 4
+    assert lr.max() == 191  # at least one pixel less
+    assert len(set(lr)) > 100  # of 144
 
 
 def test_sides_follow_from_seed_epoch_and_batch():
     arbitrary = drawn(Scales(probability=0.0))
     another_seed = drawn(Scales(probability=0.0), seed=1)
     a_tenth_fixed = drawn(Scales(probability=0.1))
-    assert (arbitrary == another_seed).all(1).mean() < 0.1  # by chance
+    assert (arbitrary == another_seed).all(1).mean() < 0.1  # by chance: HR has 49 to 96 pixels
     # `probability` only changes which are fixed.
     assert (arbitrary == a_tenth_fixed).all(1).mean() == pytest.approx(0.9, abs=0.03)
-    assert (arbitrary[1] != arbitrary[100]).any()
+    assert (arbitrary[1] != arbitrary[100]).any()  # batch 1 of epoch 0, batch 0 of epoch 1
 
 
 def test_sides_never_change():
-    """Else a run resumed with a later version would draw other sides."""
+    """Else a run resumed with a later version would draw others. Recorded from the program."""
     scales = Scales(fixed=2, probability=0.8, lr_sides=[24])
     sides = [scales.sides(0, 0, n).hr for n in range(15, 24)]
     assert sides == [48, 48, 36, 42, 30, 48, 48, 46, 45]
@@ -66,11 +66,12 @@ def sides_of(batches):
 
 
 def test_each_batch_has_the_sides_of_its_number():
-    """And a crop is cut at its upper left."""
+    """And its crops are the upper left of those without scales."""
     batches = list(training(data_of(random_images(12), SCALES)))
     crops = list(training(data_of(random_images(12), None)))
+    # 12 images, 3 crops of each, in batches of 4.
     assert sides_of(batches) == [SCALES.sides(0, 0, n) for n in range(9)]
-    assert len(set(sides_of(batches))) > 4
+    assert len(set(sides_of(batches))) > 4  # they do change
     for batch, whole in zip(batches, crops, strict=True):
         height, width = batch["size"]
         assert torch.equal(batch["hr"], whole["hr"][..., :height, :width])

@@ -74,6 +74,7 @@ def online(monkeypatch):
 def test_files_are_searched_in_the_order_of_places(places):
     with pytest.raises(FileNotFoundError, match=r"no route to host.*example\.invalid/net\.pth"):
         locate("net")
+    # The last place first, so that each file is found before the earlier ones of this loop.
     for path in (places["hf"] / DIGEST, places["torch"] / "net-1.pth", places["own"] / "net-1.pth"):
         path.write_bytes(WEIGHTS)
         assert locate("net") == path
@@ -98,7 +99,7 @@ def test_a_file_of_unknown_hash_is_taken_as_it_is(places):
     assert locate("unknown") == path
 
 
-def test_what_is_nowhere_is_fetched_once(places, online):
+def test_a_file_in_no_place_is_fetched_once(places, online):
     path = places["torch"] / "net-1.pth"
     assert locate("net") == path
     assert locate("net") == path
@@ -112,7 +113,7 @@ def test_a_source_out_of_reach_is_asked_once(places, requests):
     for _ in range(2):
         with pytest.raises(FileNotFoundError, match="no route to host"):
             locate("net")
-    assert len(requests) == 1
+    assert len(requests) == 1  # the second failure is the first one's, kept
 
 
 def test_a_fetched_file_of_another_content_is_not_used(monkeypatch):

@@ -58,12 +58,13 @@ from pathlib import Path
 from files.owned import write_whole
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))
+resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))  # bytes
 write_whole(Path(sys.argv[1]), "x" * 100)
 """
 
 
 def test_the_error_of_a_full_disk_names_the_file(tmp_path):
+    """A limit on file size simulates it."""
     path = tmp_path / "a.txt"
     command = [sys.executable, "-c", FULL, path]
     ended = subprocess.run(command, cwd=REPO, text=True, capture_output=True)
@@ -132,7 +133,7 @@ def test_a_process_that_writes_the_same_file_is_not_waited_for(tmp_path, other_w
     assert list(tmp_path.iterdir()) == [tmp_path / "a"]
 
 
-def test_the_first_of_two_writers_holds_on_a_disk_without_locks(tmp_path, monkeypatch):
+def test_on_a_disk_without_locks_the_first_of_two_writers_is_kept(tmp_path, monkeypatch):
     def no_locks(descriptor, operation):
         raise OSError(errno.ENOLCK, "No locks available")
 
@@ -143,7 +144,7 @@ def test_the_first_of_two_writers_holds_on_a_disk_without_locks(tmp_path, monkey
     assert (tmp_path / "a").read_bytes() == b"the first"
 
 
-def test_a_hidden_file_that_cannot_be_opened_is_passed_by(tmp_path):
+def test_a_file_is_written_although_the_hidden_one_beside_it_cannot_be_opened(tmp_path):
     hidden(tmp_path / "a").symlink_to("nowhere")  # as another user's: root may open that
     write_whole(tmp_path / "a", "x")
     assert (tmp_path / "a").read_text() == "x"
@@ -156,11 +157,11 @@ def test_a_link_is_deleted_and_not_followed(tmp_path):
     assert list(tmp_path.iterdir()) == [tmp_path / "mine"]
 
 
-def test_what_is_moved_aside_replaces_nothing(tmp_path):
+def test_a_folder_moved_aside_gets_a_free_name(tmp_path):
     for name in ("a.old-0", "a.old-1", "a.old-2"):
         (tmp_path / "a").mkdir()
         assert move_aside(tmp_path / "a", "old").name == name
     (tmp_path / "a").mkdir()
     folder = move_aside(tmp_path / "a")
-    os.symlink("nowhere", tmp_path / "a")
+    os.symlink("nowhere", tmp_path / "a")  # a broken link, which is moved as well
     assert move_aside(tmp_path / "a") != folder

@@ -40,7 +40,7 @@ def test_what_exists_as_written_is_taken_as_written(here, name):
         ("here/$SET/a", "here/elsewhere/a"),
         ("~/a", "/home/me/a"),
         ("~", "/home/me"),
-        ("~nobody-of-this-name/a", "~nobody-of-this-name/a"),
+        ("~nobody-of-this-name/a", "~nobody-of-this-name/a"),  # no such user
         ("here/~/a", "here/~/a"),
         ("a $5 bill", "a $5 bill"),
         ("$(echo)", "$(echo)"),
@@ -48,12 +48,12 @@ def test_what_exists_as_written_is_taken_as_written(here, name):
         ("/none-of-this-name/a", "/none-of-this-name/a"),
     ],
 )
-def test_only_the_rest_is_expanded(here, path, expected):
+def test_variables_and_a_leading_tilde_are_expanded_and_nothing_else(here, path, expected):
     Path("here").mkdir()
     assert expand_path(path, "x") == expected
 
 
-def test_a_variable_that_is_not_set(here, monkeypatch):
+def test_an_unset_variable_is_refused_unless_the_path_exists_as_written(here, monkeypatch):
     monkeypatch.delenv("SET")
     with pytest.raises(ValueError, match=r"x is 'a/\$SET/b', but .* SET is not set"):
         expand_path("a/$SET/b", "x")
@@ -69,21 +69,21 @@ def test_an_empty_path_is_refused():
 @pytest.mark.parametrize(
     ("pattern", "paths"),
     [
-        ("p/[hd]/*.png", ["p/[hd]/a.png"]),
+        ("p/[hd]/*.png", ["p/[hd]/a.png"]),  # the folder of this name, and neither h nor d
         ("p/[h]/*.png", ["p/h/b.png"]),
         ("p/**/*.png", ["p/[hd]/a.png", "p/h/b.png", "p/h/i/e.png"]),
         ("p/h/**", ["p/h/b.png", "p/h/i", "p/h/i/e.png"]),
         ("none/*.png", []),
     ],
 )
-def test_wildcards(here, pattern, paths):
+def test_wildcards_find_all_but_hidden_names(here, pattern, paths):
     for name in ("p/[hd]/a.png", "p/h/b.png", "p/h/.c.png", "p/.x/d.png", "p/h/i/e.png"):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).touch()
     assert glob_paths(pattern) == paths
 
 
-def test_links_in_circles_and_a_root(here):
+def test_wildcards_follow_no_links_in_circles_and_a_root_is_left_off(here):
     Path("p/a").mkdir(parents=True)
     Path("p/a/x.png").touch()
     Path("p/up").symlink_to(here / "p")

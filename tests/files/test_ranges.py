@@ -73,7 +73,7 @@ def test_a_number_out_of_the_range_is_refused(parser, key, text):
 
 
 def test_a_plain_lightning_cli_takes_our_classes(monkeypatch):
-    monkeypatch.setattr("sys.argv", ["own.py"])
+    monkeypatch.setattr("sys.argv", ["own.py"])  # a user's program, not main.py
     model = ("--model.scale=2", "--model.network=lightning_modules.EDSR")
     data = ("--data.scale=2", "--data.crop_size=16", "--trainer.logger=false")
     cli = LightningCLI(Regression, SRDataModule, args=[*model, *data], run=False)

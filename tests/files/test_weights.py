@@ -154,11 +154,11 @@ def test_averages_of_lightnings_litema_have_names_without_dots(path):
 @pytest.mark.parametrize(
     "tensors",
     [
-        TENSORS | {"ema.conv.weight": torch.ones(2)},
-        below("avg_branch", TENSORS) | below("max_branch", OLD),
+        TENSORS | {"ema.conv.weight": torch.ones(2)},  # of nothing in TENSORS
+        below("avg_branch", TENSORS) | below("max_branch", OLD),  # avg: of pooling
     ],
 )
-def test_a_part_of_a_network_with_such_a_name_is_no_average(path, tensors):
+def test_a_part_of_a_network_called_ema_or_avg_is_no_average(path, tensors):
     torch.save(tensors, path)
     assert_tensors(path, tensors)
 
@@ -170,7 +170,7 @@ def test_a_part_of_a_network_with_such_a_name_is_no_average(path, tensors):
     ("weight", "word"),
     [
         (torch.tensor([[1.0, torch.nan]]), "NaN"),
-        (torch.full((1, 2), 70000.0).half(), "infinity"),
+        (torch.full((1, 2), 70000.0).half(), "infinity"),  # float16 ends at 65504
         (torch.tensor([[0.0, -torch.inf]]), "infinity"),
         (torch.ones(1, 2, dtype=torch.int64), "int64"),
         (torch.ones(1, 2, dtype=torch.complex64), "complex64"),
@@ -236,7 +236,7 @@ def test_a_file_without_checksums_in_its_zip_is_read(path):
 
 
 class Bomb:
-    """Makes a folder when it is unpickled."""
+    """Makes a folder when it is unpickled, which shows that code ran."""
 
     def __init__(self, path):
         self.path = path

@@ -121,11 +121,11 @@ def refuse(sides, scale):
     "sides",
     [
         {"hr": 8, "lr": 8},  # the same size: photographs of two folders
-        {"hr": 8, "lr": 5},
-        {"clip": 8, "other": 8, "small": 4},  # frames of clips
+        {"hr": 8, "lr": 5},  # not the half
+        {"clip": 8, "other": 8, "small": 4},  # frames of clips: two of one size are no pair
     ],
 )
-def test_other_images_are_not_taken_for_pairs(sides):
+def test_images_of_equal_names_whose_sizes_fit_no_pair_are_allowed(sides):
     refuse(sides, 2)
 
 
@@ -171,14 +171,14 @@ TEXT = "ein Häuschen\nam See"
         (TEXT.encode("utf-8-sig"), TEXT),
         (TEXT.encode("utf-16"), TEXT),
         (b"\xfe\xff" + TEXT.encode("utf-16-be"), TEXT),
-        (TEXT.replace("\n", "\r\n").encode() + b"\r\n", TEXT),
-        (b"  " + TEXT.replace("\n", "\r").encode() + b"\r", TEXT),
+        (TEXT.replace("\n", "\r\n").encode() + b"\r\n", TEXT),  # lines as of Windows
+        (b"  " + TEXT.replace("\n", "\r").encode() + b"\r", TEXT),  # as of old Macs
         (b" \n", ""),
-        (b"\xef\xbb\xbf", ""),
-        (b"\xff\xfe", ""),
+        (b"\xef\xbb\xbf", ""),  # the byte order mark of UTF-8 alone
+        (b"\xff\xfe", ""),  # that of UTF-16
     ],
 )
-def test_captions_may_have_any_encoding_with_a_mark(data, text):
+def test_captions_are_utf_8_or_have_a_byte_order_mark(data, text):
     assert parse_caption(data) == text
 
 
@@ -187,7 +187,7 @@ def test_captions_may_have_any_encoding_with_a_mark(data, text):
     [
         (TEXT.encode("latin-1"), "'utf-8' codec can't decode"),
         ("ab".encode("utf-16-le"), "zero bytes, as UTF-16 without a byte"),
-        (b"\xff\xfea", "'utf-16-le' codec can't decode"),
+        (b"\xff\xfea", "'utf-16-le' codec can't decode"),  # half a character
     ],
 )
 def test_a_caption_that_cannot_be_read_names_its_image(tmp_path, data, message):

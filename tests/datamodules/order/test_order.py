@@ -85,6 +85,7 @@ def test_every_sample_at_most_once_and_few_are_left_out(plan, epoch):
     assert len(batches) == len(plan)
     assert all(len(batch) == plan.batch_size for batch in batches)
     assert set(counts) <= set(range(sum(plan.groups)))
+    # Each image counts as ``repeats`` samples, and less than a batch is left out.
     assert max(counts.values(), default=0) <= plan.repeats
     assert plan.total - counts.total() < plan.batch_size
 
@@ -133,7 +134,7 @@ MIXED_1 = [[10, 8, 4, 11], [0, 10, 3, 9], [9, 11, 7, 11], [7, 12, 12, 11], [13, 
 
 
 def test_the_order_never_changes():
-    """If this fails, runs can no longer resume exactly."""
+    """If this fails, runs can no longer resume exactly. Recorded from the program."""
     items = list(chain(*batches_of(PLAN)))
     mixed = replace(PLAN, mixture=Mixture((2, 2), (1.0, 3.0), 10))
     mixed_items = chain(*batches_of(mixed, epoch=1))
@@ -143,7 +144,7 @@ def test_the_order_never_changes():
     assert [item.image for item in mixed_items] == list(chain(*MIXED_1))
 
 
-def test_a_worker_gets_a_plan_without_what_was_computed():
+def test_a_pickled_plan_leaves_computed_windows_out():
     used = replace(PLAN)
     batches_of(used)
     assert pickle.loads(pickle.dumps(used)) == PLAN
@@ -178,7 +179,7 @@ def test_a_replacement_lies_near_the_place_at_first():
         at_first = {plan.replacement(1, place, attempt) for attempt in range(ATTEMPTS_NEAR)}
         later = {plan.replacement(1, place, attempt) for attempt in range(ATTEMPTS_NEAR, 60)}
         assert at_first <= near
-        assert len(at_first) > 4
+        assert len(at_first) > 4  # of 8 attempts
         assert not later <= near
         assert later <= set(images[10_000:20_000])
 
@@ -204,7 +205,8 @@ def test_shares_of_a_mixture_are_exact(plan, epochs):
     assume(len(images))
     weights = np.array(plan.mixture.weights) / sum(plan.mixture.weights)
     counts = np.bincount(sources_of(plan, images), minlength=len(weights))
-    # To a sample at the end of each block of about 256; within the last block by chance.
+    # To one sample at the end of each block of about 256. The last block may be cut, and then
+    # holds at most 256 w of a source; a block's ends are off by up to the number of sources.
     within = np.minimum(256 * weights, len(images)) + len(weights) + 1
     assert (abs(counts - len(images) * weights) <= within).all()
 
@@ -212,7 +214,8 @@ def test_shares_of_a_mixture_are_exact(plan, epochs):
 def test_an_epoch_of_a_mixture_goes_on_where_the_one_before_it_ended():
     plan = Plan((100,) * 5, 1, 10, 1, mixture=Mixture((3, 2), (1.0, 1.0), 100))
     images = np.concatenate([images_of(plan, epoch) for epoch in range(3)])
-    # About 50 per source and epoch: none of 300 and 200 repeats before all others occurred.
+    # Three epochs take about 150 of the first source's 300 images and 150 of the second's 200:
+    # an image comes again only after all others of its source.
     assert len(set(images)) == 300
 
 
@@ -272,7 +275,7 @@ def test_evaluation_has_each_image_once_over_uneven_processes(count, batch_size,
     assert max(counts) - min(counts) <= 1
 
 
-def test_the_hash_of_keys_is_of_names_and_order():
+def test_the_hash_of_keys_depends_on_names_and_order():
     names = ["a", "b", "\udcff"]  # a file name that is no UTF-8
     assert digest_of(names) == digest_of(list(names))
     assert digest_of(names) != digest_of(names[::-1])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import tarfile
 
 import numpy as np
@@ -62,7 +63,7 @@ def test_stock_readers_read_the_shards(tmp_path, out):
     assert pack([f"{tmp_path}/images", str(out), "--crop", "8", "--encode", "webp"]) == 0
     (sample,) = webdataset.WebDataset(f"{out}/shard-000000.tar", shardshuffle=False).decode("pil")
 
-    assert sample["__key__"] == "cat_s001"
+    assert sample["__key__"] == "cat_s001"  # the first square, named as by BasicSR
     assert_array_equal(np.asarray(sample["webp"]), pixels((8, 8)))
     assert sample["txt"] == "a cat"
     assert sample["json"] == {"number": 1}
@@ -77,7 +78,7 @@ def test_refused_images_are_listed(images, out, caplog):
 
     assert "refused by reason: 7 empty, 1 not an image; " in caplog.text
     record = json.loads((out / "shard-000000.json").read_text())
-    assert record["samples"] == 5
+    assert record["samples"] == 5  # NAMES
     assert len(record["refused"]) == 8
     assert record["refused"][0] == {
         "key": "empty0",
@@ -86,11 +87,17 @@ def test_refused_images_are_listed(images, out, caplog):
     }
 
 
-@pytest.mark.parametrize("name", ["shard-000000.tar", "shard.json"])
-def test_files_of_others_stay(images, out, name):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("shard-000000.tar", "is there, but no shard.json that says how it was made"),
+        ("shard.json", "shard.json is not of this program"),
+    ],
+)
+def test_files_of_others_stay(images, out, name, message):
     out.mkdir()
     (out / name).write_bytes(b"mine")
-    with pytest.raises(ValueError, match=r"shard\.json"):
+    with pytest.raises(ValueError, match=re.escape(message)):
         pack([str(images), str(out)])
     assert [path.name for path in out.iterdir()] == [name]
     assert (out / name).read_bytes() == b"mine"
@@ -120,7 +127,10 @@ d (2,3).png
 
 
 def test_a_list_keeps_its_order(tmp_path):
-    """BasicSR's lists have sizes after the names."""
+    """BasicSR's lists have sizes after the names, which are dropped.
+
+    So are a byte order mark, comments, empty lines, spaces at the ends, and a name's second place.
+    """
     names = ["z", "a/c", "a/b", "0001_s001", "x/b, c (1)", "d (2,3)"]
     for name in names:
         save(tmp_path / f"{name}.png")
@@ -130,6 +140,7 @@ def test_a_list_keeps_its_order(tmp_path):
 
 
 def test_names_that_can_be_no_keys_are_refused(images, out, caplog):
+    # A line break, no UTF-8, and what webdataset takes for metadata.
     for name in (b"a\nb.png", b"\xff\xfe.png", b"__meta__/a.png"):
         save(images / os.fsdecode(name))
     assert pack([str(images), str(out)]) == 1
@@ -156,4 +167,5 @@ def test_samples_of_a_tar_keep_their_members_and_are_joined(tmp_path, out):
 
     packed = members(out / "shard-000000.tar")
     assert packed == apart
+    # Members of a sample lie side by side, samples in the order of their first members.
     assert [name.partition(".")[0] for name in packed] == ["b"] * 4 + ["a/x"] * 3

@@ -113,13 +113,13 @@ def test_a_file_of_the_wanted_kind_keeps_its_bytes(tmp_path):
 def test_a_jpeg_with_a_truncated_header_segment_is_encoded(tmp_path, kind):
     path = tmp_path / "a.jpg"
     data = encoded(pixels(), "JPEG")
-    jfif = data[2:20]  # the first segment
-    path.write_bytes(data.replace(jfif, b"\xff\xe0\x00\x07JFIF\0"))
+    jfif = data[2:20]  # the first segment: its marker, and 16 bytes, which its length counts
+    path.write_bytes(data.replace(jfif, b"\xff\xe0\x00\x07JFIF\0"))  # 7: length and name alone
     members = members_of(packed(path, encode=Encoding(kind)))
     assert_array_equal(image(members).rgb, decode(data, "original").rgb)
 
 
-def test_jpeg_has_the_quality_and_srgb(tmp_path):
+def test_a_jpeg_has_the_quality_asked_for_chroma_of_all_pixels_and_srgb(tmp_path):
     smooth = np.asarray(Image.fromarray(pixels((5, 4))).resize((120, 90), Image.Resampling.BICUBIC))
     path = tmp_path / "a.png"
     path.write_bytes(encoded(smooth, icc_profile=rgb_profile()))
@@ -128,10 +128,10 @@ def test_jpeg_has_the_quality_and_srgb(tmp_path):
     high = members_of(packed(path, encode=Encoding("jpeg", 97)))["jpg"]
 
     assert len(low) < len(high)
-    assert get_sampling(Image.open(io.BytesIO(high))) == 0  # colours of all pixels
+    assert get_sampling(Image.open(io.BytesIO(high))) == 0  # Pillow's number of 4:4:4
     assert decode(high, "").icc is None
     expected = decode(path.read_bytes(), "", srgb=True).rgb.astype(int)
-    assert np.abs(decode(high, "").rgb - expected).mean() < 3
+    assert np.abs(decode(high, "").rgb - expected).mean() < 3  # levels lost at quality 97
 
 
 def test_a_jpeg_of_too_many_pixels_is_refused(tmp_path):
@@ -152,21 +152,21 @@ def test_a_jpeg_of_too_many_pixels_is_refused(tmp_path):
         (5, 5, 3, [0]),
     ],
 )
-def test_places_are_those_of_basicsr(length, side, step, expected):
+def test_squares_are_cut_at_the_places_of_basicsr(length, side, step, expected):
     assert square_starts(length, side, step) == expected
 
 
-@pytest.mark.parametrize("size", [(12, 8), (13, 9)])  # and pixels that readers cut off
+@pytest.mark.parametrize("size", [(12, 8), (13, 9)])  # twice LR; 1 more, which is cut off
 @pytest.mark.parametrize("encoding", [PNG, JPEG])
 def test_pairs_are_cut_alike(tmp_path, size, encoding):
     hr = save(tmp_path / "a.png", size, 1)
     lr = save(tmp_path / "lr" / "a.png", (6, 4), 2)
 
     samples = packed(hr, lr, scale=2.0, crop=4, step=4, encode=encoding).samples
-    _, fifth = samples[4]  # of two rows of three squares
+    _, fifth = samples[4]  # the middle one of the lower row
 
-    assert len(samples) == 6
-    assert_array_equal(image(fifth, "lr").rgb, pixels((6, 4), 2)[2:4, 2:4])  # lossless
+    assert len(samples) == 6  # two rows of three squares of 4 pixels in 12x8
+    assert_array_equal(image(fifth, "lr").rgb, pixels((6, 4), 2)[2:4, 2:4])  # LR never becomes JPEG
     if encoding == PNG:
         assert_array_equal(image(fifth).rgb, pixels(size, 1)[4:8, 4:8])
     else:

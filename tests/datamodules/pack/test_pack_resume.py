@@ -25,7 +25,7 @@ OPTIONS = ["--images-per-shard", "4", "--crop", "8", "--encode", "png", "--worke
 
 @pytest.fixture
 def images(tmp_path):
-    """60 images: broken ones, and a shard of broken ones alone."""
+    """60 images of 1, 2 or 3 squares in turn; 7 are broken, among them all four of shard 6."""
     folder = tmp_path / "images"
     for number in range(60):
         save(folder / f"{number:02d}.png", (8 * (1 + number % 3), 8), seed=number)
@@ -56,12 +56,13 @@ def packed_at_once(images):
 @pytest.mark.parametrize("parts", [2, 40])
 def test_any_number_of_parts_gives_the_same_bytes(images, out, parts, caplog):
     for part in reversed(range(parts)):
-        assert run(images, out, "--part", f"{part}/{parts}") in (0, 1)
+        assert run(images, out, "--part", f"{part}/{parts}") in (0, 1)  # 1: it has broken images
 
     assert content(out) == packed_at_once(images)
     assert "shards are missing: make the other parts" in caplog.text
-    assert not (out / "shard-000006.tar").exists()  # of broken images alone
+    assert not (out / "shard-000006.tar").exists()  # images 24 to 27, which are all broken
     records = [json.loads(path.read_text()) for path in out.glob("shard-??????.json")]
+    # 20 images each of 1, 2 and 3 squares have 120, of which the 7 broken ones had 15.
     assert sum(record["samples"] for record in records) == 105
     assert sum(len(record["refused"]) for record in records) == 7
 
@@ -102,7 +103,7 @@ def test_a_killed_command_goes_on_and_its_workers_end(tmp_path, out):
 
 
 @pytest.mark.parametrize("written", ["before", "after"])
-def test_ctrl_c_at_the_record_of_a_shard(images, out, monkeypatch, written):
+def test_a_command_goes_on_after_ctrl_c_at_a_shards_record(images, out, monkeypatch, written):
     """It is the last file before the shard gets its name."""
     write_whole = shard_set.write_whole
 
@@ -127,6 +128,7 @@ def test_a_full_disk_stops_the_command_which_then_goes_on(images, out):
     """A limit on file size simulates it: it stops a shard in the middle, too."""
 
     def limit():
+        # Bytes: shard.json has fewer, a shard has more.
         resource.setrlimit(resource.RLIMIT_FSIZE, (5000, resource.RLIM_INFINITY))
 
     stopped = subprocess.run(
@@ -146,7 +148,7 @@ def test_a_full_disk_stops_the_command_which_then_goes_on(images, out):
     assert content(out) == packed_at_once(images)
 
 
-def test_a_shard_that_is_another_is_left_alone(images, out):
+def test_a_shard_that_was_changed_since_is_left_alone(images, out):
     run(images, out)
     (out / "shard-000001.tar").write_bytes(b"mine")
     with pytest.raises(ValueError, match=r"shard-000001\.tar is not the shard that was written"):
@@ -180,9 +182,10 @@ def test_results_of_workers_are_in_order(workers):
     ("signal_number", "cause"),
     [(signal.SIGKILL, "DataLoader worker"), (signal.SIGSTOP, "DataLoader timed out after 3")],
 )
-def test_a_worker_that_stops_is_named(signal_number, cause):
+def test_the_error_of_a_worker_that_stops_names_the_image(signal_number, cause):
     numbers = Numbers(2, signal_number)
-    items = read_in_order(numbers, list(range(40)), 2, 0.05, "image {}".format)
+    items = read_in_order(numbers, list(range(40)), 2, 0.05, "image {}".format)  # 3 seconds
+    # Image 2 stops its worker, before or after 0 and 1 have come.
     with pytest.raises(ValueError, match=rf"{cause}.*, at about image [0-2]: .*fewer workers"):
         list(items)
 
@@ -194,8 +197,8 @@ class Large(Dataset):
         return bytes(10_000_000)
 
 
-def test_a_worker_that_stops_while_it_sends_is_named():
-    items = read_in_order(Large(), list(range(40)), 1, 0.03, "image {}".format)
+def test_the_error_of_a_worker_that_stops_while_it_sends_names_the_image():
+    items = read_in_order(Large(), list(range(40)), 1, 0.03, "image {}".format)  # 1.8 seconds
     next(items)
     time.sleep(0.5)  # until the next item is being sent
     (worker,) = psutil.Process().children()
@@ -222,6 +225,6 @@ def test_ctrl_c_ends_workers_that_are_stopped(tmp_path, out):
         process.send_signal(signal.SIGINT)
         _, printed = process.communicate(timeout=60)
 
-    assert process.returncode == 130
+    assert process.returncode == 130  # 128 + SIGINT, as shells count
     assert printed.endswith("stopped by SIGINT\n")
     assert not psutil.wait_procs(workers, timeout=60)[1]

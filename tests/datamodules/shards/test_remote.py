@@ -38,8 +38,8 @@ FORK = multiprocessing.get_context("fork")
 
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch):
-    monkeypatch.setattr(remote, "FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(remote, "CHUNK", 1 << 20)
+    monkeypatch.setattr(remote, "FIRST_PAUSE", 0.01)  # seconds
+    monkeypatch.setattr(remote, "CHUNK", 1 << 20)  # bytes of one request
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_a_signed_address_is_sent_as_it_is_written(server, prepared, target):
         ("/100%.tar", "/100%.tar"),
     ],
 )
-def test_what_no_request_may_hold_is_escaped(server, written, sent):
+def test_characters_that_no_request_may_hold_are_escaped(server, written, sent):
     server.signed[sent] = "f.bin"
     assert read_small(f"{server.url}{written}") == CONTENT
 
@@ -129,10 +129,10 @@ def test_a_file_is_read_despite_failures(server, monkeypatch, faults):
     with open_remote(f"{server.url}/f.bin") as file:
         assert file.read() == CONTENT
     failures = [fault for fault in faults if fault is not None]
-    assert server.got("f.bin") == 5 + len(failures)  # parts of 1 MB, each until it came
+    assert server.got("f.bin") == 5 + len(failures)  # 5 requests of 1 MB, each until it came
 
 
-@pytest.mark.parametrize("size", [100, 2 << 20, (1 << 20) + 1])
+@pytest.mark.parametrize("size", [100, 2 << 20, (1 << 20) + 1])  # a request has 1 << 20
 @pytest.mark.parametrize("ranges", [True, False])
 def test_a_file_of_any_size_is_read(server, ranges, size):
     server.ranges = ranges
@@ -142,7 +142,7 @@ def test_a_file_of_any_size_is_read(server, ranges, size):
     assert read_range(f"{server.url}/f.bin", 90, 5) == CONTENT[90:95]
 
 
-def test_a_server_that_stalls_has_a_limit(server, monkeypatch):
+def test_reading_from_a_server_that_stalls_ends_at_the_deadline(server, monkeypatch):
     monkeypatch.setattr(remote, "STALL", 0.3)
     monkeypatch.setattr(remote, "DEADLINE", 0.5)
     server.always = "stall"
@@ -161,7 +161,7 @@ def test_what_needs_a_login_is_not_tried_again(server):
 # ----------------------------------------------------------------------------------------- shards
 
 
-def test_shards_over_http(server, prepared):
+def test_shards_of_a_server_are_listed_indexed_and_downloaded_once(server, prepared):
     source = prepared("t-*.tar")  # listed by the server
 
     assert source.keys == ["k0", "k1", "k2", "k3", "k4"]
@@ -169,7 +169,8 @@ def test_shards_over_http(server, prepared):
     assert server.got("t-000.tar") == 0  # the index beside it was enough
     check(source)
     check(source)
-    assert server.got("t-000.tar") == server.got("t-001.tar") == 1
+    assert server.got("t-000.tar") == 1
+    assert server.got("t-001.tar") == 1
     assert source.read(0)["meta"]["path"] == f"{server.url}/t-000.tar"
 
 
@@ -177,7 +178,7 @@ def test_indices_and_shards_are_kept_for_the_next_run(server, prepared):
     check(prepared("t-{000..001}.tar"))
     server.requests.clear()
     check(prepared("t-{000..001}.tar"))
-    assert [method for method, *_ in server.requests] == ["HEAD", "HEAD"]
+    assert [method for method, *_ in server.requests] == ["HEAD", "HEAD"]  # whether they changed
 
 
 @pytest.mark.parametrize(
@@ -242,7 +243,7 @@ class FakeStore(MemoryFileSystem):
 
 
 @pytest.mark.parametrize("scheme", ["s3", "gs"])
-def test_object_stores(server, prepared, monkeypatch, scheme):
+def test_shards_are_read_from_object_stores(server, prepared, monkeypatch, scheme):
     implementations = sys.modules["fsspec.registry"]._registry  # fsspec.registry is a view of it
     monkeypatch.setitem(implementations, scheme, FakeStore)
     monkeypatch.setattr(FakeStore, "store", {})
@@ -293,7 +294,7 @@ def test_the_least_recently_used_shard_goes_first(files, tmp_path):
     for number in (0, 1, 2, 0, 3):
         cache.fetch(shard(files, number))
         time.sleep(0.02)
-    assert names(tmp_path) == ["f0", "f2", "f3"]
+    assert names(tmp_path) == ["f0", "f2", "f3"]  # the newest comes on top of the two
 
 
 def test_a_shard_that_had_to_go_is_not_downloaded_again_soon(files, tmp_path, monkeypatch, caplog):
@@ -302,16 +303,16 @@ def test_a_shard_that_had_to_go_is_not_downloaded_again_soon(files, tmp_path, mo
         assert cache.fetch(shard(files, number))
         time.sleep(0.02)  # the oldest file is the first to go
 
-    assert names(tmp_path) == ["f1", "f2"]
+    assert names(tmp_path) == ["f1", "f2"]  # the newest comes on top of the one
     assert cache.fetch(shard(files, 0)) is None
     assert cache.fetch(shard(files, 0)) is None
     assert files.got("f0") == 1
-    assert caplog.text.count("raise Shards.cache_size") == 1
+    assert caplog.text.count("raise Shards.cache_size") == 1  # the first time alone
     monkeypatch.setattr(cache_module, "RECENT", 0.0)
     assert cache.fetch(shard(files, 0))
 
 
-def test_a_full_disk_is_left_alone(files, tmp_path, monkeypatch, caplog):
+def test_on_a_full_disk_a_download_leaves_nothing_and_waits(files, tmp_path, monkeypatch, caplog):
     def filled(url, dest, **_):
         Path(f"{dest}.temp{os.getpid()}").write_bytes(b"x")
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -321,7 +322,7 @@ def test_a_full_disk_is_left_alone(files, tmp_path, monkeypatch, caplog):
         patched.setattr("webdataset.cache.download", filled)
         assert cache.fetch(shard(files, 0)) is None
     assert names(tmp_path) == []
-    assert cache.fetch(shard(files, 0)) is None  # not now
+    assert cache.fetch(shard(files, 0)) is None  # not tried again for RECENT seconds
     assert "or its disk" in caplog.text
 
 
@@ -368,7 +369,7 @@ def test_what_a_killed_download_left_is_removed_for_room(files, tmp_path):
     for number in range(2):
         time.sleep(0.02)
         assert cache.fetch(shard(files, number)).read_bytes() == bytes([number]) * SIZE
-    assert names(tmp_path) == ["f0", "f1"]
+    assert names(tmp_path) == ["f0", "f1"]  # without what was left
 
 
 def test_the_next_shards_are_read_ahead(files, tmp_path):
@@ -408,7 +409,8 @@ def test_workers_fetch_each_shard_once(server, prepared):
 
     for index, sample in zip([0, 3, 1, 4, 2] * 4, loader, strict=True):
         assert_array_equal(sample["hr"], pixels(seed=index))
-    assert server.got("t-000.tar") == server.got("t-001.tar") == 1
+    assert server.got("t-000.tar") == 1
+    assert server.got("t-001.tar") == 1
 
 
 @pytest.mark.parametrize("damage", ["gone", "rotten"])
@@ -424,9 +426,9 @@ def test_a_cached_shard_that_is_damaged_is_fetched_again(server, prepared, tmp_p
     assert server.got("t-000.tar") == 2
 
 
-def test_a_file_as_long_as_a_request_ends_on_a_server_without_ranges(server):
+def test_reading_beyond_a_file_of_one_request_ends_there_on_a_server_without_ranges(server):
     server.ranges = False
-    (server.root / "f.bin").write_bytes(CONTENT[: 1 << 20])
+    (server.root / "f.bin").write_bytes(CONTENT[: 1 << 20])  # as long as one request
 
     with open_remote(f"{server.url}/f.bin") as file:
         content = file.read(3 << 20)

@@ -59,7 +59,7 @@ def tars_open():
     return sum(file.path.endswith(".tar") for file in psutil.Process().open_files())
 
 
-def test_few_files_are_open(tmp_path, monkeypatch):
+def test_open_tars_are_limited_and_closed_with_their_source(tmp_path, monkeypatch):
     monkeypatch.setattr(shard_reader, "OPEN_FILES", 5)
     for number in range(7):
         write_tar(tmp_path / f"{number}.tar", {f"k{number}.png": image_bytes(0)})
@@ -75,7 +75,7 @@ def test_few_files_are_open(tmp_path, monkeypatch):
 
 def test_sizes_are_those_of_the_images(folder):
     turned = Image.Exif()
-    turned[0x0112] = 6
+    turned[0x0112] = 6  # Orientation: a quarter turn to the right, so 8x6 becomes 6x8
     jpeg = encoded(pixels((8, 6)), "JPEG", exif=turned)
     members = {"a.png": image_bytes(0), "b.jpg": jpeg, "c.png": b"broken"}
 
@@ -83,21 +83,22 @@ def test_sizes_are_those_of_the_images(folder):
     foreign = prepared(folder / "t-000.tar")
 
     assert source.size(0) == (6, 8)
-    assert source.size(1) == source.read(1)["hr"].shape[:2] == (8, 6)
+    assert source.size(1) == (8, 6)
+    assert source.read(1)["hr"].shape[:2] == (8, 6)
     assert source.size(2) is None
-    assert foreign.size(0) is None
+    assert foreign.size(0) is None  # no index of the packer's lies beside it
 
 
 @pytest.mark.parametrize("subsampling", ["4:2:0", "4:4:4"])
 @pytest.mark.parametrize("progressive", [False, True])
-def test_crops_are_those_of_the_whole(tmp_path, subsampling, progressive):
+def test_crops_of_a_jpeg_have_the_pixels_of_the_whole_image(tmp_path, subsampling, progressive):
     """Decoding ends at the crop's lower edge if the bytes are known to be intact."""
     options = {"subsampling": subsampling, "progressive": progressive}
     jpeg = encoded(pixels((90, 77), 5), "JPEG", **options)
     source = prepared(indexed(write_tar(tmp_path / "w.tar", {"a.jpg": jpeg, "a.txt": b"a cat"})))
     whole = source.read(0)["hr"]
 
-    for top in range(0, 68, 5):
+    for top in range(0, 68, 5):  # 77 rows, 9 in a crop
         part = source.read_crop(0, top, 11, 9, 60)
         assert_array_equal(part["hr"], whole[top : top + 9, 11:71])
         assert part["text"] == "a cat"
@@ -109,7 +110,7 @@ def captioned(sample):
     return None if caption == "one" else {**sample, "txt": caption}
 
 
-def test_stages_of_ones_own(tmp_path):
+def test_a_users_stage_changes_samples_and_leaves_some_out(tmp_path):
     members = {"0.png": image_bytes(0), "0.cls": b"zero", "1.png": image_bytes(1), "1.cls": b"one"}
     source = prepared(write_tar(tmp_path / "t.tar", members), stages=[captioned])
 
@@ -117,7 +118,8 @@ def test_stages_of_ones_own(tmp_path):
     crop = source.read_crop(0, 1, 2, 3, 4)
     of_a_worker = pickle.loads(pickle.dumps(source)).read(0)
 
-    assert sample["text"] == of_a_worker["text"] == "zero"
+    assert sample["text"] == "zero"
+    assert of_a_worker["text"] == "zero"
     assert_array_equal(sample["hr"], pixels(seed=0))
     assert_array_equal(crop["hr"], sample["hr"][1:4, 2:6])
     assert source.size(0) is None  # a stage may change the image
@@ -130,7 +132,7 @@ def test_stages_of_ones_own(tmp_path):
 
 @pytest.mark.parametrize("end", [-512, -100, 0, 100, 512])
 def test_a_truncated_tar_is_refused(tar, end):
-    """Before, in and behind the header of the last image, in it and behind it."""
+    """Before, in and behind the last image's header of 512 bytes, in the image and behind it."""
     image = build_index(tar).members[2]["png"]
     os.truncate(tar, image.offset + end)
     with pytest.raises(ValueError, match=r"shard .*t-000\.tar cannot be read"):
@@ -141,7 +143,7 @@ def test_a_truncated_tar_is_refused(tar, end):
     "change",
     [
         lambda data: data.replace(b"k1.png", b"k2.png"),  # against the header's checksum
-        lambda data: data + bytes(1 << 20) + data,
+        lambda data: data + bytes(1 << 20) + data,  # a second tar behind the first one's end
         gzip.compress,
         lambda data: b"no tar at all\n" * 100,
         lambda data: b"",
@@ -203,12 +205,13 @@ def test_an_index_has_checksums_places_and_sizes(tmp_path):
     text = index.members[0]["txt"]
     data = tar.read_bytes()
 
-    assert index.checksum == checksum_of(tar) == xxhash.xxh3_128_hexdigest(data)
+    assert index.checksum == xxhash.xxh3_128_hexdigest(data)
+    assert checksum_of(tar) == index.checksum
     assert data[image.offset : image.offset + image.size] == image_bytes(0)
     assert data[text.offset : text.offset + text.size] == b"a cat"
     assert text.checksum == xxhash.xxh3_64_intdigest(b"a cat")
     assert (image.height, image.width) == (6, 8)
-    assert (text.height, text.width) == (0, 0)
+    assert (text.height, text.width) == (0, 0)  # no image
 
 
 def test_the_index_of_a_tar_that_changed_is_made_again(tar):
@@ -228,7 +231,7 @@ def test_the_index_of_another_tar_of_the_same_size_is_made_again(tar, tmp_path, 
     assert "is that of another tar, and is made again" in caplog.text
 
 
-def test_an_index_that_travelled_finds_damage(tar, tmp_path):
+def test_an_index_is_kept_for_its_checksums_after_its_tar_was_copied_and_damaged(tar, tmp_path):
     """By its checksums, which a new one would not have."""
     indexed(tar)
     original = load_index(tar, tmp_path / "cache")
@@ -257,9 +260,9 @@ def test_an_index_that_cannot_be_read_is_made_again(tar, tmp_path):
     [
         {"png": ["a", 10]},
         {"png": [float("nan"), 10]},
-        {"png": [512, 10, None, 1, 1, 1]},
-        {"png": [512, 10, "xyz"]},
-        7,
+        {"png": [512, 10, None, 1, 1, 1]},  # offset, size, checksum, height, width, and one more
+        {"png": [512, 10, "xyz"]},  # no checksum
+        7,  # no members
     ],
 )
 def test_an_index_that_lies_is_made_again(tar, tmp_path, lie, caplog):
@@ -291,6 +294,7 @@ def attributes(*records):
 
 SPARSE = attributes(b"GNU.sparse.major=1", b"GNU.sparse.minor=0", b"GNU.sparse.name=k.png")
 HARM = {
+    # 8**11 - 1 is the largest number of the 11 octal digits of a size.
     "a name of 8 GB": header("././@LongLink", 8**11 - 1, tarfile.GNUTYPE_LONGNAME),
     "attributes of 8 GB": header("pax", 8**11 - 1, tarfile.XHDTYPE),
     "a member of 2**62 bytes": header("k.png", 2**62),
@@ -337,7 +341,8 @@ def test_the_same_samples_give_the_same_bytes(tmp_path, monkeypatch):
         names = tar.getnames()
 
     assert written == (tmp_path / "two.tar").read_bytes()
-    assert xxhash.xxh3_64_hexdigest(written) == "35d016bb724caf01"  # as ever
+    # Recorded from the program: later versions are to write the same.
+    assert xxhash.xxh3_64_hexdigest(written) == "35d016bb724caf01"
     assert names == ["a/1._x", "a/1.hr.png", "a/1.txt", "ä" * 120 + ".json"]
 
 

@@ -74,7 +74,7 @@ def test_the_order_follows_from_the_seed(tars, workers):
     other = batches(data_module(source(tars), workers=workers, seed=1))
 
     assert_same(again, whole)
-    assert_same(resumed, whole[4:])
+    assert_same(resumed, whole[4:])  # an epoch has 4 batches: 32 images, 8 in each
     assert keys_of(other) != keys_of(whole)
 
 
@@ -88,16 +88,17 @@ def test_every_sample_once_an_epoch(tars, world, workers):
 
     for keys in epochs:
         assert sorted(keys) == sorted(f"train/{number}" for number in range(32))
-    assert epochs[0] != epochs[1] != epochs[2]
+    assert epochs[0] != epochs[1]
+    assert epochs[1] != epochs[2]
 
 
-def test_resumed_within_an_epoch(tars, caplog):
+def test_a_run_resumed_within_an_epoch_reads_its_rest_in_a_new_order(tars, caplog):
     whole = batches(data_module(source(tars)))
     resumed = batches(data_module(source(tars)), [(1, 1), (2, 0)])
     again = batches(data_module(source(tars)), [(1, 1), (2, 0)])
 
     assert "epoch 1 goes on at batch 1 of 4, and its other batches are read in a new" in caplog.text
-    assert len(set(keys_of(resumed[:3]))) == 24
+    assert len(set(keys_of(resumed[:3]))) == 24  # all different
     assert keys_of(resumed[:3]) != keys_of(whole[5:8])
     assert torch.equal(resumed[0]["seed"], whole[5]["seed"])  # of its place, not its image
     assert_same(resumed[3:], whole[8:])
@@ -121,7 +122,7 @@ class Evil:
         return (pytest.fail, ("a pickle was opened",))
 
 
-def test_fields_as_shards_reads_them(tmp_path):
+def test_stream_reads_the_same_fields_as_shards_and_opens_no_pickle(tmp_path):
     tar = tmp_path / "w.tar"
     with webdataset.TarWriter(str(tar)) as writer:
         sample = {"__key__": "a/b", "hr.png": pixels(), "lr.png": pixels((4, 3)), "txt": "text"}
@@ -132,7 +133,8 @@ def test_fields_as_shards_reads_them(tmp_path):
 
     ((raw,), notes) = read(tar)
 
-    assert raw.key == shards.keys[0] == "a/b"
+    assert raw.key == "a/b"
+    assert shards.keys[0] == "a/b"
     assert not notes
     assert_equal(decode_sample(raw, srgb=True), shards.read(0))
 
@@ -192,7 +194,7 @@ def test_whole_samples_of_a_broken_tar_are_read_and_it_is_counted(tmp_path, dama
 
     raws, (note,) = read(broken, next_one)
 
-    assert len(raws) < 3
+    assert len(raws) < 3  # of four: the last one before the damage may lack members
     assert raws[-1].shard == str(next_one)
     assert note.reason == "unreadable tar"
     assert "a.tar cannot be read to its end" in note.message
@@ -263,7 +265,7 @@ def test_pipes_give_the_same_as_files(tars):
 
 
 @pytest.mark.parametrize("then", ["; exit 3", " | head -c 700; exit 3"])
-def test_a_command_that_fails_is_no_short_tar(tars, then):
+def test_the_tar_of_a_command_that_fails_is_counted_as_unreadable(tars, then):
     raws, (note,) = read(f"pipe:cat {tars}/t0.tar{then}")
     assert len(raws) < 4
     assert note.reason == "unreadable tar"
@@ -272,11 +274,11 @@ def test_a_command_that_fails_is_no_short_tar(tars, then):
 # ---------------------------------------------------------------------------------------- refusals
 
 
-def test_fewer_tars_than_processes_are_refused(tars):
+def test_more_processes_than_tars_are_refused_and_more_workers_not_started(tars):
     two = source(tars, "t{0..1}.tar")
     with pytest.raises(ValueError, match=r"2 tars, fewer than the 4 processes"):
         batches(data_module(two), rank=0, world=4)
-    assert opened(two, workers=4).train_dataloader().num_workers == 2
+    assert opened(two, workers=4).train_dataloader().num_workers == 2  # one for each tar
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,9 @@ def test_frames_may_have_16_bits_and_be_made_squares(tmp_path):
     assert clip.dtype == np.uint8
     assert numbers_of(clip) == [1, 2, 3]
     assert square.shape == (3, 10, 10, 3)
-    columns = square[0, 0, :, 2]  # of 24, half of which are two pixels: two are cut off each side
+    # 24 columns become 12, of which one is cut off at each side: the first one kept was 2 and 3,
+    # the last one 20 and 21.
+    columns = square[0, 0, :, 2]
     assert columns[0] == pytest.approx(2.5, abs=1)
     assert columns[-1] == pytest.approx(20.5, abs=1)
 
@@ -104,9 +106,9 @@ def test_a_clip_of_unequal_frames_is_unreadable(root):
     data = data_module(Clips(str(root), frames=6), per_image=3, unreadable_limit=1.0)
     keys = keys_of(training(data))
 
-    assert len(keys) == 9
+    assert len(keys) == 9  # 3 clips, 3 times each
     assert "train/b" not in keys
-    assert data.tally.unreadable >= 3
+    assert data.tally.unreadable >= 3  # b's three times, and where it was to replace another
     with pytest.raises(UnreadableImage, match=message):
         prepared(Clips(str(root), frames=4)).read(1)
     with pytest.raises(ValueError, match=message):
@@ -130,7 +132,7 @@ def test_all_frames_of_a_clip_are_cropped_alike(root, workers):
             assert_array_equal(clip[1:, 1:], clip[:-1, 1:])
             assert_array_equal(clip[1:, 0], clip[:-1, 0] + 1)
             places.add(str(clip[0, 1:].tolist()))
-    assert len(places) == 12
+    assert len(places) == 12  # 3 clips, 4 times each
 
 
 def brighter(hr, seed):
@@ -145,14 +147,14 @@ def test_all_frames_are_augmented_alike(root):
     more = (255 * (changed - plain)).round().flatten(1)
     lowest, highest = more.aminmax(dim=1)
 
-    assert lowest.min() >= 1
+    assert lowest.min() >= 1  # every frame was made brighter
     assert torch.equal(lowest, highest)
 
 
 # ------------------------------------------------------------------------------------------ shards
 
 
-def test_clips_of_shards(tmp_path):
+def test_clips_of_shards_have_frames_in_the_order_of_their_numbers_and_captions(tmp_path):
     order = [10, 9, 8, 1, 2, 3, 4, 5, 6, 7]  # as a file system may list them
     for name in ("a", "b"):
         members = {f"{name}.{n}.png": encoded(frame(n)) for n in order}
@@ -162,7 +164,7 @@ def test_clips_of_shards(tmp_path):
 
     first, second = evaluation(SRDataModule(1.0, test={"own": source}, workers=1), "test")
 
-    assert source.groups == [1, 1]
+    assert source.groups == [1, 1]  # one clip in each shard
     assert first["key"] == ["own/a"]
     assert second["text"] == ["clip b"]
     assert numbers_of(second["clip"][0] * 255) == [1, 4, 7, 10]
@@ -201,15 +203,15 @@ def test_a_window_moves_evenly_and_stays_inside():
 
     assert clips.shape == (200, 5, 10, 10, 3)
     assert_array_equal(clips[:, :, -1, -1, :2], places + 9)
-    assert abs(steps).max() == 2
+    assert abs(steps).max() == 2  # the speed
     assert (steps.max(1) - steps.min(1)).max() <= 1  # constant speed, rounded to pixels
-    assert places[:, 0].min() < 6
-    assert places[:, 0, 1].max() > 70
+    assert places[:, 0].min() < 6  # starts reach from one border to the other:
+    assert places[:, 0, 1].max() > 70  # the last column is 90 - 10 = 80
     assert abs(steps.mean()) < 0.2  # to all sides
 
 
 def test_windows_are_made_smaller_by_means():
     clip = drawn(moving(reduce=4, speed=0.5), seed=3)
     assert clip.shape == (5, 10, 10, 3)
-    assert_array_equal(np.diff(clip[0, 0, :, 1]), 4)
-    assert abs(np.diff(clip[:, 0, 0, :2], axis=0)).max() <= 2  # half a pixel of a frame
+    assert_array_equal(np.diff(clip[0, 0, :, 1]), 4)  # each pixel stands for 4 columns
+    assert abs(np.diff(clip[:, 0, 0, :2], axis=0)).max() <= 2  # 0.5 pixels of a frame

@@ -36,7 +36,7 @@ def prepared(source, scale=2.0):
     return source
 
 
-def test_a_batch_of_latents(tmp_path):
+def test_a_batch_of_latents_has_the_size_of_its_images_and_the_space(tmp_path):
     source = prepared(latents(tmp_path / "out"))
     dataset = TrainingLatents(source, "train", 2.0, 96, True)
 
@@ -47,7 +47,7 @@ def test_a_batch_of_latents(tmp_path):
     assert batch["key"] == ["train/a/1", "train/a/0"]
     assert_array_equal(batch["latent"], [LATENT + 1, LATENT])
     assert batch["latent"].dtype == torch.float32
-    assert batch["size"] == (24, 32)
+    assert batch["size"] == (24, 32)  # 8 times (3, 4)
     assert batch["space"] == "Space 0123"
 
 
@@ -59,7 +59,7 @@ def npy_with_header(header):
     ("data", "message"),
     [
         (npy(np.zeros((1, 2, 2), int)), r"is int64 \(1, 2, 2\); expected floats"),
-        (npy(np.array([None, {}])), "allow_pickle"),  # no code in a shard is executed
+        (npy(np.array([None, {}])), "allow_pickle"),  # a pickle: no code in a shard is executed
         (npy_with_header(b"{'descr': '<f4', 'shape': (2,\n"), "EOF"),  # tokenize.TokenError
         (b"PK\x03\x04 no archive", "zip"),  # zipfile.BadZipFile
         (b"PK\x05\x06" + bytes(18), "dim"),  # an archive, which has no dimensions
@@ -117,7 +117,7 @@ def test_features_of_captions_are_filled_up_to_the_longest(tmp_path):
 # ------------------------------------------------------------------------------- Seeds and prompts
 
 
-def test_a_number_of_seeds():
+def test_seeds_have_numbers_for_keys_and_one_size():
     source = Seeds(3, [16, 24])
     assert source.keys == ["000000", "000001", "000002"]
     assert source.read(1) == {"size": (16, 24)}
@@ -137,8 +137,9 @@ def test_each_line_of_a_file_is_a_prompt(tmp_path, caplog):
     assert samples[1] == {"size": (32, 32), "text": "a dog"}
     assert samples[2]["text"] == "ün ours blanc\u2028assis"
     assert samples[0] == samples[3]
-    assert lines == ("000001", "000003", "000005", "000006")
-    assert hashes[0] == hashes[3] != hashes[1]
+    assert lines == ("000001", "000003", "000005", "000006")  # empty ones count
+    assert hashes[0] == hashes[3]  # of equal texts
+    assert hashes[0] != hashes[1]
 
 
 def test_a_size_is_a_pair_again_after_pinned_memory():
@@ -163,7 +164,7 @@ def write_triplets(folder, names, judge=0.25):
     return folder
 
 
-def test_folders_at_any_depth(tmp_path):
+def test_triplets_are_found_in_folders_at_any_depth(tmp_path):
     write_triplets(tmp_path / "cnn", "ab", judge=0.0)
     write_triplets(tmp_path / "more/mix", "a", judge=1.0)
 

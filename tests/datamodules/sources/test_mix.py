@@ -59,14 +59,14 @@ def test_squares_lie_within_their_images():
     assert len(crops.keys) == 100
     assert crops.groups == [100]
     assert crops.read(50)["text"] == "high"
-    assert rows == set(range(40 - 32 + 1))
+    assert rows == set(range(40 - 32 + 1))  # all that leave 32 rows of the 40
 
 
 def test_a_place_follows_from_the_name_alone():
     many = corners(squares(5))
     few = corners(squares(2))
     assert few.items() <= many.items()
-    assert len({str(place) for place in many.values()}) > 5
+    assert len({str(place) for place in many.values()}) > 5  # of 2 images with 5 squares each
 
 
 @pytest.mark.parametrize(
@@ -94,8 +94,8 @@ def test_settings_of_the_inner_source_do_not_vanish(name, around):
 FACE = photographs.astronaut()[:256, 100:356]
 
 
-def test_faces_at_all_their_scales():
-    """As LIIF is measured: the LR has 16 pixels at each scale, and the HR the rest."""
+def test_one_lr_is_shared_by_hr_of_all_scales():
+    """As LIIF is measured: the LR has 16 pixels at each scale, and the HR 16 times the scale."""
     sides = {5.3125: 85, 7: 112, 10.6875: 171}
     face = Memory({"face": {"hr": FACE, "text": "a face"}})
     sources = {str(scale): OneLR(face, 16, scale=scale) for scale in sides}
@@ -111,7 +111,7 @@ def test_faces_at_all_their_scales():
     assert len({int(batch["seed"]) for batch in batches}) == 1  # else stages would not be shared
 
 
-def test_squares_keep_transparency_and_sources_within_others_are_converted(tmp_path):
+def test_squares_keep_transparency_and_tell_inner_sources_about_srgb(tmp_path):
     rows = located(40, 40)[..., 0]
     save_pixels(tmp_path / "a.png", np.dstack([random_image(40, 40), rows]))
     folder = Folder(str(tmp_path))
@@ -152,17 +152,18 @@ def test_shares_are_exact_and_images_of_a_source_equally_frequent():
     keys = keys_of(training(data_of(mixed(samples=1024), batch_size=16)))
     photos = Counter(key for key in keys if key.startswith("train/photos/"))
     faces = Counter(key for key in keys if key.startswith("train/faces/"))
-    assert photos.total() == 768
+    assert photos.total() == 768  # 3 of 4
     assert faces.total() == 256
-    assert set(photos.values()) == {19, 20}
-    assert set(faces.values()) == {25, 26}
+    assert set(photos.values()) == {19, 20}  # 768 / 40 images = 19.2
+    assert set(faces.values()) == {25, 26}  # 256 / 10 images = 25.6
 
 
-def test_shares_within_a_share():
+def test_a_mixture_within_a_mixture_keeps_its_own_shares():
     both = Mix({"mixed": mixed(samples=7), "rest": Grouped(10)}, samples=512)
     keys = keys_of(training(data_of(both, batch_size=16)))
     counts = Counter(key.rpartition("/")[0] for key in keys)
-    # 50 of 60 images, three quarters of them; exact to one in each block of 256.
+    # Without weights a source's share is that of its images: `mixed` has 50 of 60, so 427 of 512,
+    # three quarters of which are photos. Exact to one in each block of 256.
     assert counts["train/mixed/photos"] == pytest.approx(320, abs=1)
     assert counts["train/mixed/faces"] == pytest.approx(320 / 3, abs=1)
     assert counts["train/rest"] == pytest.approx(256 / 3, abs=1)
@@ -171,7 +172,7 @@ def test_shares_within_a_share():
 def test_sources_are_told_their_own_groups():
     mix = mixed()
     list(training(data_of(mix, streams=2)))
-    assert mix.sources["photos"].announced == set(range(8))
+    assert mix.sources["photos"].announced == set(range(8))  # 40 images in groups of five
     assert mix.sources["faces"].announced == {0, 1}
 
 

@@ -34,13 +34,16 @@ def avif(primaries, transfer):
 
 
 def gama(value):
+    """The chunk of PNG: the exponent from light to levels, in 1/100,000."""
     return b"gAMA" + struct.pack(">I", value)
 
 
 def cicp(*points):
+    """Primaries, transfer, matrix and range (ITU-T H.273): 12, 13 are those of Display P3."""
     return b"cICP" + bytes(points)
 
 
+# x and y of white, red, green and blue, in 1/100,000 (here of Display P3).
 P3_CORNERS = (31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000)
 P3_CHRM = b"cHRM" + struct.pack(">8I", *P3_CORNERS)
 BROKEN_CHRM = b"cHRM" + bytes(32)
@@ -54,6 +57,7 @@ def display_p3(rgb):
 
 
 def linear_light(rgb):
+    """Levels that are light itself, with the curve of sRGB put on."""
     levels = rgb / 255
     curved = 1.055 * levels ** (1 / 2.4) - 0.055
     return 255 * np.where(levels <= 0.0031308, 12.92 * levels, curved)
@@ -67,7 +71,7 @@ TAGS = {
     "gAMA": (png(gama(100000)), linear_light),
     "gAMA of grey": (png(gama(100000), pixels=GREY), linear_light),
     "gAMA of 16 bits": (png_16(gama(100000)), linear_light),
-    "gAMA of sRGB": (png(gama(45455)), as_stored),
+    "gAMA of sRGB": (png(gama(45455)), as_stored),  # 1 / 2.2, which PNG has for sRGB
     "gAMA that is broken": (png(gama(0)), as_stored),
     "sRGB before gAMA": (png(b"sRGB\0", gama(100000)), as_stored),
     "cHRM": (png(gama(45455), P3_CHRM), display_p3),
@@ -78,7 +82,7 @@ TAGS = {
     "cICP first": (png(cicp(1, 13, 0, 1), icc_profile=rgb_profile()), as_stored),
     "nclx": (avif(12, 13), display_p3),
     "nclx of BT.709": (avif(1, 1), as_stored),
-    "nclx that says nothing": (avif(2, 2), as_stored),
+    "nclx that says nothing": (avif(2, 2), as_stored),  # 2: unspecified
 }
 
 
@@ -95,7 +99,7 @@ def test_levels_are_shown_as_the_tags_say(data, expected):
         converted = converted / 257
 
     assert_allclose(converted, shown, atol=2)
-    assert stored.cicp is None
+    assert stored.cicp is None  # kept only where no profile can be made
     assert (icc is None) == (expected is as_stored)
     if icc is not None:
         image = Image.fromarray(levels if stored.icc else levels[..., 0])
@@ -107,9 +111,9 @@ def test_levels_are_shown_as_the_tags_say(data, expected):
 @pytest.mark.parametrize(
     ("data", "points"),
     [
-        (png(cicp(9, 16, 0, 1)), (9, 16, 0, 1)),  # PQ
-        (png(cicp(9, 14, 0, 0), icc_profile=rgb_profile()), (9, 14, 0, 0)),  # of narrow range
-        (avif(9, 18), (9, 18, 0, 1)),  # HLG
+        (png(cicp(9, 16, 0, 1)), (9, 16, 0, 1)),  # BT.2020, PQ
+        (png(cicp(9, 14, 0, 0), icc_profile=rgb_profile()), (9, 14, 0, 0)),  # narrow range
+        (avif(9, 18), (9, 18, 0, 1)),  # BT.2020, HLG
     ],
 )
 def test_colours_without_a_profile_keep_their_code_points(data, points):
@@ -119,9 +123,10 @@ def test_colours_without_a_profile_keep_their_code_points(data, points):
 
 
 def test_an_image_opened_by_pillow_has_the_tags_of_its_file():
-    data = avif(12, 13)
+    data = avif(12, 13)  # Display P3 as code points, which Pillow does not hand on
     opened = from_pillow(Image.open(io.BytesIO(data)))
-    assert opened.icc == decode(data, "a").icc is not None
+    assert opened.icc is not None
+    assert opened.icc == decode(data, "a").icc
 
 
 # ------------------------------------------------------------------------- several frames or pages
@@ -155,5 +160,5 @@ def tiff(pages):
 def test_a_thumbnail_before_the_image_is_not_the_image(pages, page, more):
     image = decode(tiff(pages), "a")
     assert_array_equal(image.rgb, pages[page][0])
-    assert (image.lost != ()) is more
-    assert (image.icc is None) == (page > 0)
+    assert (image.lost != ()) is more  # further whole pages; reduced ones are no loss
+    assert (image.icc is None) == (page > 0)  # page 0 alone has a profile

@@ -43,16 +43,16 @@ PNG_16 = png(RGB_16, 16, 2)
 
 def exif(orientation):
     tags = Image.Exif()
-    tags[0x0112] = orientation
+    tags[0x0112] = orientation  # 1: upright; 6: to be turned by 90 degrees to the right
     return tags
 
 
 def inserted(png, *chunks):
-    """A PNG with chunks after its header."""
+    """A PNG with chunks after its signature and header, which have 33 bytes."""
     return png[:33] + b"".join(chunks) + png[33:]
 
 
-def test_cmyk_jpeg_as_adobe_writes_it():
+def test_a_cmyk_jpeg_of_adobe_is_read_inverted():
     """Inverted, with Adobe's segment: 255 is no ink. Computed here without Pillow."""
     light = np.array([200, 90, 30, 170], np.uint8)
     image = np.broadcast_to(light, (16, 16, 4)).copy()
@@ -66,7 +66,7 @@ def test_cmyk_jpeg_as_adobe_writes_it():
 
 @pytest.mark.parametrize("begin", [b"zTXtworkflow\0\0", b"iTXthistory\0\1\0\0\0"])
 def test_texts_of_a_png_have_no_say_in_its_pixels(begin):
-    """Pillow's own limit is 1 MB of text in a chunk."""
+    """Pillow's own limit is 1 MB of text in a chunk; ours is 64 MB."""
     text = chunk(begin[:4], begin[4:] + zlib.compress(bytes(20_000_000)))
     assert_array_equal(decode(inserted(PNG, text), "a").rgb, RGB)
     assert_array_equal(decode(inserted(PNG_16, text), "a").rgb, RGB_16)
@@ -117,7 +117,7 @@ LITTLE_CMS = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     ],
 )
 def test_a_profile_of_the_colours_is_kept_and_others_dropped(pixels, space, kept):
-    profile = LITTLE_CMS[:16] + space + LITTLE_CMS[20:]
+    profile = LITTLE_CMS[:16] + space + LITTLE_CMS[20:]  # where ICC's header has the colour space
     image = decode(encoded(pixels, icc_profile=profile), "a")
     assert image.icc == (profile if kept == "icc" else None)
     assert image.grey_icc == (profile if kept == "grey_icc" else None)
@@ -142,15 +142,17 @@ def test_a_cmyk_profile_is_converted_to_srgb(kind):
     plain = encoded(cmyk, kind, **options)
     data = encoded(cmyk, kind, icc_profile=ink_profile(), **options)
 
-    for srgb in (True, False):  # CMYK has no RGB without a profile
+    for srgb in (True, False):  # converted always: CMYK has no RGB without its profile
         assert_allclose(decode(data, "a", srgb).rgb, srgb_of_inks(inks), atol=4)
         assert decode(data, "a", srgb).icc is None
+    # Without a profile the colours are others, so the conversion is by the profile.
     assert np.abs(decode(plain, "a").rgb - srgb_of_inks(inks)).max() > 50
 
 
 def test_the_profile_of_srgb_changes_nothing():
     image = decode(encoded(RGB, icc_profile=LITTLE_CMS), "a", srgb=True)
     assert_array_equal(image.rgb, RGB)
+    # The same primaries with the exponent 2.2, which is not quite the curve of sRGB.
     almost = decode(encoded(RGB, icc_profile=rgb_profile(SRGB, 2.2)), "a", srgb=True)
     assert (almost.rgb != RGB).any()
 
@@ -178,7 +180,7 @@ def test_16_bits_keep_their_profile_or_are_converted_as_8_bits():
 
     assert_array_equal(stored.rgb, RGB_16)
     assert stored.icc == rgb_profile()
-    assert_allclose(converted.rgb, srgb_of_rgb(RGB_16 / 257), atol=5)
+    assert_allclose(converted.rgb, srgb_of_rgb(RGB_16 / 257), atol=5)  # 257 = 65535 / 255
     assert converted.rgb.dtype == np.uint8
     assert converted.bit_depth == 8
     assert converted.icc is None
@@ -188,8 +190,8 @@ def test_16_bits_keep_their_profile_or_are_converted_as_8_bits():
 # ------------------------------------------------------------------------------------------- JPEG
 
 
-def test_the_first_of_several_images_in_a_jpeg():
-    """A preview is no loss; a gain map is one."""
+def test_of_several_images_in_a_jpeg_the_first_is_read():
+    """The loss of a preview is not told; that of a gain map is."""
     black = Image.new("RGB", (9, 9))
     data = encoded(RGB, "MPO", save_all=True, append_images=[black])
     assert_array_equal(decode(data, "a").rgb, Image.open(io.BytesIO(encoded(RGB, "JPEG"))))
@@ -221,6 +223,7 @@ def cut_out(data):
 
 
 def with_stray_bytes(data):
+    """Zeros before the marker of the quantisation table."""
     return data.replace(b"\xff\xdb", b"\0\0\0\xff\xdb", 1)
 
 
@@ -229,7 +232,7 @@ def with_stray_bytes(data):
     "damage",
     [
         cut_out,
-        lambda data: data[:-500] + b"\xff\xd9",
+        lambda data: data[:-500] + b"\xff\xd9",  # FF D9: the end of an image
         lambda data: data[:-500] + bytes(498) + b"\xff\xd9",
         lambda data: cut_out(with_stray_bytes(data)),
     ],
@@ -249,10 +252,10 @@ def test_a_damaged_jpeg_is_refused(damage, options):
         lambda data: data[:-2] + bytes(40) + data[-2:],
         with_stray_bytes,
         lambda data: with_stray_bytes(data)[:-2] + bytes(40) + data[-2:],
-        lambda data: data.replace(b"\xff\xdb", b"\xff\xff\xff\xdb", 1),
+        lambda data: data.replace(b"\xff\xdb", b"\xff\xff\xff\xdb", 1),  # legal: fill bytes
     ],
 )
-def test_what_changes_no_pixel_of_a_jpeg_is_allowed(change, options):
+def test_stray_bytes_that_change_no_pixel_of_a_jpeg_are_allowed(change, options):
     data = photograph(**options)
     assert_array_equal(decode(change(data), "a").rgb, decode(data, "a").rgb)
 
@@ -289,6 +292,7 @@ def taller(tiff, **others):
 
 
 def first_scans(count):
+    """A progressive JPEG that ends, as if whole, after some of its scans."""
     data = photograph(progressive=True)
     starts = [match.start() for match in re.finditer(b"\xff\xda", data)]
     return data[: starts[count]] + b"\xff\xd9"
@@ -346,7 +350,7 @@ def test_a_bomb_is_refused_before_memory_is_taken(case):
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
 
-    assert peak < 10_000_000
+    assert peak < 10_000_000  # bytes; the 60000x60000 pixels would take 10.8 GB
 
 
 @pytest.mark.parametrize("case", ["half png", "missing strips", "truncated jpeg", "first scans"])
@@ -358,7 +362,7 @@ def test_a_bad_file_that_pillow_opened_is_refused(case):
 
 
 @pytest.mark.parametrize("read", [read_image, read_size])
-def test_what_is_no_file_is_not_called_missing(read, tmp_path, monkeypatch):
+def test_a_pipe_and_a_forbidden_file_are_not_called_missing(read, tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(UnreadableImage, match="not a regular file") as caught:
         read(tmp_path / "pipe.png")

@@ -58,21 +58,21 @@ def draw(depth, channels):
 
 @interlaced_or_not
 @pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
-def test_grey_pngs(depth, interlaced):
+def test_grey_pngs_are_read_as_written(depth, interlaced):
     samples, factor = draw(depth, 1)
     check(png(samples, depth, GREY, interlaced), np.repeat(samples * factor, 3, axis=2))
 
 
 @interlaced_or_not
 @pytest.mark.parametrize("depth", [8, 16])
-def test_colour_pngs(depth, interlaced):
+def test_colour_pngs_are_read_as_written(depth, interlaced):
     samples, _ = draw(depth, 3)
     check(png(samples, depth, TRUE_COLOUR, interlaced), samples)
 
 
 @interlaced_or_not
 @pytest.mark.parametrize("depth", [8, 16])
-def test_pngs_with_alpha(depth, interlaced):
+def test_pngs_with_alpha_are_read_as_written(depth, interlaced):
     samples, _ = draw(depth, 4)
     grey = samples[..., [0, 0, 0]]
     alpha = samples[..., 3]
@@ -82,7 +82,7 @@ def test_pngs_with_alpha(depth, interlaced):
 
 @interlaced_or_not
 @pytest.mark.parametrize("depth", [1, 2, 4, 8])
-def test_pngs_with_a_palette(depth, interlaced):
+def test_pngs_with_a_palette_are_read_as_written(depth, interlaced):
     samples, _ = draw(depth, 1)
     colours = DRAWS.integers(0, 256, (2**depth, 3), dtype=np.uint8)
     alphas = DRAWS.integers(0, 256, 2**depth, dtype=np.uint8)
@@ -100,7 +100,7 @@ def test_pngs_with_a_palette(depth, interlaced):
     ("colours", "channels", "depth"),
     [(GREY, 1, 2), (GREY, 1, 8), (GREY, 1, 16), (TRUE_COLOUR, 3, 8), (TRUE_COLOUR, 3, 16)],
 )
-def test_pngs_with_a_transparent_colour(colours, channels, depth):
+def test_pngs_with_a_transparent_colour_are_read_as_written(colours, channels, depth):
     samples, factor = draw(depth, channels)
     transparency = chunk(b"tRNS", samples[3, 4].astype(">u2").tobytes())
     hidden = (samples == samples[3, 4]).all(axis=2)
@@ -130,7 +130,7 @@ def tiff(samples, **options):
 @pytest.mark.parametrize("compression", [None, "zlib"])
 @pytest.mark.parametrize("planes", ["contig", "separate"])
 @pytest.mark.parametrize("pixels", [SMOOTH, DEEP], ids=["8 bits", "16 bits"])
-def test_colour_tiffs(pixels, planes, compression, order):
+def test_colour_tiffs_are_read_as_written(pixels, planes, compression, order):
     stored = pixels if planes == "contig" else np.moveaxis(pixels, 2, 0).copy()
     options = {"planarconfig": planes, "compression": compression, "byteorder": order}
     check(tiff(stored, photometric="rgb", **options), pixels)
@@ -138,21 +138,22 @@ def test_colour_tiffs(pixels, planes, compression, order):
 
 @pytest.mark.parametrize("planes", ["contig", "separate"])
 @pytest.mark.parametrize("pixels", [RGBA, DEEP_RGBA], ids=["8 bits", "16 bits"])
-def test_tiffs_with_alpha(pixels, planes):
+def test_tiffs_with_alpha_are_read_by_the_kind_of_their_alpha(pixels, planes):
     stored = pixels if planes == "contig" else np.moveaxis(pixels, 2, 0).copy()
     options = {"photometric": "rgb", "planarconfig": planes, "compression": "zlib"}
     colours = pixels[..., :3].astype(float)
     alpha = pixels[..., 3]
     top = np.iinfo(pixels.dtype).max
+    # Associated alpha: colours were multiplied by it, and are divided again.
     divided = np.minimum(colours * top / np.maximum(pixels[..., 3:], 1), top)
 
-    check(tiff(stored, extrasamples=["unspecified"], **options), colours)
+    check(tiff(stored, extrasamples=["unspecified"], **options), colours)  # no alpha
     check(tiff(stored, extrasamples=["unassalpha"], **options), colours, alpha)
     check(tiff(stored, extrasamples=["assocalpha"], **options), divided, alpha, tolerance=1)
 
 
 @pytest.mark.parametrize("grey", [SMOOTH[..., 0], DEEP[..., 0]], ids=["8 bits", "16 bits"])
-def test_grey_tiffs(grey):
+def test_grey_tiffs_are_read_whichever_end_is_white(grey):
     inverse = np.iinfo(grey.dtype).max - grey
     expected = np.stack([grey] * 3, axis=2)
     check(tiff(grey, photometric="minisblack"), expected)
@@ -234,7 +235,7 @@ def test_avif_of_more_than_8_bits_is_read_as_16(bits, channels):
 
     image = decode(data, "a")
 
-    step = 65536 >> bits
+    step = 65536 >> bits  # one level of the file, in 16 bits
     assert_allclose(image.rgb.astype(int), by_ffmpeg(data, "rgb48le"), atol=2.5 * step)
     if channels < 4:
         assert image.alpha is None
@@ -246,10 +247,11 @@ def test_avif_of_more_than_8_bits_is_read_as_16(bits, channels):
 def test_heif_of_10_bits_is_read_as_16():
     heif = pytest.importorskip("pillow_heif")
     buffer = io.BytesIO()
-    heif.from_bytes("RGB;16", (64, 48), DEEP.tobytes()).save(buffer, quality=-1, chroma=444)
+    image = heif.from_bytes("RGB;16", (64, 48), DEEP.tobytes())
+    image.save(buffer, quality=-1, chroma=444)  # -1: lossless
     image = decode(buffer.getvalue(), "a")
     expected = by_ffmpeg(buffer.getvalue(), "rgb48le")[:48]  # it gives whole blocks
-    assert_allclose(image.rgb.astype(int), expected, atol=2.5 * 64)
+    assert_allclose(image.rgb.astype(int), expected, atol=2.5 * 64)  # 64: a level of 10 bits
 
 
 @pytest.mark.parametrize("pixels", [SMOOTH, SMOOTH[..., 0].copy(), DEEP, DEEP_RGBA])
@@ -278,7 +280,7 @@ def by_opencv(orientation):
 
 def exif(orientation):
     tags = Image.Exif()
-    tags[0x0112] = orientation
+    tags[0x0112] = orientation  # the tag Orientation
     return tags.tobytes()
 
 
@@ -296,7 +298,7 @@ def test_images_are_turned_as_by_opencv(kind, orientation):
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("compression", [None, "lzw", "zlib", "zstd"])
 def test_a_16_bit_tiff_is_turned_once(compression, orientation):
-    tags = [(274, 3, 1, orientation, True)]
+    tags = [(274, 3, 1, orientation, True)]  # Orientation, one 16-bit number
     data = tiff(DEEP, photometric="rgb", compression=compression, extratags=tags)
     check(data, by_opencv(orientation).astype(int) * 257)
 
@@ -329,6 +331,7 @@ TIFFS = ["TIFF zlib", "TIFF lzw", "TIFF zstd", "TIFF packbits", "TIFF jpeg", "TI
 @pytest.mark.parametrize("part", [0.2, 0.8])
 def test_a_copy_that_ends_in_zeros_is_refused(kind, part):
     data = coded(kind, NOISE)
+    # AVIF and HEIF hold pixels in the box mdat; in others they begin in the first quarter.
     pixels_at = data.rfind(b"mdat") + 4 if b"mdat" in data else len(data) // 4
     kept = pixels_at + int(part * (len(data) - pixels_at))
     with pytest.raises(UnreadableImage):
@@ -336,8 +339,8 @@ def test_a_copy_that_ends_in_zeros_is_refused(kind, part):
 
 
 @pytest.mark.parametrize("kind", ["WEBP", "AVIF", "JPEG XL", "JPEG 2000"])
-def test_a_flat_image_is_no_stopped_copy(kind):
-    """Lossy WebP codes it in zeros."""
+def test_a_flat_image_is_not_refused_as_a_copy_that_ends_in_zeros(kind):
+    """Lossy WebP codes its flat half in zeros."""
     flat = np.full((512, 512, 3), 128, np.uint8)
     flat[:256] = DRAWS.integers(0, 256, (256, 512, 3))
     assert decode(coded(kind, flat, quality=5), "a").rgb.shape == (512, 512, 3)
@@ -346,13 +349,13 @@ def test_a_flat_image_is_no_stopped_copy(kind):
 def test_the_checksum_of_a_deflated_tiff_is_compared():
     data = bytearray(tiff(SMOOTH, photometric="rgb", compression="zlib"))
     page = tifffile.TiffFile(io.BytesIO(data)).pages.first
-    data[page.dataoffsets[0] + page.databytecounts[0] - 1] ^= 1
+    data[page.dataoffsets[0] + page.databytecounts[0] - 1] ^= 1  # the end is the checksum
     with pytest.raises(UnreadableImage) as caught:
         decode(bytes(data), "a")
     assert caught.value.reason == "damaged"
 
 
-DNG_VERSION = (50706, 1, 4, (1, 4, 0, 0), True)
+DNG_VERSION = (50706, 1, 4, (1, 4, 0, 0), True)  # the tag DNGVersion: 1.4.0.0
 
 
 def raw(tags, photometric):

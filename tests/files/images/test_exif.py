@@ -15,7 +15,7 @@ STALE = {
     Base.ExifImageWidth: 10,
     Base.ExifImageHeight: 8,
     Base.MakerNote: b"places in the file",
-    0x9214: (5, 4),  # the subject's place
+    0x9214: (5, 4),  # SubjectArea, in pixels
 }
 PLACE = {GPS.GPSLatitudeRef: "N", GPS.GPSLatitude: (1.0, 2.0, 3.0)}
 INTEROP = {1: "R03"}
@@ -32,7 +32,7 @@ def written(**more):
 
 
 def check(exif, has_interop=True):
-    """All of it is kept that describes the image, and nothing else."""
+    """All of it is kept that describes the image, and nothing else; pixels are upright (1) now."""
     tags = Image.Exif()
     tags.load(exif)
     first = dict(tags)
@@ -45,9 +45,9 @@ def check(exif, has_interop=True):
     assert first == {**KEPT, Base.Orientation: 1}
 
 
-def test_what_describes_the_image_is_kept():
+def test_tags_that_describe_the_image_are_kept_and_others_dropped():
     check(lasting_exif(written()))
-    check(lasting_exif(lasting_exif(written())))
+    check(lasting_exif(lasting_exif(written())))  # what is kept stays when it is kept again
 
 
 def test_a_description_that_counts_pixels_is_left_out():

@@ -13,7 +13,7 @@ def lost_of(path):
 
 
 def test_an_interlaced_video_loses_its_fields(tmp_path):
-    options = {"x264-params": "tff=1"}
+    options = {"x264-params": "tff=1"}  # the top field first
     progressive = make_video(tmp_path / "progressive.mp4", [0, 40])
     interlaced = make_video(tmp_path / "interlaced.mp4", [0, 40], options=options)
 
