@@ -105,7 +105,7 @@ def test_fit_goes_on_with_other_images_or_another_optimiser(tmp_path, caplog):
     assert "goes on with" not in caplog.text
     assert fit(6, hard, lr=1e-5) == [6]
     assert "the checkpoint's lr 0.001, not 1e-05" in caplog.text
-    shutil.copy(easy / "easy0.png", hard / "hard0.png")  # the folder's name stays
+    shutil.copy(easy / "easy0.png", hard / "hard0.png")  # another image of that name
     assert fit(8, hard) == [8]
 
 
