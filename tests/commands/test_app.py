@@ -121,7 +121,7 @@ def test_a_press_of_enlarge_keeps_its_settings_when_another_visitor_presses(page
     assert sizes(second_files) == [(132, 72), (132, 72)]  # times 3
 
 
-def test_a_refused_file_has_a_line_and_the_others_are_made(page, photos, tmp_path):
+def test_a_refused_file_has_a_line_and_the_others_are_enlarged(page, photos, tmp_path):
     words = tmp_path / "words.txt"
     words.write_text("no image")
 
@@ -170,7 +170,7 @@ def status(url, **headers):
         return error.code
 
 
-def test_only_our_own_host_and_origin_are_answered(url):
+def test_the_server_answers_requests_of_its_own_host_and_origin_alone(url):
     path = f"{url}/gradio_api/reset"
     port = url.rpartition(":")[2]
     evil = f"evil.example:{port}"  # a name that its owner lets lead here

@@ -237,6 +237,7 @@ def test_text_stays_text_and_numbers_stay_numbers(value):
 @pytest.mark.parametrize("command", quick(SHOWN, "fit", "predict", "export"))
 def test_the_short_help_names_options_that_exist(tiny, configured, command):
     config = configured(f"{command} --config tiny.yaml")
+    # First what is no key of the configuration, or a key in its short form.
     options = {"RUN", "debug", "print_config", "data.train.root", *config.keys(branches=True)}
     options |= {f"data.{name}" for name in inspect.signature(SRDataModule).parameters}
     options |= {f"model.{name}" for name in inspect.signature(ImageModel).parameters}

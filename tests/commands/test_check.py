@@ -101,7 +101,7 @@ def test_check_says_how_to_prepare_pairs_and_that_captions_are_missing(check):
     assert "broken  ENLARGER_WEIGHTS: is not set" in printed
 
 
-def test_this_machine_is_well(check):
+def test_check_without_a_configuration_finds_no_fault_of_this_machine(check):
     status, printed = check()
     assert status == 0
     for subject in ("Python", "packages", "torchvision"):

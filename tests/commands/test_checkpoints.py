@@ -98,7 +98,7 @@ def head():
     return next(value for name, value in weights.items() if "head" in name)
 
 
-def test_a_frozen_layer_and_numpys_numbers_come_back(tiny, enlarger):
+def test_a_resumed_run_has_its_frozen_layer_and_numbers_of_numpy_again(tiny, enlarger):
     command = f"{FIT} --trainer.callbacks+ {__name__}.Own --trainer.max_steps"
     enlarger(f"{command} 2")
     before = head()
@@ -115,7 +115,7 @@ def test_a_checkpoint_of_an_earlier_version_from_within_a_validation_is_refused(
 # -------------------------------------------------------------------------- which are kept and best
 
 
-def test_the_last_two_and_the_best_are_kept(trained):
+def test_the_last_two_checkpoints_and_the_best_one_are_kept(trained):
     (best,) = ranking()["best"]
     # Written at the ends of epochs of 5 steps, and at the end of the run.
     expected = {name_of(12), name_of(10), best}
@@ -146,7 +146,7 @@ MEASURED = f"--trainer.max_steps 4 --trainer.val_check_interval 1 --trainer.call
 
 
 @pytest.mark.parametrize(("monitor", "choose"), [("val/swd", min), ("val/psnr", max)])
-def test_the_best_is_by_the_direction_of_the_metric(fitted, monitor, choose):
+def test_the_best_checkpoint_is_by_the_direction_of_the_metric(fitted, monitor, choose):
     fitted(f"{MEASURED} --checkpoint.monitor {monitor} --checkpoint.keep_last 4")
     values = {name: score["value"] for name, score in ranking()["scores"].items()}
     assert len(values) == 4  # one for each step

@@ -77,7 +77,7 @@ def latent(content):
     return torch.from_numpy(np.load(io.BytesIO(content)))[None]
 
 
-def test_latents_are_those_of_hr_and_of_enlarged_lr(work, enlarger):
+def test_encode_writes_latents_of_hr_and_of_enlarged_lr_and_their_statistics(work, enlarger):
     enlarger(f"{ENCODE} {CROPS} {PAIRS} --encode.out out --encode.dtype float32")
 
     space = Taef2Space("encoder.pth", "decoder.pth")
@@ -185,7 +185,7 @@ init_args:
 
 
 @pytest.mark.slow
-def test_squares_are_changed_by_augment_and_flipped_by_axis(work, enlarger):
+def test_encode_changes_squares_by_augment_and_flips_them_by_axis(work, enlarger):
     Path("invert.yaml").write_text(INVERT)
     Path("round_trip.yaml").write_text(ROUND_TRIP)  # which has nothing to train
     command = f"{ENCODE} {CROPS} --encode.hr true"

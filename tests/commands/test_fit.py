@@ -109,7 +109,9 @@ def test_fit_goes_on_with_other_images_or_another_optimiser(tmp_path, caplog):
     assert fit(8, hard) == [8]
 
 
-def test_results_of_trained_weights_do_not_name_the_file_before(tmp_path, photo_folder):
+def test_results_after_training_do_not_pass_for_those_of_the_file_it_began_with(
+    tmp_path, photo_folder
+):
     """Neither after training, nor after Lightning's ``ckpt_path``, in the same process."""
     file = str(tmp_path / "a.pth")
     torch.save(edsr().state_dict(), file)

@@ -66,7 +66,9 @@ def steps_of(file):
 
 
 @pytest.mark.slow
-def test_metrics_of_an_earlier_start_are_kept_in_a_fixed_version(tiny, enlarger, caplog):
+def test_metrics_of_an_earlier_start_are_kept_if_the_logger_has_a_fixed_version(
+    tiny, enlarger, caplog
+):
     """Lightning's logger would delete them."""
     logger = """--trainer.logger '{class_path: lightning.pytorch.loggers.CSVLogger,
         init_args: {save_dir: logs, name: a, version: 0}}'"""

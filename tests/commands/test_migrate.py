@@ -13,7 +13,7 @@ NETWORKS = plain_yaml((OPTIONS / "networks.yaml").read_text())
 
 
 @pytest.mark.parametrize("name", ["basicsr", "redux", "gan"])
-def test_an_option_file_becomes_ours(name, enlarger, capsys):
+def test_an_option_file_becomes_a_configuration_that_fit_takes(name, enlarger, capsys):
     """``main.py migrate options/NAME.yml`` prints ``options/NAME.ours.yaml``, which fit takes."""
     ours = OPTIONS / f"{name}.ours.yaml"
 

@@ -60,7 +60,7 @@ def test_images_of_any_size_are_enlarged_to_one_size(folder, enlarger):
 
 
 @pytest.mark.parametrize("scale", [1.5, 3])
-def test_a_run_enlarges_by_any_factor(trained, enlarger, scale):
+def test_a_run_of_scale_2_enlarges_by_any_factor(trained, enlarger, scale):
     """From its folder, its configuration or a checkpoint: the network has one factor, 2."""
     photo((20, 12)).save("a.png")
     checkpoint, _ = best_or_newest(trained / "checkpoints")
@@ -75,7 +75,9 @@ def test_a_run_enlarges_by_any_factor(trained, enlarger, scale):
     assert np.array_equal(images[0], images[2])
 
 
-def test_photographs_are_enlarged_without_a_configuration(tmp_path, enlarger, monkeypatch):
+def test_predict_without_a_configuration_enlarges_by_the_default_model(
+    tmp_path, enlarger, monkeypatch
+):
     """By the default model, of factor 4, by other factors too, and mixed with bicubic."""
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (8, 6), "red").save("a.png")

@@ -37,7 +37,7 @@ def test_images_become_squares_of_the_side_of_a_recipe(tmp_path):
     assert size_of(tmp_path / "out/wide.png") == (8, 8)
 
 
-def test_pairs_are_told_apart_by_their_names(tmp_path):
+def test_hr_and_lr_of_a_pair_are_told_apart_by_their_names(tmp_path):
     (tmp_path / "image_SRF_2").mkdir()
     for name in ("a_SRF_2_HR", "a_SRF_2_LR", "a_SRF_2_A+"):  # the output of A+ is no part of a pair
         Image.new("RGB", (8, 6)).save(tmp_path / f"image_SRF_2/{name}.png")

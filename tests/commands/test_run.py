@@ -125,13 +125,13 @@ def test_a_damaged_configuration_is_not_compared(trained, content):
     with pytest.raises(ConfigurationError, match="is damaged: restore it, or"):
         run.trained_config()
     assert "is damaged: restore it, or" in why_refused(trained, {"a": 1})
-    assert why_refused(trained, {"a": 1}, change=True) == ""
+    assert why_refused(trained, {"a": 1}, change=True) == ""  # the way out
 
 
 def test_a_missing_configuration_is_not_compared(trained):
     (trained / "config.yaml").unlink()
     assert "is missing: restore it, or" in why_refused(trained, {"a": 1})
-    assert why_refused(trained, {"a": 1}, change=True) == ""
+    assert why_refused(trained, {"a": 1}, change=True) == ""  # the way out
 
 
 def test_a_run_whose_configuration_has_keys_of_an_earlier_version_goes_on(trained, enlarger):
@@ -321,8 +321,8 @@ def test_the_folder_that_replaces_a_run_is_locked_too(tmp_path, impatient):
         run.config_file.touch()
         run.move_aside()
         assert is_locked(tmp_path / "run")
-    (aside,) = tmp_path.iterdir()
-    assert [path.name for path in aside.iterdir()] == ["config.yaml"]  # the new folder was empty
+    (aside,) = tmp_path.iterdir()  # the new folder is empty, so it is removed
+    assert [path.name for path in aside.iterdir()] == ["config.yaml"]
 
 
 def test_on_a_disk_without_locks_runs_are_not_refused(tmp_path, monkeypatch, caplog):

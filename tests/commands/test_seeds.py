@@ -50,7 +50,7 @@ def images(run="noisy", metric="psnr"):
 
 
 @pytest.mark.parametrize("verb", quick(["test", "validate"], "test"))
-def test_each_seed_is_the_run_of_that_seed(tiny, enlarger, verb):
+def test_each_of_several_seeds_gives_the_values_of_a_run_with_that_seed_alone(tiny, enlarger, verb):
     enlarger(f"{verb} {NOISY} --run.seeds 3 --seed_everything 5")
     together = images()
     assert list(together) == [5, 6, 7]

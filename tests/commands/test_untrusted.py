@@ -41,7 +41,7 @@ def test_an_image_that_is_text_is_unusable(evil, refusal, caplog):
 
 
 @pytest.mark.parametrize(("given", "expected"), [("a.jpg", "a.jpg"), ("[a.jpg]", ["a.jpg"])])
-def test_the_name_of_an_image_stays_a_name(evil, configured, given, expected):
+def test_the_name_of_an_image_is_not_read_as_a_configuration(evil, configured, given, expected):
     Path("more.yaml").write_text(f"data: {{init_args: {{predict: {given}}}}}\n")
     predict = "predict --config bicubic/tiny.yaml"
     in_file = configured(f"{predict} --config more.yaml")

@@ -53,14 +53,14 @@ def typed(page, start):
     return shlex.split(line.removeprefix(start).replace("~/enlarger", str(REPO)))
 
 
-def test_every_page_has_an_example():
+def test_every_page_of_plugins_has_a_class_and_its_configuration():
     assert set(PAGES) == {"degradation", "dataset", "method", "network", "metric"}
     for page, name in NAMES.items():
         assert {f"my_sr/{name}.py", f"{name}.yaml"} == files(PAGES[page]).keys()
 
 
 @pytest.mark.parametrize("page", sorted(PAGES.keys() - {"metric"}))
-def test_an_example_trains(folder, enlarger, page):
+def test_the_example_of_a_page_trains_by_the_command_of_the_page(folder, enlarger, page):
     name = NAMES[page]
     command = typed(page, "python ~/enlarger/main.py")
     assert command[-4:] == ["--config", f"{name}.yaml", "--run.name", name]
