@@ -11,9 +11,11 @@ from callbacks import provenance
 from callbacks.provenance import commit
 
 
-def test_results_have_the_commit_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_git_the_commit_is_that_of_the_container_or_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("PATH", "")
-    monkeypatch.setenv("ENLARGER_COMMIT", "0f1e2d")
+    monkeypatch.setenv("ENLARGER_COMMIT", "0f1e2d")  # as Dockerfile does
     assert commit() == "0f1e2d"
     monkeypatch.delenv("ENLARGER_COMMIT")
     assert commit() is None

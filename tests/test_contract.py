@@ -41,7 +41,7 @@ def test_a_method_may_name_its_attributes_freely(tmp_path: Path, value: object) 
     torch.testing.assert_close(averages, expected, rtol=0, atol=0)
 
 
-def test_another_lightning_module_has_the_defaults() -> None:
+def test_a_lightning_module_that_is_no_method_of_ours_has_the_defaults_of_method() -> None:
     method = method_of(Tiny())
     assert type(method) is Method
     assert method.training_only == ()

@@ -28,7 +28,7 @@ def section(number: int) -> list[str]:
     "folder",
     ["docs", "configs", "lightning_modules", "datamodules", "degradations", "callbacks"],
 )
-def test_papers_that_are_named_here_are_cited(folder: str) -> None:
+def test_each_paper_named_by_its_arxiv_number_is_in_citation_cff(folder: str) -> None:
     files = [
         path for end in ("md", "py", "yaml") for path in sorted((REPO / folder).rglob(f"*.{end}"))
     ]
@@ -51,9 +51,10 @@ def terms_of_weights() -> dict[str, str]:
     return {name: row["terms"] for row in rows for name in row["names"].split(", ")}
 
 
-def test_weights_are_named_with_their_terms() -> None:
+def test_notice_has_the_licence_of_each_file_of_weights() -> None:
     terms = terms_of_weights()
     for name, entry in WEIGHTS.items():
+        # Without remarks, which follow in parentheses or after a semicolon.
         licence = re.split(r" \((?!non-commercial)|;", entry["licence"])[0]
         assert name in terms, f"NOTICE does not say what {name} demands: {entry['licence']}"
         assert licence in terms[name], f"NOTICE has other terms of {name} than configs/weights.yaml"

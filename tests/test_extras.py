@@ -16,7 +16,7 @@ EXTRAS = sorted(PROJECT["optional-dependencies"])
 
 @pytest.mark.network
 @pytest.mark.parametrize("extra", EXTRAS)
-def test_an_extra_goes_with_the_constraints(extra: str) -> None:
+def test_pip_can_install_an_extra_with_the_versions_of_constraints_txt(extra: str) -> None:
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run"]
     asked = ["-c", "constraints.txt", "-e", f".[{extra}]"]
     done = subprocess.run([*pip, *asked], cwd=REPO, capture_output=True, text=True)

@@ -24,7 +24,7 @@ YOURS = ("NAME", "mine")  # what a reader's own files are called
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: page.relative_to(REPO).as_posix())
-def test_named_files_exist(page: Path) -> None:
+def test_each_file_that_a_page_names_exists(page: Path) -> None:
     named = re.findall(NAMED, page.read_text(encoding="utf-8"))
     ours = [name for name in named if Path(name).stem not in YOURS]
     assert [name for name in ours if not (REPO / name).exists()] == []
@@ -104,13 +104,15 @@ def test_the_degraded_quickstart_is_what_was_measured() -> None:
 @pytest.mark.parametrize(
     ("row", "measured"), [("no workers", "0 workers, one core"), ("two workers", "2 workers")]
 )
-def test_reading_against_peers_is_what_was_measured(row: str, measured: str) -> None:
+def test_the_speed_of_reading_shards_against_peers_is_what_was_measured(
+    row: str, measured: str
+) -> None:
     ratios = stored("streaming")["results"][measured]
     said = written(f"| {row} | {{}} | {{}} |", page=SHARDS)
     assert_rounded(said, ratios["ours_over"]["webdataset_bare"], ratios["stream_over_webdataset"])
 
 
-def test_degrading_against_its_peer_is_what_was_measured() -> None:
+def test_the_speed_of_degrading_against_its_peer_is_what_was_measured() -> None:
     results = stored("degradation")["results"]
     plain = results["without USM"]
     sharpened = results["with USM"]
@@ -131,4 +133,4 @@ def test_imdn_gives_its_published_figures_to_a_hundredth() -> None:
     for name, scales in PUBLISHED.items():
         for scale, said in scales.items():
             apart = round(found[name][scale]["imdn"]["psnr"], 2) - float(said.split()[0])
-            assert abs(apart) < 0.015
+            assert abs(apart) < 0.015  # 0.01, and the rounding of floats

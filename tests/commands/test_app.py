@@ -112,43 +112,45 @@ def sizes(files):
 # ------------------------------------------------------------------------------------ its functions
 
 
-def test_a_press_works_by_its_own_settings(page, photos):
+def test_a_press_of_enlarge_keeps_its_settings_when_another_visitor_presses(page, photos):
     first = page.enlarge(values_of(page, photos, scale=2, secret="first"), Mock())
     next(first)
     _, _, second_files, _ = enlarged(page, photos, scale=3, format="jpg", secret="second")
     *_, (_, _, first_files, _) = first
-    assert sizes(first_files) == [(88, 48), (88, 48)]
-    assert sizes(second_files) == [(132, 72), (132, 72)]
+    assert sizes(first_files) == [(88, 48), (88, 48)]  # 44 x 24, times 2
+    assert sizes(second_files) == [(132, 72), (132, 72)]  # times 3
 
 
-def test_a_refused_file_has_a_line_and_the_others_are_made(page, photos, tmp_path):
+def test_a_refused_file_has_a_line_and_the_others_are_enlarged(page, photos, tmp_path):
     words = tmp_path / "words.txt"
     words.write_text("no image")
 
     text, archive, files, _ = enlarged(page, [photos[0], str(words), photos[1]], side=100)
 
     lines = text.splitlines()
-    assert lines[0] == "one.png: 100 x 55 pixels"
+    assert lines[0] == "one.png: 100 x 55 pixels"  # of 44 x 24, by `side`
     assert lines[1].startswith("words.txt: not enlarged: words.txt: not an image")
-    assert str(tmp_path) not in text
+    assert str(tmp_path) not in text  # a visitor sees no folder of the machine
     assert [Path(file).name for file in files] == ["one_enlarged.png", "two_enlarged.png"]
     names = zipfile.ZipFile(archive.value["path"]).namelist()
     assert names == ["1_one_enlarged.png", "2_two_enlarged.png"]
 
 
-def test_a_preview_is_the_square_that_was_clicked(page, tmp_path):
+def test_a_preview_is_the_square_around_a_click(page, tmp_path):
     path = tmp_path / "large.png"
     Image.fromarray(NOISE).save(path)
     values = values_of(page, [], look=str(path))
 
     before, after = page.preview(values, Mock(index=(1900, 200)))  # of 2,000 x 400
 
+    # The click is at (2375, 250) of 2500 x 500; the square of 320 pixels ends at the right edge.
     expected = MODELS["other"].enlarge(NOISE[90:410, 2180:2500])
     assert Image.open(before).size == (640, 640)
     assert np.array_equal(np.asarray(Image.open(after)), expected)
 
 
-def test_a_visitors_weights_name_no_class(page):
+def test_a_visitor_gives_weights_as_pth_alone(page):
+    """Other files of weights name classes, which only the command line may choose."""
     with pytest.raises(gr.Error, match="Invalid file type"):
         page.own.preprocess(gr.FileData(path="my.safetensors"))
 
@@ -168,7 +170,7 @@ def status(url, **headers):
         return error.code
 
 
-def test_only_our_own_host_and_origin_are_answered(url):
+def test_the_server_answers_requests_of_its_own_host_and_origin_alone(url):
     path = f"{url}/gradio_api/reset"
     port = url.rpartition(":")[2]
     evil = f"evil.example:{port}"  # a name that its owner lets lead here
@@ -178,7 +180,7 @@ def test_only_our_own_host_and_origin_are_answered(url):
     assert status(path, **JSON, Origin=f"http://{evil}", Host=evil) == 400
 
 
-def test_a_visitor_names_no_file_of_the_machine(url, tmp_path):
+def test_a_visitor_gets_no_file_of_the_machine_by_its_path(url, tmp_path):
     secret = tmp_path / "secret.png"
     Image.fromarray(RGB).save(secret)
     with urllib.request.urlopen(f"{url}/config") as reply:
@@ -198,7 +200,7 @@ def test_a_visitor_names_no_file_of_the_machine(url, tmp_path):
     assert "it was not uploaded by a user" in answer
 
 
-def test_sigterm_ends_it_and_leaves_nothing(tmp_path):
+def test_sigterm_ends_the_server_and_its_temporary_folder(tmp_path):
     command = [sys.executable, REPO / "main.py", "app", "--port", "0", "--folder", tmp_path]
     with subprocess.Popen(command, cwd=REPO, stderr=subprocess.PIPE, text=True) as process:
         for line in process.stderr:
@@ -207,7 +209,7 @@ def test_sigterm_ends_it_and_leaves_nothing(tmp_path):
         folders = list(tmp_path.iterdir())
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
-    assert len(folders) == 1
+    assert len(folders) == 1  # while it ran
     assert not os.listdir(tmp_path)
 
 
@@ -234,10 +236,10 @@ def test_two_visitors_take_turns_in_browsers(page, url, photos, tmp_path):
         wait(lambda: second.sees("two.png: 88 x 48 pixels"))
         wait(lambda: second.sees("two_enlarged"))
         second.tell("Emulation.setDeviceMetricsOverride", PHONE)
-        assert second.run("return document.documentElement.scrollWidth") == 390
+        assert second.run("return document.documentElement.scrollWidth") == PHONE["width"]
         messages = [json.loads(line["message"])["message"] for line in second.log("performance")]
 
     requests = [each for each in messages if each["method"] == "Network.requestWillBeSent"]
     addresses = [each["params"]["request"]["url"] for each in requests]
-    assert len(addresses) > 50
+    assert len(addresses) > 50  # else the log was not read
     assert all(address.startswith((url, "data:", "chrome:")) for address in addresses)

@@ -51,18 +51,18 @@ def test_a_file_of_data_replaces_all_earlier_data(printed):
     arguments = printed("--data data.yaml")["data"]["init_args"]
     assert arguments["train"] is None
     assert arguments["test"] is None
-    assert arguments["batch_size"] == 16
+    assert arguments["batch_size"] == 16  # by default; tiny.yaml has 4
 
 
 def test_a_typed_key_changes_that_key(printed):
     config = printed("--data.init_args.val.photos.init_args.root b")
     source = config["data"]["init_args"]["val"]["photos"]["init_args"]
     assert source["root"] == "b"
-    assert source["files"] == ["1.png", "2.png"]
+    assert source["files"] == ["1.png", "2.png"]  # of tiny.yaml
 
 
 @pytest.mark.parametrize("key", ["data.crops", "data.init_args.crops"])
-def test_a_group_keeps_its_other_keys(printed, key):
+def test_a_typed_group_keeps_its_keys_that_are_not_typed(printed, key):
     Path("more.yaml").write_text("data: {init_args: {crops: {per_image: 3}}}")
     config = printed(f"--config more.yaml --{key} '{{flips: false}}' --{key} '{{small: skip}}'")
     crops = config["data"]["init_args"]["crops"]
@@ -192,15 +192,16 @@ def test_the_saved_configuration_repeats_a_run_with_arguments_of_any_type(tiny, 
     assert second["run"].pop("name") == "second"
     assert first == second
     assert first["trainer"]["max_time"] == {"hours": 1, "minutes": 30}
-    assert "serialize" not in str(first)
+    assert "serialize" not in str(first)  # jsonargparse's text for what it cannot write
 
     defaults, given, defaults_again, given_again = Odd.made
     for name in defaults.keys() - {"tensor"}:  # whose == is no bool
         assert defaults[name] == defaults_again[name], name
+    # No text can stand for them: they are the very defaults again.
     without_text = ("policy", "anonymous", "tensor", "layer", "untyped")
     for name in without_text:
         assert defaults[name] is defaults_again[name], name
-    saved = first["trainer"]["callbacks"][-2]["init_args"]
+    saved = first["trainer"]["callbacks"][-2]["init_args"]  # of the Odd with defaults
     assert saved["number_as_text"] == "1e-4"
     assert saved["variable"] == "$HOME/x"
     assert not {"device", *without_text} & saved.keys() - {"untyped"}
@@ -223,6 +224,7 @@ NUMBERS = [1e-4, 1e22, math.inf, -math.inf, 0, -3, 2.0, True, None]
 
 @pytest.mark.parametrize("value", [*TEXTS, *NUMBERS])
 def test_text_stays_text_and_numbers_stay_numbers(value):
+    """In YAML that we write, for text that YAML would read as a number, a date or a comment."""
     content = {"key": value, str(value): [value]}
     again = plain_yaml(as_yaml(content))
     assert again == content
@@ -235,6 +237,7 @@ def test_text_stays_text_and_numbers_stay_numbers(value):
 @pytest.mark.parametrize("command", quick(SHOWN, "fit", "predict", "export"))
 def test_the_short_help_names_options_that_exist(tiny, configured, command):
     config = configured(f"{command} --config tiny.yaml")
+    # First what is no key of the configuration, or a key in its short form.
     options = {"RUN", "debug", "print_config", "data.train.root", *config.keys(branches=True)}
     options |= {f"data.{name}" for name in inspect.signature(SRDataModule).parameters}
     options |= {f"model.{name}" for name in inspect.signature(ImageModel).parameters}
@@ -270,6 +273,7 @@ def test_each_public_class_that_can_be_built_is_listed_once():
     built -= {"datamodules.UnreadableImage", "callbacks.TooSmall", "callbacks.Perceptual"}
 
     assert sorted(classes) == sorted(built)
+    # Those listed as networks are the modules that take the scale first, without methods.
     networks = {entry.name for entry in listing.entries("networks")} & built
     assert networks == {
         name

@@ -36,17 +36,20 @@ def settings_within(
 @pytest.mark.parametrize(
     ("capability", "settings", "expected"),
     [
-        ((8, 0), {}, FAST),
+        ((8, 0), {}, FAST),  # Ampere: the first with tensor cores for float32
+        # Crops of many sizes: cuDNN would time each.
         ((8, 0), {"scales": Scales()}, ("high", False, True)),
-        ((7, 5), {}, TORCHS_OWN),
-        ((9, 0), {"command": "test"}, TORCHS_OWN),
+        ((7, 5), {}, TORCHS_OWN),  # Turing
+        ((9, 0), {"command": "test"}, TORCHS_OWN),  # only training is fast by default
         ((9, 0), {"device": "cpu"}, TORCHS_OWN),
         ((9, 0), {"deterministic": True}, EXACT),
         ((9, 0), {"command": "test", "matmul_precision": "highest"}, EXACT),
         ((9, 0), {"benchmark": False}, ("high", False, True)),  # Lightning has set it
     ],
 )
-def test_arithmetic_is_by_the_device_and_put_back(monkeypatch, capability, settings, expected):
+def test_precision_and_benchmark_are_by_device_and_command_and_put_back(
+    monkeypatch, capability, settings, expected
+):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert settings_now() == TORCHS_OWN
     assert settings_within(**settings) == expected

@@ -25,8 +25,8 @@ def test_the_shapes_of_the_first_batch_are_shown_and_nothing_is_left(
     before = files()
     enlarger(CHECK)
     printed = capsys.readouterr().out
-    assert "16x16" in printed
-    assert "8x8" in printed
+    assert "16x16" in printed  # HR: data.crop_size
+    assert "8x8" in printed  # LR, at scale 2
     assert "all is well" in caplog.text
     assert files() == before
 
@@ -40,9 +40,9 @@ CSV_LOGGER = "lightning.pytorch.loggers.CSVLogger --trainer.logger.save_dir logs
 
 
 @pytest.mark.parametrize("logger", ["true", CSV_LOGGER])
-def test_loggers_and_checkpoints_of_ones_own_leave_nothing(trained, enlarger, logger):
+def test_check_leaves_no_files_of_a_users_loggers_and_checkpoints(trained, enlarger, logger):
     before = files()
-    changes = "--trainer.max_steps 14 --run.change true"
+    changes = "--trainer.max_steps 14 --run.change true"  # the run has done 12 steps
     enlarger(f"{CHECK} --trainer.logger {logger} {changes} --trainer.callbacks", KEPT)
     assert files() == before
 
@@ -54,14 +54,14 @@ class Interrupt(Callback):
         signal.raise_signal(signal.SIGINT)
 
 
-def test_after_ctrl_c_nothing_is_said_to_be_well(tiny, enlarger, capsys, caplog):
+def test_check_stopped_by_ctrl_c_does_not_say_that_all_is_well(tiny, enlarger, capsys, caplog):
     caplog.set_level("INFO")
     with pytest.raises(SystemExit) as ended:
         enlarger(f"{CHECK} --trainer.callbacks+ {__name__}.Interrupt")
-    assert ended.value.code == 130
+    assert ended.value.code == 130  # 128 + SIGINT
     assert "all is well" not in caplog.text
     assert "stopped by SIGINT before its end" in caplog.text
-    assert "checkpoint" not in capsys.readouterr().err
+    assert "checkpoint" not in capsys.readouterr().err  # check writes none
     assert not Path("runs").exists()
 
 
@@ -93,7 +93,7 @@ def test_all_that_an_experiment_lacks_is_listed_with_its_source(check):
     assert "broken  ENLARGER_DATA: is not set" in printed
 
 
-def test_pairs_and_captions_that_no_set_has_are_named(check):
+def test_check_says_how_to_prepare_pairs_and_that_captions_are_missing(check):
     status, printed = check("--config", REPO / "configs/experiment/nsarm_8b_stage2.yaml")
     assert status == 2
     assert "prepare div2k_1024 ARCHIVE" in printed
@@ -101,7 +101,7 @@ def test_pairs_and_captions_that_no_set_has_are_named(check):
     assert "broken  ENLARGER_WEIGHTS: is not set" in printed
 
 
-def test_this_machine_is_well(check):
+def test_check_without_a_configuration_finds_no_fault_of_this_machine(check):
     status, printed = check()
     assert status == 0
     for subject in ("Python", "packages", "torchvision"):
@@ -112,9 +112,9 @@ def test_this_machine_is_well(check):
 def test_a_wrong_weights_file_and_a_missing_folder_are_broken(check, tmp_path, monkeypatch):
     monkeypatch.setenv("ENLARGER_WEIGHTS", str(tmp_path))
     monkeypatch.setenv("ENLARGER_DATA", str(tmp_path / "none"))
-    (tmp_path / "imdn-x2.pth").write_bytes(b"version https://git-lfs")
+    (tmp_path / "imdn-x2.pth").write_bytes(b"version https://git-lfs")  # a pointer to the file
     status, printed = check()
-    assert status == 1
+    assert status == 1  # 2 is for a configuration that lacks files
     assert "ok      ENLARGER_WEIGHTS: " in printed
     assert "broken  ENLARGER_DATA: " in printed
     assert "broken  weights imdn-x2: " in printed

@@ -64,7 +64,7 @@ def messages(caplog):
 # -------------------------------------------------------------------------------------- its content
 
 
-def test_a_checkpoint_holds_what_the_design_lists_and_nothing_else(trained):
+def test_a_checkpoint_holds_weights_averages_and_progress_and_nothing_else(trained):
     checkpoint = newest("tiny")  # with weights_only=True
     network = EDSR(2, blocks=1, channels=8, global_skip=True)
     names = """state_dict callbacks optimizer_states lr_schedulers loops epoch global_step
@@ -76,7 +76,7 @@ def test_a_checkpoint_holds_what_the_design_lists_and_nothing_else(trained):
     assert set(checkpoint["callbacks"]) == {"EMA"}
     averaged = {f"network.{name}" for name, _ in network.named_parameters()}
     assert set(checkpoint["callbacks"]["EMA"]["weights"]) == averaged
-    assert checkpoint["global_step"] == 12
+    assert checkpoint["global_step"] == 12  # max_steps of tiny.yaml
     assert checkpoint["model"] == "lightning_modules.Regression"
 
 
@@ -98,12 +98,12 @@ def head():
     return next(value for name, value in weights.items() if "head" in name)
 
 
-def test_a_frozen_layer_and_numpys_numbers_come_back(tiny, enlarger):
+def test_a_resumed_run_has_its_frozen_layer_and_numbers_of_numpy_again(tiny, enlarger):
     command = f"{FIT} --trainer.callbacks+ {__name__}.Own --trainer.max_steps"
     enlarger(f"{command} 2")
     before = head()
     enlarger(f"{command} 3")
-    assert newest("tiny")["callbacks"]["Own"] == {"best": 2}
+    assert newest("tiny")["callbacks"]["Own"] == {"best": 2}  # np.float64(2)
     assert torch.equal(head(), before)
 
 
@@ -115,8 +115,9 @@ def test_a_checkpoint_of_an_earlier_version_from_within_a_validation_is_refused(
 # -------------------------------------------------------------------------- which are kept and best
 
 
-def test_the_last_two_and_the_best_are_kept(trained):
+def test_the_last_two_checkpoints_and_the_best_one_are_kept(trained):
     (best,) = ranking()["best"]
+    # Written at the ends of epochs of 5 steps, and at the end of the run.
     expected = {name_of(12), name_of(10), best}
     files = {path.name for path in FOLDER.iterdir()}
     assert files == {"best.json", *expected, *(f"{name}.sha256" for name in expected)}
@@ -145,10 +146,10 @@ MEASURED = f"--trainer.max_steps 4 --trainer.val_check_interval 1 --trainer.call
 
 
 @pytest.mark.parametrize(("monitor", "choose"), [("val/swd", min), ("val/psnr", max)])
-def test_the_best_is_by_the_direction_of_the_metric(fitted, monitor, choose):
+def test_the_best_checkpoint_is_by_the_direction_of_the_metric(fitted, monitor, choose):
     fitted(f"{MEASURED} --checkpoint.monitor {monitor} --checkpoint.keep_last 4")
     values = {name: score["value"] for name, score in ranking()["scores"].items()}
-    assert len(values) == 4
+    assert len(values) == 4  # one for each step
     assert ranking()["mode"] == choose.__name__
     assert ranking()["best"] == [choose(values, key=values.get)]
 
@@ -164,15 +165,16 @@ class Score(Callback):
 def test_a_value_of_unknown_direction_is_ranked_by_the_given_mode(tiny, enlarger, caplog):
     score = f"--trainer.callbacks+ {__name__}.Score --checkpoint.monitor val/score"
     enlarger(f"{FIT} {MEASURED} {score}")
-    assert ranking()["best"] == [name_of(2)]
+    assert ranking()["best"] == [name_of(2)]  # its score is 9: max is assumed
     assert caplog.text.count("set checkpoint.mode to max or min") == 1
     caplog.clear()
     enlarger(f"{FIT} {MEASURED} {score} --checkpoint.mode min --run.overwrite true")
-    assert ranking()["best"] == [name_of(3)]
+    assert ranking()["best"] == [name_of(3)]  # its score is 0
     assert "set checkpoint.mode" not in caplog.text
 
 
-def test_a_gan_is_used_with_its_last_weights_unless_told(tiny, enlarger):
+def test_a_gan_keeps_a_best_checkpoint_only_if_an_option_asks_for_it(tiny, enlarger):
+    """The best val/psnr is the checkpoint that has learned least (docs/decisions.md)."""
     patch_gan = """'{"class_path": "lightning_modules.PatchGAN",
         "init_args": {"width": 4, "layers": 1}}'"""
     gan = f"--model lightning_modules.RealESRGAN --model.discriminator {patch_gan}"
@@ -184,6 +186,7 @@ def test_a_gan_is_used_with_its_last_weights_unless_told(tiny, enlarger):
 
 def test_a_run_that_keeps_no_best_forgets_an_earlier_one(trained, enlarger):
     assert ranking()["best"]
+    # With tiles, the earlier scores are of another validation.
     other = "--checkpoint.keep_best 0 --tiling.size 8 --run.change true"
     enlarger(f"{FIT} {other} --trainer.max_steps 15")
     assert ranking()["best"] == []
@@ -212,7 +215,7 @@ def test_scores_of_another_validation_are_not_compared(trained, enlarger, caplog
     assert (FOLDER / old).exists()
     caplog.clear()
     enlarger(f"{FIT} {change} --trainer.max_steps 21")
-    assert "best.json" not in caplog.text
+    assert "best.json" not in caplog.text  # it was said once
 
 
 def test_a_validation_within_an_accumulation_is_not_ranked(tiny, enlarger, caplog):
@@ -223,10 +226,12 @@ def test_a_validation_within_an_accumulation_is_not_ranked(tiny, enlarger, caplo
     enlarger(f"{FIT} {every} {keep} {steps}")
     # After batches 2, 4, ... 14 of the run; a step ends with batches 3, 5, 8, 10, 13 and 15.
     assert set(ranking()["scores"]) == {name_of(3), name_of(4)}
+    # The other five of seven validations are within an accumulation.
     assert caplog.text.count("set trainer.val_check_interval to a multiple") == 5
 
 
 def test_a_time_limit_waits_for_the_end_of_the_accumulation(tiny, enlarger, monkeypatch):
+    """The time is over in the first batch, and a step has three."""
     validated = Mock()
     monkeypatch.setattr(PSNR, "on_validation_epoch_end", validated)
     time = "--trainer.accumulate_grad_batches 3 --trainer.max_time '{microseconds: 1}'"
@@ -239,7 +244,9 @@ def test_a_time_limit_waits_for_the_end_of_the_accumulation(tiny, enlarger, monk
 
 
 @pytest.mark.parametrize("harm", [damage, lambda path: checksum_of(path).unlink()])
-def test_a_damaged_newest_one_falls_back_to_the_one_before(trained, fitted, enlarger, caplog, harm):
+def test_a_run_whose_newest_checkpoint_is_damaged_resumes_from_the_one_before(
+    trained, fitted, enlarger, caplog, harm
+):
     path = FOLDER / name_of(12)
     harm(path)
     caplog.clear()
@@ -263,7 +270,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_not_resumed(trained, refusal
     assert "needs trained weights" in refusal("test --config tiny.yaml")
 
 
-def test_instead_of_a_damaged_best_one_the_newest_is_tested(trained, enlarger, caplog):
+def test_instead_of_a_damaged_best_checkpoint_the_newest_is_tested(trained, enlarger, caplog):
     damage(FOLDER / ranking()["best"][0])
     enlarger("test --config tiny.yaml")
     assert "DAMAGED CHECKPOINT: the best one" in caplog.text
@@ -304,7 +311,7 @@ def write_steps(folder, first, report):
         report.send(step)
 
 
-def test_a_process_killed_while_writing_leaves_the_newest_complete_one(tmp_path):
+def test_a_process_killed_while_writing_leaves_its_last_checkpoint_complete(tmp_path):
     chance = random.Random(3)
     first = 0
     for _ in range(12):
@@ -329,7 +336,8 @@ def test_a_process_killed_while_writing_leaves_the_newest_complete_one(tmp_path)
         first = step + 1
 
 
-def test_killed_while_a_checkpoint_is_replaced(tmp_path, monkeypatch):
+def test_a_kill_while_a_checkpoint_is_replaced_leaves_the_old_one_whole(tmp_path, monkeypatch):
+    """Until the rename, the file of checksums has those of both contents."""
     path = tmp_path / name_of(1)
     write_whole(path, lambda file: file.write(b"old") and None)
     with monkeypatch.context() as patch:
@@ -337,7 +345,9 @@ def test_killed_while_a_checkpoint_is_replaced(tmp_path, monkeypatch):
         with pytest.raises(OSError, match="killed"):
             write_whole(path, lambda file: file.write(b"new") and None)
     assert is_whole(path)
+
     write_whole(path, lambda file: file.write(b"newest") and None)
+    # Now that of the new content alone.
     assert checksum_of(path).read_text() == f"{file_hash(path)}  {path.name}\n"
     assert fingerprint(path) == file_hash(path)
 

@@ -77,7 +77,7 @@ def latent(content):
     return torch.from_numpy(np.load(io.BytesIO(content)))[None]
 
 
-def test_latents_are_those_of_hr_and_of_enlarged_lr(work, enlarger):
+def test_encode_writes_latents_of_hr_and_of_enlarged_lr_and_their_statistics(work, enlarger):
     enlarger(f"{ENCODE} {CROPS} {PAIRS} --encode.out out --encode.dtype float32")
 
     space = Taef2Space("encoder.pth", "decoder.pth")
@@ -88,18 +88,20 @@ def test_latents_are_those_of_hr_and_of_enlarged_lr(work, enlarger):
         lr = pixels(files[f"{key}.lr.png"])
         z = latent(files[f"{key}.latent.npy"])
         y = latent(files[f"{key}.lr_latent.npy"])
+        # LR was rounded to 8 bits.
         assert (lr - Bicubic(2.0)(hr, torch.tensor([0]))).abs().max() < 0.51 / 255
         assert_near(z, space.encode(hr), within=1e-4)
         assert_near(y, space.encode(enlarged(lr, (32, 32))), within=1e-4)
         latents.append(z[0].numpy())
-    assert len(list(Path("out").glob("*.tar"))) == 4  # of 6 samples, for 10 images
+    assert len(list(Path("out").glob("*.tar"))) == 4  # 2 squares of 10 images, 6 a shard
     refuse_foreign(Path("out/encode.json"))  # or the command could not be given again
     about = json.loads(Path("out/encode.json").read_text())
     stack = np.stack(latents)
-    assert about["samples"] == len(stack) == 20
+    assert len(stack) == 20
+    assert about["samples"] == 20
     np.testing.assert_allclose(about["mean"], stack.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(about["deviation"], stack.std((0, 2, 3)), rtol=1e-4)
-    assert len(np.unique(stack[:, 0, 0, 0])) > 15  # squares of an image differ
+    assert len(np.unique(stack[:, 0, 0, 0])) > 15  # of 20: squares of an image differ
 
 
 def test_training_reads_latents_and_encodes_nothing(work, enlarger, monkeypatch):
@@ -120,14 +122,14 @@ def test_training_reads_latents_and_encodes_nothing(work, enlarger, monkeypatch)
 
     assert len(batches) == 2
     for batch in batches:
-        assert batch["latent"].shape == (4, 32, 4, 4)
+        assert batch["latent"].shape == (4, 32, 4, 4)  # 1/8 of 32 pixels
         assert batch["lr"].shape == (4, 3, 16, 16)
         assert batch["hr"].shape == (4, 3, 32, 32)
         assert batch["size"] == (32, 32)
 
 
 @pytest.mark.slow
-def test_a_stopped_command_goes_on(work, enlarger, refusal):
+def test_a_stopped_encode_ends_with_the_same_bytes_or_is_refused(work, enlarger, refusal):
     command = f"{ENCODE} {CROPS} --encode.out out"
     enlarger(command)
     whole = contents("out")
@@ -152,12 +154,12 @@ def save_images(folder, count):
         width = 24 if number == 6 else 48
         noise = np.random.default_rng(number).integers(0, 256, (40, width, 3), dtype=np.uint8)
         Image.fromarray(noise).save(f"{folder}/{number:02d}.png")
-    for number in (3, 8, 9):  # the last ones are a block
+    for number in (3, 8, 9):
         if number < count:
             Path(f"{folder}/{number:02d}.png").write_bytes(b"")
 
 
-def test_another_lr_or_another_folder_is_not_the_set_that_was_begun(work, enlarger, refusal):
+def test_encode_refuses_to_go_on_with_another_degradation_folder_or_image(work, enlarger, refusal):
     save_images("one", 3)
     save_images("two", 3)
     command = f"{ENCODE} --encode.out out --encode.crop 32 --encode.pairs true --data.train.root"
@@ -183,7 +185,7 @@ init_args:
 
 
 @pytest.mark.slow
-def test_squares_are_changed_by_augment_and_flipped_by_axis(work, enlarger):
+def test_encode_changes_squares_by_augment_and_flips_them_by_axis(work, enlarger):
     Path("invert.yaml").write_text(INVERT)
     Path("round_trip.yaml").write_text(ROUND_TRIP)  # which has nothing to train
     command = f"{ENCODE} {CROPS} --encode.hr true"
@@ -216,7 +218,7 @@ def test_two_images_of_one_name_in_the_shards_are_refused(work, refusal):
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_parts_and_processes_give_the_bytes_of_one(work, enlarger, monkeypatch):
+def test_parts_and_processes_write_the_bytes_of_one_process(work, enlarger, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
     save_images("images", 12)
@@ -224,7 +226,7 @@ def test_parts_and_processes_give_the_bytes_of_one(work, enlarger, monkeypatch):
     command = f"{ENCODE} {split} {PAIRS} --data.train.root images --encode.out"
     enlarger(f"{command} whole")
     whole = contents("whole")
-    assert len(list(Path("whole").glob("*.tar"))) == 8  # one of 9 is of no square
+    assert len(list(Path("whole").glob("*.tar"))) == 8  # 36 / 4, less that of images 8, 9
 
     enlarger(f"{command} parts --encode.part 1/2")
     assert not Path("parts/encode.json").exists()

@@ -12,20 +12,20 @@ from tests.conftest import REPO
 FIT = "fit --config tiny.yaml"
 
 
-def test_a_configuration_that_cannot_be_read_is_not_a_damaged_one(trained, refusal):
+def test_a_configuration_that_the_system_cannot_read_is_not_called_damaged(trained, refusal):
     config = trained / "config.yaml"
     config.unlink()
-    config.symlink_to(config.name)
+    config.symlink_to(config.name)  # to itself
     assert "symbolic links" in refusal(f"{FIT} --run.change true")
 
 
 @pytest.mark.parametrize("has_output", [True, False])
-def test_a_broken_pipe_of_a_tool_is_no_success(monkeypatch, has_output):
+def test_a_broken_pipe_other_than_stdout_is_no_success(monkeypatch, has_output):
     def write_to_another_pipe(words):
         raise BrokenPipeError
 
     monkeypatch.setattr("commands.migrate.main", write_to_another_pipe)
-    with open("/dev/null", "w") as output:
+    with open("/dev/null", "w") as output:  # which can be written
         monkeypatch.setattr(sys, "stdout", output if has_output else None)
         with pytest.raises(BrokenPipeError):
             main.main(["migrate", "a.yml"])
@@ -38,12 +38,12 @@ def test_a_deleted_working_directory_is_named(tmp_path):
     assert ended.stderr.startswith("error: the working directory was deleted")
 
 
-def test_an_exit_of_a_callback_keeps_its_status_in_several_processes(monkeypatch):
+def test_system_exit_of_a_callback_keeps_its_status_in_several_processes(monkeypatch):
     def leave(args, commands):
         raise SystemExit(7)
 
     monkeypatch.setattr(cli, "EnlargerCLI", leave)
     monkeypatch.setattr(cli, "is_distributed", lambda: True)
-    monkeypatch.setattr(cli, "_exit_alone", pytest.fail)
+    monkeypatch.setattr(cli, "_exit_alone", pytest.fail)  # as after an error
     with pytest.raises(SystemExit, match="7"):
         cli.run(["fit"], {}, debug=False)

@@ -93,8 +93,8 @@ def test_an_image_is_enlarged_to_its_own_kind(bicubic, kind):
 @pytest.mark.parametrize("outer", [0, 1, 200])
 @pytest.mark.parametrize("kind", ["uint8", "uint16"])
 def test_colours_are_weighted_by_alpha(bicubic, outer, kind):
-    """A red square on green that is hardly visible: bicubic of colours multiplied by alpha."""
-    image = np.full((16, 16, 4), (0, 255, 0, outer), kind)
+    """A red square on green: bicubic of colours multiplied by alpha, divided by bicubic alpha."""
+    image = np.full((16, 16, 4), (0, 255, 0, outer), kind)  # outer: alpha of the green
     image[4:12, 4:12] = (200, 30, 40, 255)
     image = image * (np.iinfo(kind).max // 255)
 
@@ -111,11 +111,11 @@ def test_colours_are_weighted_by_alpha(bicubic, outer, kind):
 def test_alpha_is_enlarged_as_a_grey_image_and_copied_where_it_is_constant():
     model = enlarger.Enlarger(edsr(), "cpu")
     image = np.dstack([RGB, GREY]) / np.float32(255)
-    image[:, :12, 3] = 1
+    image[:, :12, 3] = 1  # constant in the 5x5 pixels around each of the first ten columns
     alpha = model.enlarge(image)[..., 3]
     as_grey = model.enlarge(image[..., [3, 3, 3]]).mean(2)
     assert (alpha[:, :20] == 1).all()
-    assert (as_grey[:, :20] != 1).any()
+    assert (as_grey[:, :20] != 1).any()  # a network changes a constant
     np.testing.assert_allclose(alpha[:, 24:], as_grey[:, 24:], atol=1e-6)
 
 
@@ -129,7 +129,7 @@ TRANSPARENT = {
 
 @pytest.mark.parametrize("kind", TRANSPARENT)
 def test_transparency_is_enlarged_as_by_predict(bicubic, command, tmp_path, kind):
-    options = {"transparency": 7} if kind == "L" else {}
+    options = {"transparency": 7} if kind == "L" else {}  # grey level 7 is transparent
     TRANSPARENT[kind].save(tmp_path / "a.png", icc_profile=rgb_profile(), **options)
     model = f"--model {REPO}/configs/model/bicubic.yaml --data datamodules.SRDataModule"
     places = f"--run.root {tmp_path}/runs --writer.folder {tmp_path}/out"
@@ -174,7 +174,7 @@ def test_a_file_is_enlarged_as_an_image_with_its_profile(bicubic, tmp_path, leve
         encode(file, levels, Extras(profile), "png", 0)
     lost = bicubic.enlarge_file(source, tmp_path / "large.png")
     written = read_image(tmp_path / "large.png")
-    assert lost == []
+    assert lost == []  # nothing that PNG cannot hold
     assert np.array_equal(written.array(), bicubic.enlarge(levels))
     assert written.icc == profile
 
@@ -184,7 +184,7 @@ def test_what_a_file_format_lacks_is_returned(bicubic, tmp_path):
     cv2.imwrite(str(source), deep(np.dstack([RGB, GREY])))
     lost = bicubic.enlarge_file(source, tmp_path / "large.jpg", side=100)
     assert lost == ["16 bit", "transparency"]
-    assert Image.open(tmp_path / "large.jpg").size == (83, 100)
+    assert Image.open(tmp_path / "large.jpg").size == (83, 100)  # of 20 x 24, by `side`
 
 
 def test_a_target_that_cannot_be_written_is_refused_before_the_work(bicubic, tmp_path):
@@ -210,7 +210,7 @@ def loaded(source, **arguments):
     return enlarger.load(source, device="cpu", **arguments).enlarge(RGB)
 
 
-def test_a_run_its_export_and_their_files_are_loaded_as_predict_does(trained, command):
+def test_a_run_its_export_and_their_files_give_the_images_of_predict(trained, command):
     Image.fromarray(RGB).save("photo.png")
     config = trained / "config.yaml"
     tiles = "  size: 8\n  overlap: 0\n"
@@ -224,15 +224,15 @@ def test_a_run_its_export_and_their_files_are_loaded_as_predict_does(trained, co
 
     assert np.array_equal(loaded(trained), predicted)
     assert np.array_equal(loaded("shared"), predicted)
-    assert not np.array_equal(whole, predicted)
+    assert not np.array_equal(whole, predicted)  # which is in tiles, by config.yaml
     assert np.array_equal(loaded("shared/model.safetensors"), whole)  # a file has no tiles
     assert np.array_equal(loaded(checkpoint), whole)
     assert np.array_equal(np.asarray(Image.open("runs/shared/predict/photo.png")), whole)
     assert not np.array_equal(loaded(trained, color_fix="adain"), predicted)
 
 
-def test_weights_that_an_argument_names_are_read_once(tmp_path):
-    """Otherwise random weights would be taken, without a word."""
+def test_weights_that_an_argument_names_are_read_by_the_first_enlarger_alone(tmp_path):
+    """Unread, they would be random without a word; read again, they would undo a change."""
     trained = edsr()
     torch.save({"params": trained.network.state_dict()}, tmp_path / "a.pth")
     network = EDSR(2, blocks=1, channels=4)
@@ -243,7 +243,7 @@ def test_weights_that_an_argument_names_are_read_once(tmp_path):
     assert not np.array_equal(enlarger.Enlarger(named, "cpu").enlarge(RGB), expected)
 
 
-def test_a_model_without_its_weights_is_refused():
+def test_a_model_whose_weights_are_missing_or_random_is_refused():
     missing = Regression(2, network=EDSR(2, blocks=1), weights="no/such.pth")
     with pytest.raises(FileNotFoundError, match="no weights at no/such"):
         enlarger.Enlarger(missing)
@@ -252,7 +252,7 @@ def test_a_model_without_its_weights_is_refused():
         enlarger.Enlarger(random)
 
 
-def test_other_weights_of_an_export_are_taken(trained, command):
+def test_load_takes_other_weights_for_an_export(trained, command):
     command(f"export {trained} --export.out shared")
     other = EDSR(2, blocks=1, channels=8, global_skip=True)  # as tests/tiny.yaml has it
     torch.save({"params": other.state_dict()}, "other.pth")
@@ -277,11 +277,11 @@ def save_run(folder, method):
     (folder / "model.safetensors").touch()
 
 
-def test_sources_are_runs_and_files_that_enlarge(tmp_path, monkeypatch):
+def test_sources_are_runs_and_released_files_whose_method_enlarges_images(tmp_path, monkeypatch):
     save_run(tmp_path / "edsr", "Regression")
     save_run(tmp_path / "edsr/export", "Regression")  # a run that exists has one line
     save_run(tmp_path / "moved/export", "Regression")
-    save_run(tmp_path / "diffusion", "Diffusion")
+    save_run(tmp_path / "diffusion", "Diffusion")  # is no SuperResolver
     save_run(tmp_path / "unknown", "NoSuchClass")
     save_run(tmp_path / "without_weights", "Regression")
     (tmp_path / "without_weights/model.safetensors").unlink()

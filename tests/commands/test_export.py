@@ -63,13 +63,13 @@ def test_exported_weights_are_those_of_the_checkpoint(trained, enlarger):
     assert about["sha256"] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     assert about["weights"] == f"{checkpoint.name} (EMA)"
     assert about["model"] == TRAINED_WITH
-    assert about["step"] == "5"
+    assert about["step"] == "5"  # the best checkpoint is that of the first epoch
     assert about["scale"] == "2.0"
     network = json.loads(about["init_args"])["network"]
     assert network["init_args"]["channels"] == 8
 
 
-def test_nothing_is_overwritten(tmp_path):
+def test_export_refuses_a_folder_with_files_and_leaves_them(tmp_path):
     model = Regression(2.0, edsr)
     out = tmp_path / "out"
     out.mkdir()
@@ -81,7 +81,7 @@ def test_nothing_is_overwritten(tmp_path):
     assert list(tmp_path.iterdir()) == [out]
 
 
-def test_nothing_of_the_training_is_needed(trained, enlarger, monkeypatch):
+def test_export_needs_no_gpus_images_or_place_of_the_training(trained, enlarger, monkeypatch):
     config = yaml.safe_load((trained / "config.yaml").read_text())
     config["trainer"] |= {"accelerator": "gpu", "devices": 8, "strategy": "ddp"}
     config["data"]["init_args"]["train"]["init_args"]["root"] = "nowhere"
@@ -160,7 +160,7 @@ def test_onnx_gives_the_same_images(network, tmp_path):
 def test_spandrel_reads_an_exported_network(network, scale, tmp_path):
     spandrel = pytest.importorskip("spandrel", reason="needs the optional package spandrel")
     torch.manual_seed(0)
-    model = RealESRGAN(scale, network=lambda s: network(s, 8, 2))
+    model = RealESRGAN(scale, network=lambda s: network(s, 8, 2))  # 8 channels
 
     out = export_model(model, tmp_path, community=True)
 

@@ -42,7 +42,7 @@ def assert_equal(state, expected):
 
 
 def test_fit_continues_a_run_as_if_it_had_not_stopped(tmp_path, monkeypatch):
-    """The model has the averages in the end; the checkpoint has the weights."""
+    """The model has the averages in the end."""
     photos = save_images(tmp_path / "photos")
     monkeypatch.chdir(tmp_path)
 
@@ -61,20 +61,32 @@ def test_fit_continues_a_run_as_if_it_had_not_stopped(tmp_path, monkeypatch):
     fit(4, "x")  # which has nothing to do
 
     assert_equal(resumed, whole)
+
+
+def test_lightnings_trainer_takes_a_checkpoint_of_fit_which_has_the_trained_weights(
+    tmp_path, monkeypatch
+):
+    photos = save_images(tmp_path / "photos")
+    monkeypatch.chdir(tmp_path)
+    fitted = enlarger.fit(
+        edsr(), data(photos), callbacks=[EMA(0.5)], max_steps=4, run="x", **QUIET
+    ).module.state_dict()
+
     path = newest_whole(tmp_path / "runs/x/checkpoints")
     weights = torch.load(path)["state_dict"]
-    assert path.name == "step-000000004.ckpt"
-    assert any(not torch.equal(value, weights[name]) for name, value in whole.items())
-    # Lightning's own trainer takes the checkpoint.
     model = edsr()
     images = enlarger.data(photos, scale=2, val=photos, workers=0)
     trainer = Trainer(enable_model_summary=False, **QUIET)
     trainer.validate(model, images, ckpt_path=path, weights_only=True, verbose=False)
+
+    assert path.name == "step-000000004.ckpt"
     assert_equal(model.state_dict(), weights)
+    # What fit returns has the averages, which are others.
+    assert any(not torch.equal(value, weights[name]) for name, value in fitted.items())
 
 
 def test_fit_goes_on_with_other_images_or_another_optimiser(tmp_path, caplog):
-    """Scores of other images are not ranked together; the checkpoint's learning rate is said."""
+    """Scores of other images are not ranked together; the checkpoint's learning rate stays."""
     easy = save_images(tmp_path / "easy")
     hard = save_images(tmp_path / "hard", level=128)
 
@@ -93,11 +105,13 @@ def test_fit_goes_on_with_other_images_or_another_optimiser(tmp_path, caplog):
     assert "goes on with" not in caplog.text
     assert fit(6, hard, lr=1e-5) == [6]
     assert "the checkpoint's lr 0.001, not 1e-05" in caplog.text
-    shutil.copy(easy / "easy0.png", hard / "hard0.png")
+    shutil.copy(easy / "easy0.png", hard / "hard0.png")  # another image of that name
     assert fit(8, hard) == [8]
 
 
-def test_results_of_trained_weights_do_not_name_the_file_before(tmp_path, photo_folder):
+def test_results_after_training_do_not_pass_for_those_of_the_file_it_began_with(
+    tmp_path, photo_folder
+):
     """Neither after training, nor after Lightning's ``ckpt_path``, in the same process."""
     file = str(tmp_path / "a.pth")
     torch.save(edsr().state_dict(), file)

@@ -12,7 +12,7 @@ from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from commands.lightning_internals import read_configurations_alone
 
 
-def test_the_names_are_there() -> None:
+def test_lightning_still_has_the_private_names_that_we_replace() -> None:
     assert hasattr(_TrainingEpochLoop, "_broadcast_sigterm_tensor")
     trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
     assert type(trainer.fit_loop.epoch_loop) is _TrainingEpochLoop
@@ -24,7 +24,7 @@ def test_the_names_are_there() -> None:
 def test_an_error_of_a_configuration_names_its_file(tmp_path: Path) -> None:
     read_configurations_alone()
     file = tmp_path / "mine.yaml"
-    file.write_bytes(b"a: \xe4")
+    file.write_bytes(b"a: \xe4")  # no UTF-8
 
     with pytest.raises(ValueError, match=r"mine\.yaml cannot be read as YAML"):
         Configuration(file, mode="fr").read_text()

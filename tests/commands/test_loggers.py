@@ -20,7 +20,7 @@ EVERY_TWO = "--trainer.logger true --trainer.val_check_interval 2"
 # ------------------------------------------------------------------------------------ TensorBoard
 
 
-def test_what_a_killed_process_logged_later_is_hidden(fitted, enlarger):
+def test_what_a_killed_process_logged_after_its_last_checkpoint_is_hidden(fitted, enlarger):
     whole = fitted(EVERY_TWO, name="whole")
     killed = fitted(f"{EVERY_TWO} --trainer.max_steps 7", name="killed")
     late = TensorBoard(str(killed), name="", version="tensorboard")
@@ -40,6 +40,7 @@ def test_images_are_logged_once_at_each_validation(fitted, enlarger):
     enlarger(f"{FIT} {EVERY_TWO} --trainer.max_steps 7")
     log = Log(run / "tensorboard")
     validated = [step for step, _ in log.scalars("val/psnr")]
+    # After batches 2 and 4 of each epoch of 5: steps 2, 4 and 7, which are counted from 0.
     assert validated == [1, 3, 6]
     assert log.names("images") == ["images/photos/1", "images/photos/2"]
     for name in log.names("images"):
@@ -65,7 +66,9 @@ def steps_of(file):
 
 
 @pytest.mark.slow
-def test_metrics_of_an_earlier_start_are_kept_in_a_fixed_version(tiny, enlarger, caplog):
+def test_metrics_of_an_earlier_start_are_kept_if_the_logger_has_a_fixed_version(
+    tiny, enlarger, caplog
+):
     """Lightning's logger would delete them."""
     logger = """--trainer.logger '{class_path: lightning.pytorch.loggers.CSVLogger,
         init_args: {save_dir: logs, name: a, version: 0}}'"""
@@ -76,7 +79,7 @@ def test_metrics_of_an_earlier_start_are_kept_in_a_fixed_version(tiny, enlarger,
     assert "has the metrics of an earlier start" in caplog.text
     newer, kept = sorted(folder.glob("metrics.csv*"))
     assert kept.read_text() == earlier
-    assert max(steps_of(newer)) == 7
+    assert max(steps_of(newer)) == 7  # the eighth
     enlarger(f"test --config tiny.yaml {logger}")  # logs nothing
     assert sorted(folder.glob("metrics.csv*")) == [newer, kept]
 
@@ -105,13 +108,13 @@ def test_another_logger_gets_hyperparameters_and_images(tiny, enlarger):
         "degradation": "degradations.Bicubic",
         "trainer.max_steps": 4,
         "seed_everything": 0,
-        "lr": 2e-4,
+        "lr": 2e-4,  # by default
     }
     (file,) = Path("logs").rglob("hparams.yaml")
     assert yaml.safe_load(file.read_text()).items() >= expected.items()
     names = [(key, step) for key, step, _ in TakesImages.taken]
     photos = ("images/photos/1", "images/photos/2")
-    assert names == [(photo, step) for step in (1, 3) for photo in photos]
+    assert names == [(photo, step) for step in (1, 3) for photo in photos]  # EVERY_TWO
     for _, _, (image,) in TakesImages.taken:
         assert image.dtype == np.uint8
         assert image.shape[-1] == 3

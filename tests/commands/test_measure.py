@@ -49,14 +49,14 @@ def references():
     return [noise(), noise()]
 
 
-def test_numbers_are_those_of_the_definition(outputs, references):
+def test_psnr_without_a_border_of_the_scale_is_that_of_its_definition(outputs, references):
     rgb = PSNR(color="rgb", label="rgb")
     found = enlarger.measure(outputs, references, ["psnr", rgb], scale=2)
     first = psnr(outputs[0][2:-2, 2:-2], references[0][2:-2, 2:-2])  # the border is the scale
     assert found["rgb"]["images"].keys() == {"000000", "000001"}
     assert found["rgb"]["images"]["000000"] == pytest.approx(first, rel=1e-5)
     assert found["psnr"]["n"] == 2
-    assert found["psnr"]["protocol"]["color"] == "y"
+    assert found["psnr"]["protocol"]["color"] == "y"  # by default
 
 
 @pytest.mark.parametrize(
@@ -73,13 +73,12 @@ def test_what_cannot_be_measured_is_refused(outputs, references, metrics, messag
         enlarger.measure(outputs, references, metrics)
 
 
-def test_images_are_measured_whole_and_references_cut_to_outputs():
-    """Though the scale does not divide their sides."""
-    hr = noise(23, 19)
+def test_equal_sizes_are_measured_whole_and_a_larger_reference_is_cut():
+    hr = noise(23, 19)  # which the scale does not divide
     lr = enlarger.degrade(hr, "bicubic", scale=2)
     bicubic = enlarger.Enlarger(Bicubic(2), "cpu")
     whole = bicubic.enlarge(lr, size=(23, 19))
-    cut = bicubic.enlarge(lr)
+    cut = bicubic.enlarge(lr)  # 22 x 18
     exact = enlarger.measure([whole], [hr], [PSNR(color="rgb", border=0)], scale=2)["psnr"]
     of_whole = enlarger.measure([whole], [hr], "psnr", scale=2)["psnr"]["protocol"]
     of_cut = enlarger.measure([cut], [hr], "psnr", scale=2)["psnr"]["protocol"]
@@ -90,8 +89,8 @@ def test_images_are_measured_whole_and_references_cut_to_outputs():
     assert of_cut["reference"] == "cut to multiples of 2"
 
 
-def test_rounding_is_as_the_protocol_says(tmp_path):
-    """Of files of 16 bits, and of arrays of floats."""
+def test_files_of_16_bits_and_floats_are_rounded_to_8_bits_if_the_protocol_says_so(tmp_path):
+    """The error is a third of a level of 8 bits, which is 257 of 16 bits: rounding changes it."""
     hr = DRAWS.integers(90, 65446, (24, 20, 3)).astype(np.uint16)
     sr = (hr + DRAWS.integers(-90, 90, hr.shape)).astype(np.uint16)
     expected = psnr(sr, hr, peak=65535)
@@ -104,7 +103,7 @@ def test_rounding_is_as_the_protocol_says(tmp_path):
     of_8_bits = enlarger.measure(tmp_path / "sr", tmp_path / "hr", [rounded])
     assert of_files["psnr"]["value"] == pytest.approx(expected, rel=1e-4)
     assert of_floats["psnr"]["value"] == pytest.approx(expected, rel=1e-4)
-    assert abs(of_8_bits["psnr"]["value"] - expected) > 1
+    assert abs(of_8_bits["psnr"]["value"] - expected) > 1  # dB
 
 
 def test_pillow_images_are_measured_in_srgb_as_files_are(tmp_path):
@@ -112,8 +111,8 @@ def test_pillow_images_are_measured_in_srgb_as_files_are(tmp_path):
     Image.fromarray(RGB).save(path, icc_profile=rgb_profile())
     of_image = enlarger.measure([Image.open(path)], [path], ["psnr"])["psnr"]
     of_levels = enlarger.measure([RGB], [path], ["psnr"])["psnr"]
-    assert np.isinf(of_image["value"])
-    assert np.isfinite(of_levels["value"])
+    assert np.isinf(of_image["value"])  # equal: both are converted by the profile
+    assert np.isfinite(of_levels["value"])  # an array has no profile
 
 
 # ------------------------------------------------------------------------------------ the commands
@@ -149,12 +148,12 @@ def test_an_infinite_number_is_written_as_text(tmp_path):
 
 
 def test_compare_of_folders_is_by_the_numbers_of_measure(tmp_path, capsys, monkeypatch):
-    """Whatever the formats of their files."""
+    """Also where the files have other formats: one is a BMP."""
     monkeypatch.chdir(tmp_path)
     hr = [noise(10, 12).repeat(3, 0) for _ in range(6)]
     save("hr", hr)
-    save("sharp", [image // 8 * 8 for image in hr])
-    save("soft", [image // 32 * 32 for image in hr])
+    save("sharp", [image // 8 * 8 for image in hr])  # off by up to 7 levels
+    save("soft", [image // 32 * 32 for image in hr])  # by up to 31
     Image.open("soft/a.png").save("soft/a.bmp")
     Path("soft/a.png").unlink()
 
@@ -175,6 +174,6 @@ def test_compare_of_runs_is_by_their_results(tmp_path, capsys):
         images = [row(image=f"set5/{number}", value=value + number) for number in range(6)]
         append(tmp_path / name, [row(value=value, n=6), *images])
     assert compare.main([str(tmp_path / "one"), str(tmp_path / "two")]) == 0
-    assert "A is better" in capsys.readouterr().out
+    assert "A is better" in capsys.readouterr().out  # by 1 dB on each image
     with pytest.raises(FileNotFoundError, match="name the directory of a run"):
         compare.main([str(tmp_path / "one"), "nowhere"])

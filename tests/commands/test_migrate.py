@@ -13,7 +13,7 @@ NETWORKS = plain_yaml((OPTIONS / "networks.yaml").read_text())
 
 
 @pytest.mark.parametrize("name", ["basicsr", "redux", "gan"])
-def test_an_option_file_becomes_ours(name, enlarger, capsys):
+def test_an_option_file_becomes_a_configuration_that_fit_takes(name, enlarger, capsys):
     """``main.py migrate options/NAME.yml`` prints ``options/NAME.ours.yaml``, which fit takes."""
     ours = OPTIONS / f"{name}.ours.yaml"
 
@@ -30,6 +30,7 @@ def test_a_network_has_the_defaults_of_its_program(row):
     network = migration.config["model.init_args.network"]["init_args"]
     assert network["architecture"] == row["architecture"]
     assert network["arguments"].items() >= row["with"].items()
+    # These are not arguments of the classes of Spandrel that the rows have.
     assert not {"unshuffle_mod", "fast", "img_range"} & network["arguments"].keys()
 
 
@@ -41,8 +42,9 @@ def test_a_degradation_has_the_defaults_of_its_program():
         "datasets": {"train": {"type": "realesrgandataset", "dataroot_gt": "hr"}},
     }
     key = "degradation.init_args.first.kernel_size"
-    assert Migration(options).config[key] == [5, 17]
-    assert key not in Migration({**options, "model_type": "SRModel"}).config  # of BasicSR
+    assert Migration(options).config[key] == [5, 17]  # traiNNer-redux's default
+    # A file with a model_type is of BasicSR, which has no defaults.
+    assert key not in Migration({**options, "model_type": "SRModel"}).config
 
 
 # What the authors' classes have no working default of.
@@ -52,7 +54,7 @@ NEEDED = {"ATD": WINDOWS, "DRCT": WINDOWS, "swinir": WINDOWS, "SAFMN": {"dim": 3
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", table()["classes"]["networks"])
-def test_every_network_can_be_built(name):
+def test_every_network_that_migrate_knows_can_be_built(name):
     pytest.importorskip("spandrel", reason="needs the optional package spandrel")
     migration = Migration({"scale": 4, "network_g": {"type": name, **NEEDED.get(name, {})}})
     described = migration.config["model.init_args.network"]

@@ -55,12 +55,12 @@ def outputs(root=OUT):
 def test_images_of_any_size_are_enlarged_to_one_size(folder, enlarger):
     photo(mode="RGBA").save("in/a.png")
     enlarger(f"{PREDICT} in --data.size [30,70]")
-    assert pixels(OUT / "a.png").shape == (30, 70, 4)
+    assert pixels(OUT / "a.png").shape == (30, 70, 4)  # RGBA
     assert pixels(OUT / "sub" / "b.c.png").shape == (30, 70, 3)
 
 
 @pytest.mark.parametrize("scale", [1.5, 3])
-def test_a_run_enlarges_by_any_factor(trained, enlarger, scale):
+def test_a_run_of_scale_2_enlarges_by_any_factor(trained, enlarger, scale):
     """From its folder, its configuration or a checkpoint: the network has one factor, 2."""
     photo((20, 12)).save("a.png")
     checkpoint, _ = best_or_newest(trained / "checkpoints")
@@ -75,17 +75,21 @@ def test_a_run_enlarges_by_any_factor(trained, enlarger, scale):
     assert np.array_equal(images[0], images[2])
 
 
-def test_photographs_are_enlarged_without_a_configuration(tmp_path, enlarger, monkeypatch):
-    """By the released model that is the default, by other factors too, and mixed with bicubic."""
+def test_predict_without_a_configuration_enlarges_by_the_default_model(
+    tmp_path, enlarger, monkeypatch
+):
+    """By the default model, of factor 4, by other factors too, and mixed with bicubic."""
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (8, 6), "red").save("a.png")
     torch.save({"params": SRVGGNetCompact(4, convolutions=32).state_dict()}, "general.pth")
+    # As the default, but with random weights.
     command = "predict --data.predict a.png --model.weights general.pth"
     enlarger(command)
     enlarger(f"{command} --data.scale 8 --writer.folder double")
     enlarger(f"{command} --data.scale 2 --writer.strength 0 --writer.folder half")
     assert pixels(f"runs/{DEFAULT}/predict/a.png").shape == (24, 32, 3)
     assert pixels("double/a.png").shape == (48, 64, 3)
+    # Of strength 0: bicubic alone, by which red stays red.
     assert np.array_equal(pixels("half/a.png"), np.full((12, 16, 3), (255, 0, 0)))
 
 
@@ -99,7 +103,7 @@ def test_outputs_among_the_inputs_are_not_enlarged(folder, enlarger, caplog, pla
     options = f"--writer.folder {place} --writer.suffix '{suffix}'"
     enlarger(f"{PREDICT} in {options}")
     first = outputs("in")
-    assert len(first) == 4
+    assert len(first) == 4  # two inputs, two outputs
     for inputs in ("in", "in/**/*.*"):
         caplog.clear()
         enlarger(f"{PREDICT} {inputs} {options}")
@@ -108,7 +112,7 @@ def test_outputs_among_the_inputs_are_not_enlarged(folder, enlarger, caplog, pla
         assert "left out 2 images in writer.folder" in caplog.text
     photo().save("in/new.png")
     enlarger(f"{PREDICT} in {options}")
-    assert len(outputs("in")) == 6
+    assert len(outputs("in")) == 6  # and a new input with its output
 
 
 def test_a_name_that_is_no_utf8_is_read_and_known_the_next_time(folder, enlarger, caplog):
@@ -124,7 +128,7 @@ def test_a_name_that_is_no_utf8_is_read_and_known_the_next_time(folder, enlarger
 
 
 @pytest.mark.parametrize("given", ["odd", "odd/*.png", "[odd/pipe.png, odd/a.png]"])
-def test_what_is_no_file_is_named_and_left_out(folder, enlarger, caplog, given):
+def test_a_pipe_a_device_and_a_broken_link_are_named_and_left_out(folder, enlarger, caplog, given):
     Path("odd").mkdir()
     photo().save("odd/a.png")
     os.mkfifo("odd/pipe.png")
@@ -138,8 +142,8 @@ def test_what_is_no_file_is_named_and_left_out(folder, enlarger, caplog, given):
         assert "odd/broken.png: No such file or directory" in caplog.text
 
 
-def test_it_fails_if_no_input_is_an_image(folder, enlarger, refusal, caplog):
-    """Again, too: a fault is not an output that exists. With one output, it is a warning."""
+def test_predict_fails_if_no_input_is_an_image_and_warns_of_some(folder, enlarger, refusal, caplog):
+    """It fails the second time, too: a fault is not an output that exists."""
     for path in ("in/a.png", "in/sub/b.c.jpg"):
         Path(path).write_bytes(b"no image")
     for _ in range(2):
@@ -163,7 +167,7 @@ class Slow(Bicubic):
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_it_leaves_no_partial_file_and_goes_on(tiny, enlarger, caplog):
+def test_predict_killed_at_any_moment_leaves_no_partial_file_and_goes_on(tiny, enlarger, caplog):
     Path("in").mkdir()
     names = [f"{number:02d}.png" for number in range(30)]
     for name in names:  # of noise, so that a file takes time to write

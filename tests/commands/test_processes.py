@@ -50,7 +50,8 @@ def test_launcher_and_trainer_agree_on_one_run(monkeypatch, row):
     world = world_of(monkeypatch, row["variables"], **row.get("trainer", {}))
     for key in ("rank", "size", "devices", "num_nodes", "strategy"):
         assert getattr(world, key) == row[key]
-    assert world.is_first == (row["rank"] == 0) == claimed().is_first
+    assert world.is_first == (row["rank"] == 0)
+    assert claimed().is_first == (row["rank"] == 0)
 
 
 @pytest.mark.usefixtures("no_launcher")
@@ -63,16 +64,16 @@ def test_launcher_and_trainer_that_contradict_are_refused(monkeypatch, row):
 
 @pytest.mark.usefixtures("no_launcher")
 def test_a_variable_that_is_no_number_is_named_before_lightning_reads_it(refusal, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "x")
+    monkeypatch.setenv("WORLD_SIZE", "x")  # of which Lightning makes an int
     assert "WORLD_SIZE is 'x'" in refusal("fit --help all")
 
 
 @pytest.mark.parametrize("gpu", [False, True])
-def test_strategies_have_our_limit_and_both_backends(monkeypatch, gpu):
+def test_named_strategies_have_our_time_limit_and_a_backend_for_each_device(monkeypatch, gpu):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
     assert own_strategy("auto", "auto", processes=1) == "auto"
     users = DDPStrategy()
-    assert own_strategy(users, "auto", processes=2) is users
+    assert own_strategy(users, "auto", processes=2) is users  # an object, not a name
     for name, accelerator in itertools.product((*DDP, "auto", "fsdp"), ("auto", "gpu", "cpu")):
         strategy = own_strategy(name, accelerator, processes=2)
         assert isinstance(strategy, FullySharded if name == "fsdp" else DDPStrategy)
@@ -128,7 +129,7 @@ def test_the_code_of_ours_and_of_a_user_is_told_apart_by_its_bytes(tmp_path, mon
     own.write_text("class Own: x = 1\n")
     changed = start_facts(config)
 
-    assert len({before["code"], with_a_file["code"], changed["code"]}) == 3
+    assert len({before["code"], with_a_file["code"], changed["code"]}) == 3  # all differ
     assert before["plugins"] == with_a_file["plugins"]
     assert len({before["plugins"], changed["plugins"], start_facts({})["plugins"]}) == 3
 
@@ -184,12 +185,13 @@ def new_store():
     return dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=wait)
 
 
-def test_a_failure_ends_the_others_with_its_status(store):
+def test_a_failure_of_one_process_ends_the_others_with_its_status(store):
     first, second, third = (Process(store, rank) for rank in range(3))
     assert second.fail(ValueError("no such key"), 2) is None
     assert first.ended.wait(PATIENCE)
     assert third.ended.wait(PATIENCE)
-    assert first.status == third.status == 2
+    assert first.status == 2
+    assert third.status == 2
     assert str(first.first).endswith("stopped: no such key")
 
 
@@ -198,10 +200,10 @@ def test_a_failure_ends_the_others_with_its_status(store):
     [
         (GLOO, "stopped: no such key"),
         (FailedElsewhereError("no such key"), "says why"),
-        (ValueError("no such key"), "says why"),
+        (ValueError("no such key"), "says why"),  # the same mistake, met by both
     ],
 )
-def test_what_follows_from_a_failure_or_is_alike_has_its_status(store, error, words):
+def test_an_error_after_a_failure_elsewhere_takes_its_status(store, error, words):
     """A job that ends with a configuration error must not be started again."""
     first = Process(store, 0)
     second = Process(store, 1)
@@ -215,17 +217,18 @@ def test_what_follows_from_a_failure_or_is_alike_has_its_status(store, error, wo
 def test_a_lost_connection_without_a_reason_is_temporary(store):
     reason = Process(store, 0).fail(GLOO, 1)
     assert isinstance(reason, TemporaryError)
-    assert reason.status == LOST == 75
+    assert LOST == 75  # EX_TEMPFAIL
+    assert reason.status == LOST
     assert "lost (Read error [10.77.0.2]:59033: Connection reset by peer.)" in str(reason)
 
 
-def test_an_error_that_names_a_path_is_no_lost_connection():
+def test_an_error_whose_path_contains_gloo_is_no_lost_connection():
     assert not is_broken_link(RuntimeError("/data/igloo/1.png cannot be read"))
 
 
 def test_a_process_that_lightning_started_ends_after_the_first_one(monkeypatch):
     """The first one takes up to 2.5 s; then its launcher's thread may kill it."""
-    assert seconds_after_launcher() == 0
+    assert seconds_after_launcher() == 0  # Lightning has not started this one
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert seconds_after_launcher() > 2.5
 
@@ -254,7 +257,7 @@ def test_a_command_raises_the_limit_of_open_files(tiny, refusal):
     assert raised == (MOST if hard < 0 else min(hard, MOST))
 
 
-def test_a_command_ends_without_a_word_when_its_reader_has_seen_enough():
+def test_a_command_whose_stdout_is_closed_ends_well_without_a_word():
     reads, writes = os.pipe()
     os.close(reads)
     command = [sys.executable, REPO / "main.py", "list", "methods"]

@@ -20,7 +20,9 @@ TABLE = yaml.safe_load(Path(__file__).with_name("refusals.yaml").read_text())
 
 
 @pytest.mark.parametrize(("typed", "words"), TABLE["typed"].items())
-def test_what_is_typed(tiny, refusal, monkeypatch, typed, words):
+def test_a_mistake_in_a_command_is_refused_in_the_words_of_the_table(
+    tiny, refusal, monkeypatch, typed, words
+):
     monkeypatch.delenv("ENLARGER_WEIGHTS", raising=False)
     sentence = refusal(f"{FIT} {typed}" if typed.startswith("--") else typed)
     assert words in sentence
@@ -32,14 +34,14 @@ def files_of(folder):
 
 
 @pytest.mark.parametrize(("typed", "words"), TABLE["trained"].items())
-def test_what_is_typed_for_a_trained_run(trained, refusal, typed, words):
+def test_a_mistake_for_a_trained_run_is_refused_and_changes_no_file(trained, refusal, typed, words):
     before = files_of("runs")
     assert words in refusal(f"{FIT} {typed}")
     assert files_of("runs") == before
 
 
 @pytest.mark.parametrize("row", TABLE["files"], ids=lambda row: row["words"])
-def test_what_is_typed_beside_files(tiny, refusal, row):
+def test_a_mistake_in_a_file_is_refused_and_changes_no_file(tiny, refusal, row):
     for name, content in row["files"].items():
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).write_text(content)
@@ -55,6 +57,7 @@ def test_broken_training_images_are_skipped_and_counted(tiny, photo_folder, enla
     Path("photos/0.png").write_bytes(Path("photos/1.png").read_bytes()[:1000])
     data = "--data.train.root photos --data.val null --data.workers 2"
     enlarger(f"{FIT} {data} --trainer.max_steps 5")
+    # Five steps are an epoch, in which each image is read.
     assert "skipped a training image, unreadable (1 so far)" in caplog.text
     assert Path("runs/tiny/checkpoints/step-000000005.ckpt").is_file()
 
@@ -76,7 +79,7 @@ def test_an_error_of_a_plugin_keeps_its_traceback(tiny, enlarger, mistake, worke
     assert plugins_with_bugs.MESSAGES[mistake] in shown
 
 
-def test_an_error_of_lightning_is_its_text(tiny, enlarger, refusal):
+def test_an_error_of_lightning_is_one_sentence_or_under_debug_raised(tiny, enlarger, refusal):
     command = f"{FIT} --trainer.callbacks+ {PLUGINS}.LogsWhereItMayNot"
     assert "self.log" in refusal(command)
     with pytest.raises(MisconfigurationException):
@@ -99,5 +102,5 @@ except SystemExit as ended:
     print(ended.code, "torch" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True)
-    assert done.stdout == "2 False\n"
+    assert done.stdout == "2 False\n"  # status 2; torch is not imported
     assert answer in done.stderr

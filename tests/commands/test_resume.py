@@ -82,7 +82,7 @@ def stops(kind):
 
 
 @pytest.mark.parametrize("stop", stops("exceptions"))
-def test_after_an_exception(tiny, enlarger, fitted, stop):
+def test_a_run_resumed_after_an_exception_equals_an_uninterrupted_one(tiny, enlarger, fitted, stop):
     options = stop.get("options", "")
     command = f"{FIT} {INTERRUPTED} {options} --run.name stopped"
     Interruption.hook = stop["at"]
@@ -92,12 +92,13 @@ def test_after_an_exception(tiny, enlarger, fitted, stop):
 
     enlarger(command)
 
+    # Without workers, which change no bit.
     fitted(options.replace("--data.workers 2", ""), name="whole")
     assert_same("stopped", "whole")
 
 
 @pytest.mark.slow
-def test_after_sigkill(tiny):
+def test_a_run_resumed_after_sigkill_equals_an_uninterrupted_one(tiny):
     """The quickstart configuration, made small, killed in the middle of its second epoch."""
     small = """--data.crops.per_image 4 --data.batch_size 8 --data.crop_size 32 --data.val null
         --trainer.max_steps 10 --trainer.val_check_interval null --trainer.log_every_n_steps 2
@@ -127,7 +128,7 @@ def test_after_sigkill(tiny):
 
 
 @pytest.mark.parametrize("hook", ["validation", pytest.param("epoch_end", marks=pytest.mark.slow)])
-def test_what_an_epochs_end_decides_is_not_lost(tiny, enlarger, hook):
+def test_early_stopping_counts_an_epoch_whose_end_was_interrupted(tiny, enlarger, hook):
     """Early stopping sees the epochs of 5 steps: nothing is better at the end of the second."""
     early = """'{class_path: lightning.pytorch.callbacks.EarlyStopping,
         init_args: {monitor: val/psnr, mode: max, min_delta: 99, patience: 1}}'"""
@@ -137,12 +138,12 @@ def test_what_an_epochs_end_decides_is_not_lost(tiny, enlarger, hook):
     with pytest.raises(RuntimeError, match="interrupted"):
         enlarger(command)
     enlarger(command)
-    assert newest("tiny")["global_step"] == 10
+    assert newest("tiny")["global_step"] == 10  # not 12
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("first", [4, 7])
-def test_a_value_that_an_epochs_end_waits_for_is_kept(tiny, enlarger, first):
+def test_a_metric_that_is_read_at_the_end_of_an_epoch_is_kept_by_a_resume(tiny, enlarger, first):
     """Validated every 3 steps; early stopping and the schedule read it after epochs of 5."""
     plateau = """'{class_path: lightning.pytorch.cli.ReduceLROnPlateau,
         init_args: {monitor: val/psnr, mode: max, threshold: 99, patience: 0}}'"""
@@ -162,7 +163,7 @@ def test_a_value_that_an_epochs_end_waits_for_is_kept(tiny, enlarger, first):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("first", [6, 7])
-def test_a_schedule_of_accumulation(tiny, enlarger, first):
+def test_a_schedule_of_accumulation_is_resumed(tiny, enlarger, first):
     """5 steps in the first epoch, then 3, of 2, 2 and 1 batches."""
     schedule = """'{class_path: lightning.pytorch.callbacks.GradientAccumulationScheduler,
         init_args: {scheduling: {0: 1, 1: 2}}}'"""
@@ -200,7 +201,7 @@ def test_what_a_callback_unfroze_is_trained_after_a_resume(tiny, enlarger, step)
     enlarger(f"{command} stopped")
 
     averaged = newest("stopped")["callbacks"]["EMA"]["weights"]
-    assert "network.body.0.body.0.weight" in averaged
+    assert "network.body.0.body.0.weight" in averaged  # unfrozen, so averaged
     for part in ("state_dict", "optimizer_states"):
         assert_equal(newest("stopped")[part], newest("whole")[part])
     assert_equal(averaged, newest("whole")["callbacks"]["EMA"]["weights"])
@@ -261,6 +262,7 @@ def test_a_method_in_lightnings_style_is_resumed(tiny, enlarger, caplog):
         enlarger(f"{FIT} {model} {options}")
     assert newest("tiny")["global_step"] == 8
     assert newest("tiny")["hyper_parameters"]["scale"] == 2.0
+    # tiny.yaml sets a schedule, and no optimiser.
     assert "model.init_args.lr_scheduler has no effect" in caplog.text
     assert "model.init_args.optimizer has no effect" not in caplog.text
 
@@ -268,7 +270,9 @@ def test_a_method_in_lightnings_style_is_resumed(tiny, enlarger, caplog):
 # --------------------------------------------------------------------------------- what is said
 
 
-def test_images_may_be_moved_but_not_changed(fitted, photo_folder, enlarger, refusal):
+def test_a_resume_allows_moved_images_and_refuses_changed_ones(
+    fitted, photo_folder, enlarger, refusal
+):
     fitted("--trainer.max_steps 2")
     shutil.copytree(photo_folder, "moved")
     enlarger(f"{FIT} --data.train.root moved --trainer.max_steps 3")

@@ -58,7 +58,7 @@ def why_refused(run, config, change=False):
 # ----------------------------------------------------------------------------- its configuration
 
 
-def test_changes_that_a_run_allows_are_named(trained, enlarger, caplog):
+def test_changes_that_a_resume_allows_are_logged(trained, enlarger, caplog):
     validation = "--trainer.val_check_interval 2 --checkpoint.keep_last 3"
 
     enlarger(f"{FIT} {validation} --data.workers 1 --trainer.devices 1 --trainer.max_steps 13")
@@ -70,7 +70,7 @@ def test_changes_that_a_run_allows_are_named(trained, enlarger, caplog):
     assert read_config(trained)["checkpoint"]["keep_last"] == 3
 
 
-def test_other_changes_are_refused_and_all_listed(trained, config, refusal):
+def test_changes_that_a_resume_refuses_are_all_listed(trained, config, refusal):
     sentence = refusal(
         f"{FIT} --data.crops.flips false --seed_everything 1 --model.loss charbonnier "
         "--trainer.log_every_n_steps 5 --trainer.max_steps 11 --trainer.benchmark true "
@@ -79,6 +79,7 @@ def test_other_changes_are_refused_and_all_listed(trained, config, refusal):
 
     first, *changes, last = [line.strip() for line in sentence.splitlines()]
     assert first == "the run in runs/tiny was started with another configuration:"
+    # Not trainer.log_every_n_steps and run.seeds, which a resume allows.
     assert changes == [
         "data.crops.flips: True -> False",
         "model.loss: l1 -> charbonnier",
@@ -112,7 +113,7 @@ def test_a_change_is_refused_where_it_matters_or_would_have_no_effect(trained, c
     set_keys(config, row["after"])
 
     sentence = why_refused(trained, config, change=row.get("change", False))
-    assert bool(sentence) == ("words" in row)
+    assert bool(sentence) == ("words" in row)  # a row without them is allowed
     assert row.get("words", "") in sentence
 
 
@@ -124,16 +125,16 @@ def test_a_damaged_configuration_is_not_compared(trained, content):
     with pytest.raises(ConfigurationError, match="is damaged: restore it, or"):
         run.trained_config()
     assert "is damaged: restore it, or" in why_refused(trained, {"a": 1})
-    assert why_refused(trained, {"a": 1}, change=True) == ""
+    assert why_refused(trained, {"a": 1}, change=True) == ""  # the way out
 
 
 def test_a_missing_configuration_is_not_compared(trained):
     (trained / "config.yaml").unlink()
     assert "is missing: restore it, or" in why_refused(trained, {"a": 1})
-    assert why_refused(trained, {"a": 1}, change=True) == ""
+    assert why_refused(trained, {"a": 1}, change=True) == ""  # the way out
 
 
-def test_keys_of_an_earlier_version_in_the_configuration_of_a_run_are_read(trained, enlarger):
+def test_a_run_whose_configuration_has_keys_of_an_earlier_version_goes_on(trained, enlarger):
     file = trained / "config.yaml"
     earlier = "run:\n  lost_after_seconds: 60.0\n  preflight_minutes: 10.0\n"
     file.write_text(file.read_text().replace("run:\n", earlier))
@@ -173,7 +174,9 @@ def test_a_run_begins_with_a_given_checkpoint_and_goes_on_with_its_own(trained, 
     assert newest("second")["global_step"] == 14
 
 
-def test_a_given_checkpoint_keeps_its_optimiser_and_its_rate(trained, config, caplog):
+def test_a_run_that_begins_from_a_checkpoint_keeps_its_optimiser_and_learning_rate(
+    trained, config, caplog
+):
     given = max((trained / "checkpoints").glob("*.ckpt"))
     arguments = config["model"]["init_args"]
     second = RunDirectory(trained.with_name("second"))
@@ -194,7 +197,7 @@ def test_a_given_checkpoint_keeps_its_optimiser_and_its_rate(trained, config, ca
         ({"params": {"a": torch.ones(1)}}, "no checkpoint of fit: for weights alone, use --model"),
     ],
 )
-def test_a_file_that_is_no_checkpoint_is_no_beginning(tiny, refusal, content, expected):
+def test_fit_refuses_to_begin_from_a_file_that_is_no_checkpoint(tiny, refusal, content, expected):
     torch.save(content, "bad.ckpt")
     assert expected in refusal(f"{FIT} --ckpt_path bad.ckpt")
     assert not Path("ran").exists()
@@ -231,7 +234,7 @@ def files_of(run):
 def test_a_second_fit_of_a_run_is_refused(trained, enlarger, impatient, capsys, caplog, options):
     with alone_in(trained, PATIENCE):
         before = files_of(trained)
-        with pytest.raises(SystemExit, match="75"):
+        with pytest.raises(SystemExit, match="75"):  # EX_TEMPFAIL: try again
             enlarger(f"{FIT} --trainer.max_steps 13 {options}")
         holder = f"process {os.getpid()} on {os.uname().nodename}"
         assert f"{holder} writes to runs/tiny" in capsys.readouterr().err
@@ -283,12 +286,12 @@ def test_a_run_whose_folder_is_moved_writes_to_no_other(tiny, refusal):
     assert list(Path("runs/tiny").iterdir()) == []
 
 
-def test_one_predict_at_a_time_in_a_folder(bicubic, photo_folder, enlarger, impatient):
+def test_only_one_predict_at_a_time_writes_to_a_folder(bicubic, photo_folder, enlarger, impatient):
     command = f"predict --config {bicubic} --data.predict {photo_folder} --writer.folder out"
     with alone_in(Path("out"), PATIENCE), pytest.raises(SystemExit, match="75"):
         enlarger(command)
     enlarger(command)
-    assert len(list(Path("out").glob("*.png"))) == 10
+    assert len(list(Path("out").glob("*.png"))) == 10  # all of photo_folder
 
 
 def lock_on_nfs(descriptor, operation, flock=fcntl.flock):
@@ -299,7 +302,7 @@ def lock_on_nfs(descriptor, operation, flock=fcntl.flock):
 
 
 @pytest.mark.parametrize("nfs", [False, True])
-def test_a_run_is_locked_by_any_name(tmp_path, impatient, monkeypatch, nfs):
+def test_a_locked_run_is_locked_by_any_other_path_to_it(tmp_path, impatient, monkeypatch, nfs):
     if nfs:
         monkeypatch.setattr(fcntl, "flock", lock_on_nfs)
     runs = tmp_path / "runs"
@@ -318,7 +321,7 @@ def test_the_folder_that_replaces_a_run_is_locked_too(tmp_path, impatient):
         run.config_file.touch()
         run.move_aside()
         assert is_locked(tmp_path / "run")
-    (aside,) = tmp_path.iterdir()
+    (aside,) = tmp_path.iterdir()  # the new folder is empty, so it is removed
     assert [path.name for path in aside.iterdir()] == ["config.yaml"]
 
 
@@ -351,13 +354,13 @@ def test_a_run_stands_for_its_best_checkpoint_or_else_its_newest(tmp_path):
     two = folder / "step-000000002.ckpt"
     for path in (one, two):
         write_whole(path, lambda file: torch.save({}, file))
-    assert find_weights(str(tmp_path / "run"), 2) == two
+    assert find_weights(str(tmp_path / "run"), 2) == two  # of scale 2; no best is known
     best = {"monitor": "val/psnr", "best": [one.name], "scores": {one.name: 30.0}}
     (folder / "best.json").write_text(json.dumps(best))
     assert find_weights(str(tmp_path / "run"), 2) == one
 
 
-def test_a_checkpoint_that_fit_deletes_meanwhile_is_chosen_once_more(trained):
+def test_if_fit_deletes_the_chosen_checkpoint_another_one_is_loaded(trained):
     run = RunDirectory(trained)
     choice = choose_weights(run, None, None)
     model = Regression(2, EDSR(2, blocks=1, channels=8, global_skip=True))
@@ -366,14 +369,14 @@ def test_a_checkpoint_that_fit_deletes_meanwhile_is_chosen_once_more(trained):
     assert path == trained / "checkpoints" / "step-000000012.ckpt"
 
 
-def test_a_damaged_checkpoint_is_no_beginning_and_no_weights(trained, refusal):
+def test_a_damaged_checkpoint_is_refused_as_beginning_and_as_weights(trained, refusal):
     shutil.copy(trained / "checkpoints/step-000000012.ckpt", "bad.ckpt")
     damage(Path("bad.ckpt"))
     assert "bad.ckpt" in refusal(f"{FIT} --ckpt_path bad.ckpt --run.name x")
     assert "bad.ckpt" in refusal(f"{TEST} --model.weights bad.ckpt --run.name x")
 
 
-def test_the_shipped_manifest_is_complete():
+def test_each_entry_of_the_shipped_manifest_has_a_hash_a_licence_and_a_source():
     entries = yaml.safe_load(MANIFEST.read_text())
     assert {"imdn-x2", "imdn-x3", "imdn-x4"} <= set(entries)
     for name, entry in entries.items():

@@ -50,7 +50,7 @@ def images(run="noisy", metric="psnr"):
 
 
 @pytest.mark.parametrize("verb", quick(["test", "validate"], "test"))
-def test_each_seed_is_the_run_of_that_seed(tiny, enlarger, verb):
+def test_each_of_several_seeds_gives_the_values_of_a_run_with_that_seed_alone(tiny, enlarger, verb):
     enlarger(f"{verb} {NOISY} --run.seeds 3 --seed_everything 5")
     together = images()
     assert list(together) == [5, 6, 7]
@@ -59,6 +59,7 @@ def test_each_seed_is_the_run_of_that_seed(tiny, enlarger, verb):
         assert images(f"alone{seed}") == {seed: together[seed]}
         # The noise of the method differs, not its inputs.
         assert images(f"alone{seed}", "input")[seed] == images(metric="input")[5]
+    # No two seeds have the same values.
     assert len({tuple(values.values()) for values in together.values()}) == 3
 
 
@@ -68,7 +69,7 @@ def test_a_method_that_draws_no_noise_is_evaluated_once(tiny, enlarger, caplog):
     assert messages[0] == "seed 0 (1 of 4)"
     assert "Bicubic drew no noise" in messages[1]
     assert len(messages) == 2
-    assert list(images("tiny")) == [None]
+    assert list(images("tiny")) == [None]  # no seed is written
     (row,) = read_file(Path("runs/tiny/results.json"))
     assert row.seeds is None
     assert row.std is None

@@ -59,7 +59,7 @@ def send(enlarger, number, options, at, batch):
 
 
 @pytest.mark.parametrize("stop", stops("signals"))
-def test_training_stops_and_goes_on(tiny, enlarger, fitted, stop):
+def test_training_stopped_by_a_signal_goes_on_as_an_uninterrupted_run(tiny, enlarger, fitted, stop):
     options = stop.get("options", "")
     number = signal.Signals[stop["signal"]]
     send(enlarger, number, f"--run.name stopped {options}", stop["at"], stop["batch"])
@@ -80,7 +80,7 @@ def ranking(run):
     return json.loads(Path("runs", run, "checkpoints/best.json").read_text())
 
 
-def test_a_validation_is_left_at_once_and_its_half_goes_nowhere(tiny, enlarger):
+def test_a_validation_is_left_at_once_and_what_it_measured_is_not_ranked(tiny, enlarger):
     send(enlarger, TERM, "--trainer.val_check_interval 2", at="validated", batch=4)
     assert Send.images == 2 + 2 + 1  # the sanity check's, the first validation's, and one
     assert set(ranking("tiny")["scores"]) == {"step-000000002.ckpt"}
@@ -99,7 +99,7 @@ class AtFirstImage(Callback):
 def test_a_stopped_evaluation_writes_no_results(trained, enlarger, verb):
     with pytest.raises(SystemExit) as stopped:
         enlarger(f"{verb} --config tiny.yaml {callback(AtFirstImage)}")
-    assert stopped.value.code == 143
+    assert stopped.value.code == 143  # 128 + SIGTERM
     assert not (trained / "results.json").exists()
 
 
@@ -117,10 +117,11 @@ def test_predict_stops_within_an_image_and_goes_on(trained, enlarger, photo_fold
     predict = f"predict --config tiny.yaml --data.predict {photo_folder} --writer.folder out"
     with pytest.raises(SystemExit) as stopped:
         enlarger(f"{predict} {callback(WithinSecondImage)}")
-    assert stopped.value.code == 143
+    assert stopped.value.code == 143  # 128 + SIGTERM
+    # The list of predictions, and the first image.
     assert sorted(path.suffix for path in Path("out").iterdir()) == [".jsonl", ".png"]
     enlarger(predict)
-    assert "9 written, 1 skipped" in caplog.text
+    assert "9 written, 1 skipped" in caplog.text  # of 10
 
 
 class TwiceInFourthBatch(Callback):
@@ -133,16 +134,17 @@ class TwiceInFourthBatch(Callback):
 
 
 def test_a_second_ctrl_c_stops_at_once(tiny, enlarger, monkeypatch):
+    # Else two within a second count as one.
     monkeypatch.setattr("commands.signals.REPEAT_SECONDS", -1.0)
     with pytest.raises(SystemExit) as stopped:
         enlarger(f"fit --config tiny.yaml {callback(TwiceInFourthBatch)}")
-    assert stopped.value.code == 130
-    assert not Path("runs/tiny/checkpoints").exists()
+    assert stopped.value.code == 130  # 128 + SIGINT
+    assert not Path("runs/tiny/checkpoints").exists()  # the first would write one
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [TERM, USR1, INT])
-def test_a_signal_to_all_processes_of_a_group(tiny, number):
+def test_a_signal_to_the_whole_process_group_stops_training_after_a_checkpoint(tiny, number):
     """As torchrun, SLURM and a terminal send it: DataLoader workers get it, too."""
     options = "--data.workers 2 --trainer.max_steps 1000000 --checkpoint.every_n_steps 20"
     process = start(f"fit --config tiny.yaml {options}")

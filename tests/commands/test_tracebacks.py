@@ -34,7 +34,7 @@ def error_of_worker(seconds):
     return raised.value
 
 
-def test_an_error_of_ours_is_its_text_from_a_worker_too():
+def test_an_error_of_ours_from_a_worker_is_said_without_its_traceback():
     error = error_of_worker(0)
     assert "Original Traceback" in str(error)
     assert sentence_of(error) == "data.init_args.scale is 0; it must be a number of at least 1"
@@ -43,6 +43,7 @@ def test_an_error_of_ours_is_its_text_from_a_worker_too():
 
 def test_a_worker_that_hangs_ends_the_wait(monkeypatch):
     monkeypatch.setattr(WAITS, "limit", 0.5)
+    # The worker takes 3 s.
     assert sentence_of(error_of_worker(3)) == "DataLoader timed out after 0.5 seconds"
 
 
@@ -52,14 +53,14 @@ def test_a_file_that_the_system_refuses_is_named():
     assert status_of(error) == 2
 
 
-def test_what_may_be_a_bug_has_no_sentence():
+def test_an_error_that_may_be_a_bug_has_no_sentence():
     with pytest.raises(MemoryError) as raised:
-        np.empty(1 << 55)
+        np.empty(1 << 55)  # 256 PiB
     assert sentence_of(raised.value) is None
     assert status_of(raised.value) == 1
 
 
-def test_a_batch_norm_of_one_crop_has_a_remedy():
+def test_the_error_of_batch_norm_for_a_single_crop_names_the_batch_size():
     with pytest.raises(ValueError, match="1 value per channel") as raised:
         nn.BatchNorm2d(3)(torch.rand(1, 3, 1, 1))
     assert str(sentence_of(raised.value)).endswith("increase data.batch_size")

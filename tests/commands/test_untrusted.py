@@ -41,7 +41,7 @@ def test_an_image_that_is_text_is_unusable(evil, refusal, caplog):
 
 
 @pytest.mark.parametrize(("given", "expected"), [("a.jpg", "a.jpg"), ("[a.jpg]", ["a.jpg"])])
-def test_the_name_of_an_image_stays_a_name(evil, configured, given, expected):
+def test_the_name_of_an_image_is_not_read_as_a_configuration(evil, configured, given, expected):
     Path("more.yaml").write_text(f"data: {{init_args: {{predict: {given}}}}}\n")
     predict = "predict --config bicubic/tiny.yaml"
     in_file = configured(f"{predict} --config more.yaml")
@@ -124,7 +124,9 @@ def folder(tiny, photo_folder):
 
 
 @pytest.mark.parametrize("command", quick(COMMANDS, COMMANDS[2]))
-def test_no_script_of_a_name_that_is_asked_for_runs(folder, tmp_path_factory, command):
+def test_no_script_in_the_working_directory_is_imported_for_a_library(
+    folder, tmp_path_factory, command
+):
     site = tmp_path_factory.mktemp("site")
     ran = folder / "RAN"
     (site / "sitecustomize.py").write_text(TRACER.format(folder=str(folder), ran=str(ran)))
@@ -135,7 +137,7 @@ def test_no_script_of_a_name_that_is_asked_for_runs(folder, tmp_path_factory, co
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert len(list(folder.glob("*.py"))) > 300
+    assert len(list(folder.glob("*.py"))) > 300  # the standard library has 300 names
     assert not ran.exists(), ran.read_text()
 
 
@@ -162,7 +164,7 @@ PREDICT = """predict --config tiny.yaml --model lightning_modules.Bicubic --run.
 
 
 @pytest.mark.parametrize("name", [*FIXED, "out/predictions.jsonl"])
-@pytest.mark.parametrize("text", ["\x00", None])
+@pytest.mark.parametrize("text", ["\x00", None])  # None: what another program may write
 def test_every_writer_refuses_a_foreign_file(tmp_path, name, text):
     path = tmp_path / name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -186,7 +188,7 @@ def test_a_run_refuses_a_foreign_file_before_any_work(tiny, refusal, verb, name)
     assert [file for file in Path("runs").rglob("*") if file.is_file()] == [path]
 
 
-def test_what_the_commands_write_is_ours(trained, photo_folder, enlarger):
+def test_the_files_that_commands_write_are_known_as_ours(trained, photo_folder, enlarger):
     enlarger("test --config tiny.yaml")
     enlarger(f"{PREDICT} --data.predict {photo_folder}")
     marked = [path for path in Path().rglob("*") if any(n.fullmatch(path.name) for n, _ in MARKS)]
@@ -196,7 +198,7 @@ def test_what_the_commands_write_is_ours(trained, photo_folder, enlarger):
         refuse_foreign(path)
 
 
-def test_nothing_is_written_through_a_link(tiny, photo_folder, refusal):
+def test_predict_does_not_write_through_a_symbolic_link(tiny, photo_folder, refusal):
     Path("out").mkdir()
     Path("target").mkdir()
     Path("out", NAME).symlink_to("../target/mine")

@@ -57,7 +57,7 @@ for file in files_of("ablation"):  # its first line names the experiment that it
 
 
 @pytest.mark.parametrize("options", quick(COMMANDS, *COMMANDS[::4]))
-def test_a_file_is_parsed(options, enlarger, tmp_path, monkeypatch):
+def test_each_shipped_configuration_is_parsed(options, enlarger, tmp_path, monkeypatch):
     def stop(cli):
         raise Read
 
@@ -90,7 +90,7 @@ def scenes(*sources):
 
 
 @pytest.mark.parametrize("file", files_of("data"), ids=lambda file: file.stem)
-def test_no_scene_is_on_two_sides(file):
+def test_training_validation_and_test_share_no_scene(file):
     data = whole(file)["init_args"]
     train = scenes(data.get("train"))
     val = scenes(*(data.get("val") or {}).values())
@@ -154,12 +154,12 @@ def test_bicubic_is_measured_on_a_papers_set(data, callbacks, enlarger, home, mo
     metrics = {entry["metric"] for entry in measured}
     assert all(np.isfinite(entry["value"]) for entry in measured)
     if data in NO_HR:
-        assert metrics == {"niqe"}
-    else:
+        assert metrics == {"niqe"}  # there is no HR to compare with
+    else:  # LIIF's tables have PSNR alone
         assert metrics >= ({"psnr"} if "liif" in callbacks else {"psnr", "ssim"})
 
 
-def test_the_presets_of_papers_have_a_test_set():
+def test_the_page_of_metrics_gives_each_preset_of_a_paper_a_test_set():
     expected = {"liif-div2k", "idm-faces", "invsr-imagenet", "resshift", "nsarm-real"}
     assert {preset for _, preset in PAPERS} == expected
 
@@ -196,8 +196,9 @@ def test_stage_one_of_nsarm_has_the_sizes_of_its_paper(model_of):
     experiment = f"--config {CONFIGS}/experiment/nsarm_8b_stage1.yaml"
     model = model_of(f"{experiment} --trainer.strategy auto --trainer.precision 32")
     assert type(model).__name__ == "NSARMStageOne"
-    assert round(millions(model.mapper), 1) == 385.1
-    assert round(millions(model.space), 1) == 81.6
+    assert round(millions(model.mapper), 1) == 385.1  # docs/claims.md
+    assert round(millions(model.space), 1) == 81.6  # the tokenizer of Infinity-8B
+    # Its network takes 256 pixels alone, and predicts the first seven scales.
     assert model.scales.latents[:7] == model.mapper.grids
     assert model.tile == 256
 
@@ -210,7 +211,7 @@ def test_infinity_has_the_size_of_its_paper(model_of, name, size, side):
     no_t5 = "--model.init_args.encoder null"  # it is not to be had here
     model = model_of(f"--model {CONFIGS}/model/infinity_{name}.yaml {DATA} {no_t5}")
     assert round(millions(model.transformer), 1) == size
-    assert model.space.scales((side, side)).tokens == 10_521
+    assert model.space.scales((side, side)).tokens == 10_521  # sum of h w of 13 grids
 
 
 @pytest.mark.slow

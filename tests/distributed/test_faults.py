@@ -171,7 +171,7 @@ def assert_each_image_as_often_as_planned(batches):
         assert set(epoch.values()) == {CROPS}
 
 
-def test_losses_of_power_and_all_other_faults(net):
+def test_a_run_through_losses_of_power_and_all_other_faults_equals_a_whole_one(net):
     rounds = Rounds(net)
     began = time.monotonic()
     rounds.note("none", rounds.start("whole"), [0, 0])

@@ -48,6 +48,7 @@ def test_every_global_batch_is_the_same_on_two_four_and_one_process(tiny, enlarg
 
     assert list(global_batches(Path("whole"))) == list(range(1, steps + 1))
     assert global_batches(Path("moved")) == global_batches(Path("whole"))
+    # A file of each process: two until step 4, four until 8, then one.
     assert [len(list(Path("moved").glob(f"step-{n}-*"))) for n in (4, 8, 12)] == [2, 4, 1]
     for step in range(1, steps + 1):
         assert_near(images_of(Path("moved"), step), images_of(Path("whole"), step), 1e-5)
@@ -60,11 +61,12 @@ def assert_near(value, expected, within):
 
 
 @pytest.mark.slow
-def test_a_loop_of_its_own_has_one_processs_weights(tiny, enlarger):
+def test_a_manual_loop_on_two_processes_trains_the_weights_of_one(tiny, enlarger):
     """Networks in a list, two optimisers; by SGD, as Adam would hide a wrong factor."""
     method = f"--model {OWN}.Loop --trainer.callbacks [] --data.val null"
     command = f"{FIT} {method} --run.name"
     enlarger(f"{command} alone")
+    # FSDP also goes on after step 5.
     torchrun(f"{command} fsdp --trainer.strategy fsdp --trainer.max_steps 5")
     torchrun(f"{command} fsdp --trainer.strategy fsdp")
     torchrun(f"{command} ddp --trainer.strategy ddp_find_unused_parameters_true")
@@ -85,7 +87,7 @@ def test_the_logged_loss_is_the_mean_over_processes(tiny, enlarger):
     logger = "--trainer.logger lightning.pytorch.loggers.CSVLogger --trainer.logger.save_dir"
     enlarger(f"{FIT} {steps} {logger} one --run.name one")
     torchrun(f"{FIT} {steps} {logger} two --run.name two")
-    assert len(logged_losses("one")) == 2
+    assert len(logged_losses("one")) == 2  # every two of four steps
     assert logged_losses("two") == pytest.approx(logged_losses("one"), rel=1e-5)
 
 
@@ -106,22 +108,22 @@ def said_by(tasks, status):
     ("typed", "words"),
     [
         ("check --config tiny.yaml --data.train.root none", "1 of what fit needs are missing"),
-        (f"{FIT} --data.batch_size 32", "fewer than data.batch_size 32"),
+        (f"{FIT} --data.batch_size 32", "fewer than data.batch_size 32"),  # 20 crops
         (f"{FIT} --model {OWN}.Reads --trainer.strategy fsdp", "attribute `called`"),
         (f"{FIT} --model {OWN}.Plain --trainer.strategy ddp", "ddp_find_unused_parameters_true"),
     ],
 )
-def test_what_cannot_be_trained_ends_both_with_one_sentence(tiny, typed, words):
+def test_what_cannot_be_trained_ends_both_processes_with_one_sentence(tiny, typed, words):
     no_metrics = "--trainer.callbacks [] --data.val null"  # FSDP refuses EMA
     said = said_by(srun_tasks(f"{typed} {no_metrics}"), status=2)
     assert said.count(words) == 1
 
 
 @pytest.mark.slow
-def test_check_has_one_verdict(tiny):
+def test_check_on_two_processes_has_one_verdict_and_makes_no_run(tiny):
     said = said_by(srun_tasks("check --config tiny.yaml"), status=0)
     assert said.count("all is well") == 1
-    assert "exception" not in said
+    assert "exception" not in said  # by which check ends inside Lightning
     assert not Path("runs").exists()
 
 
@@ -147,7 +149,7 @@ def test_a_port_in_use_ends_both_processes(tiny):
 def test_a_process_that_never_comes_ends_the_other(tiny):
     alone, other = srun_tasks(f"{FIT} {TWO_NODES} --run.wait_minutes 0.05", nodes=2)
     other.kill()
-    said_by([alone], status=75)
+    said_by([alone], status=75)  # EX_TEMPFAIL
     assert not Path("runs/tiny/checkpoints").exists()
 
 
@@ -193,7 +195,7 @@ def test_a_process_that_stops_taking_part_ends_the_other(tiny, way, expected, re
     second.kill()
     assert first.returncode == expected, said
     assert re.search(reason, said), said
-    assert "frame #" not in said
+    assert "frame #" not in said  # torch's C++ traceback
 
 
 class Late(SuperResolver):
@@ -211,6 +213,7 @@ class Late(SuperResolver):
 @pytest.mark.slow
 def test_a_process_waits_for_the_slowest_one(tiny, photo_folder):
     predict = f"predict --config tiny.yaml --model {__name__}.Late --data.predict {photo_folder}"
+    # 9 s; the slow process takes 4 s for each of its images.
     said = said_by(srun_tasks(f"{predict} --run.wait_minutes 0.15"), status=0)
     assert said.count("10 written, 0 skipped") == 1  # of all processes
     lines = [json.loads(text) for text in Path("runs/tiny/predict", NAME).read_text().splitlines()]
@@ -241,7 +244,7 @@ def test_a_signal_to_one_process_ends_both(tiny, photo_folder, verb, stopped, nu
     variables = {"STOPPED": str(stopped), "SIGNAL": str(int(number))}
     tasks = srun_tasks(f"{command} --data.predict {photo_folder}", **variables)
     said_by(tasks, status=128 + number)
-    assert len(list(Path().rglob("predict/*.png"))) < 10
+    assert len(list(Path().rglob("predict/*.png"))) < 10  # not all
 
 
 @pytest.mark.slow
@@ -263,7 +266,7 @@ SCRIPT = REPO / "docs" / "train.sbatch"
 
 
 @pytest.mark.parametrize("checker", ["bash -n", "shellcheck"])
-def test_the_script_is_sound(checker):
+def test_the_script_for_slurm_passes_bash_and_shellcheck(checker):
     program, *options = checker.split()
     if shutil.which(program) is None:
         pytest.skip(f"needs {program}")
@@ -274,15 +277,17 @@ def test_the_script_is_sound(checker):
     ("status", "restarts", "requeued"),
     [
         (0, 0, False),
-        (138, 0, True),
-        (75, 3, True),
-        (137, 0, True),
-        (75, 50, False),
-        (2, 0, False),
+        (138, 0, True),  # 128 + SIGUSR1: the job's time is over
+        (75, 3, True),  # another process was lost
+        (137, 0, True),  # 128 + SIGKILL, as for its memory
+        (75, 50, False),  # MOST of the script
+        (2, 0, False),  # a mistake of the user
         (143, 0, False),  # cancelled, or started again by SLURM itself
     ],
 )
-def test_when_the_script_starts_the_job_again(tmp_path, status, restarts, requeued):
+def test_the_script_for_slurm_requeues_the_job_by_status_and_restarts(
+    tmp_path, status, restarts, requeued
+):
     for name, line in (("srun", f"exit {status}"), ("scontrol", 'echo "$@" > asked')):
         program = tmp_path / name
         program.write_text(f"#!/bin/sh\n{line}\n")

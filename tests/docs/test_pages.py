@@ -32,7 +32,9 @@ EXAMPLES = [
 def test_every_block_says_how_it_is_checked(page):
     shown = list(blocks(page))
     for block in shown:
-        assert block.how != "test" or commands.tested(block) == "ok"
+        if block.how == "test":
+            assert commands.tested(block) == "ok"
+    # A block without a comment is run; each comment belongs to a block.
     comments = re.findall(r"^<!-- checked:", page.read_text(), re.MULTILINE)
     assert len(comments) == sum(block.how != "run" for block in shown)
 
@@ -61,18 +63,18 @@ def test_the_notebook_runs_from_its_first_cell_to_its_last(tmp_path, monkeypatch
         if cell["cell_type"] == "code":
             text = "".join(cell["source"]).replace("max_steps=30", "max_steps=2")
             exec(compile(text, "cell", "exec"), names)
-    assert names["photo"].size == (384, 288)
-    assert names["lr"].size == (192, 144)
+    assert names["photo"].size == (384, 288)  # of its first cell
+    assert names["lr"].size == (192, 144)  # by scale 2
     for sr in names["outputs"].values():
         assert sr.size == (384, 288)
     assert "bicubic" in capsys.readouterr().out
-    assert names["numbers"]["bicubic"]["psnr"]["value"] > 30
-    assert names["numbers"]["ours"]["psnr"]["value"] > 20
+    assert names["numbers"]["bicubic"]["psnr"]["value"] > 30  # dB
+    assert names["numbers"]["ours"]["psnr"]["value"] > 20  # after 2 steps
 
 
-def test_the_page_of_the_notebook_has_its_outputs():
+def test_the_page_of_the_notebook_has_its_images_and_printed_text():
     page = hooks.notebook_page(NOTEBOOK)
-    assert page.count("![output](data:image/") == 3
+    assert page.count("![output](data:image/") == 3  # two LR images, one SR
     assert "```\nbicubic" in page
 
 
@@ -82,10 +84,10 @@ def test_a_section_of_the_readme_is_included_with_its_links():
     assert text.startswith("Before.\n\nLinux or macOS")
     assert "](repository/benchmarks/results/quickstart.json)" in text
     assert text.endswith("\n\nAfter.")
-    assert "](docs/" not in text
+    assert "](docs/" not in text  # pages of docs/ are linked from beside them
 
 
-def test_every_file_has_a_page_of_the_reference_with_its_first_line():
+def test_a_file_has_a_page_of_the_reference_and_its_first_line_in_that_of_the_folder():
     made = dict(reference.api_pages("callbacks"))
     row = "| [`metrics/pixels.py`](callbacks/metrics/pixels.md) | PSNR and SSIM with the "
     assert "::: callbacks.metrics.pixels\n" in made["reference/callbacks/metrics/pixels.md"]
@@ -93,5 +95,5 @@ def test_every_file_has_a_page_of_the_reference_with_its_first_line():
     assert not any("__init__" in name for name in made)
 
 
-def test_what_the_screenshots_show_has_not_changed_since():
+def test_what_the_screenshots_show_has_not_changed_since_they_were_made():
     assert json.loads(DIGESTS.read_text()) == digests(), "run docs/make_screenshots.py"

@@ -53,14 +53,14 @@ def typed(page, start):
     return shlex.split(line.removeprefix(start).replace("~/enlarger", str(REPO)))
 
 
-def test_every_page_has_an_example():
+def test_every_page_of_plugins_has_a_class_and_its_configuration():
     assert set(PAGES) == {"degradation", "dataset", "method", "network", "metric"}
     for page, name in NAMES.items():
         assert {f"my_sr/{name}.py", f"{name}.yaml"} == files(PAGES[page]).keys()
 
 
 @pytest.mark.parametrize("page", sorted(PAGES.keys() - {"metric"}))
-def test_an_example_trains(folder, enlarger, page):
+def test_the_example_of_a_page_trains_by_the_command_of_the_page(folder, enlarger, page):
     name = NAMES[page]
     command = typed(page, "python ~/enlarger/main.py")
     assert command[-4:] == ["--config", f"{name}.yaml", "--run.name", name]
@@ -75,13 +75,13 @@ def test_the_readmes_method_trains_on_packed_shards(folder, enlarger):
         Image.new("RGB", (160, 144), (60 * number, 90, 0)).save(f"my/photos/{number}.png")
     block = next(block for block in blocks(README) if block.how == "test")
     packing, training = (shlex.split(line) for line in block.text.splitlines())
-    pack.main(packing[3:])
+    pack.main(packing[3:])  # after `python main.py pack`
     enlarger(*training[2:], *SMALL, "--trainer.callbacks", "[callbacks.PSNR]")
     assert Path("runs/subpixel/checkpoints/step-000000002.ckpt").is_file()
 
 
 @pytest.mark.slow
-def test_the_examples_keep_their_contracts(folder):
+def test_the_examples_pass_the_contract_tests_by_the_commands_of_their_pages(folder):
     tests = str(REPO / "tests" / "contracts")
     plugins = []
     for page in sorted(PAGES.keys() - {"network"}):
@@ -110,8 +110,8 @@ def test_the_stage_of_the_page_is_previewed(folder, caplog):
     assert "2. Banding: Banding, levels" in caplog.text
 
 
-def test_the_page_names_all_that_is_read_of_a_method():
+def test_the_page_of_methods_names_each_attribute_of_class_method():
     page = PAGES["method"].read_text()
     declared = [name for name in vars(Method) if not name.startswith("_")]
     missing = [name for name in declared if not re.search(rf"`{name}[`(]", page)]
-    assert missing == ["set_noise_seed"]  # for commands
+    assert missing == ["set_noise_seed"]  # only commands call it
