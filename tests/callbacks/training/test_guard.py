@@ -165,7 +165,7 @@ def scaled(scale):
 
 
 def test_the_scaler_may_look_for_its_scale(tmp_path):
-    """Times 2^15 or 2^14, a gradient of 4 is above float16's 65504: updates 0 and 1 are left out."""
+    """Times 2^15 or 2^14, a gradient of 4 is above float16's 65504: it leaves out updates 0, 1."""
     adam = partial(torch.optim.Adam, lr=0.01)
     data = batches([0, 1, 2, 3])
     guard = Guard()
