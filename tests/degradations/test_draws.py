@@ -11,7 +11,10 @@ from degradations.draws import GAMMA, Draws, mix, seed_of, to_device
 
 
 class TestFrozen:
-    """A change here changes the LR of every image and must be in the CHANGELOG."""
+    """A change here changes the LR of every image and must be in the CHANGELOG.
+
+    Other numbers than splitmix64's have no source: they are what this code gave from the first on.
+    """
 
     def test_mix_is_splitmix64(self):
         """The first outputs of the reference implementation at seed 0."""

@@ -136,7 +136,7 @@ def test_steps_and_sizes_are_those_of_the_paper(recipe):
     assert params.keys() - {"usm"} == {path.partition(".")[0] for path in paper}
     assert ("usm" in params) == (recipe in {RealESRGAN, RealESRGANLight})
     np.testing.assert_array_equal(kernel["sigma_y"][is_round], kernel["sigma_x"][is_round])
-    for name, side in (("resize", SIDE), ("resize2", SIDE / 4)):
+    for name, side in (("resize", SIDE), ("resize2", SIDE / 4)):  # the second one from the LR on
         if name in params:
             resize = params[name].get("stage", params[name])
             np.testing.assert_array_equal(resize["size"][:, 0], np.floor(side * resize["factor"]))
@@ -149,6 +149,7 @@ def test_one_range_in_yaml_leaves_the_others_of_the_recipe(tmp_path):
     params = params_of(degradation_of([tmp_path / "a.yaml"], 4.0), 2000)
 
     is_uniform(params["blur"]["stage"]["sigma_x"], 0.5, 0.6)
+    # As papers.yaml has it of ImageNetTest:
     is_any_of(params["blur"]["stage"]["kernel_size"], range(3, 12, 2))
     is_uniform(params["noise"]["poisson"]["strength"], 0.05, 0.3)
 

@@ -159,6 +159,7 @@ def test_copies_of_an_image_beside_each_other_raise_repetition(scenes):
     four = functional.avg_pool2d(scenes, 2).tile(1, 1, 2, 2)
     two = functional.avg_pool2d(scenes, (1, 2)).tile(1, 1, 1, 2)
 
+    # Rows and columns 16 pixels apart are equal in `four`, columns alone in `two`.
     assert repetition(four) > repetition(scenes) + 0.4
     assert repetition(two) > repetition(scenes) + 0.05
 

@@ -177,6 +177,7 @@ def test_what_is_too_large_ends_before_it_starts(tmp_path, inputs, monkeypatch, 
         predict(tmp_path, 64, format="webp")
 
     [line] = stored(tmp_path / "64")
+    # Some 0.1 MB to 1 MB, with one decimal of GB.
     assert line["error"].startswith("an output of 204 x 240 pixels needs 0.0 GB")
     assert line["error"].endswith("0.0 are free")
 

@@ -180,7 +180,7 @@ def test_numbers_of_another_scale_stay(tmp_path, caplog):
     assert len(read(tmp_path)) == 2
 
 
-@pytest.mark.parametrize("written", [0, 1, 2])
+@pytest.mark.parametrize("written", [0, 1, 2])  # files before the kill
 @pytest.mark.parametrize("again", ["00000001", "00000002"])
 def test_a_kill_between_two_writes_mixes_no_row(tmp_path, monkeypatch, written, again):
     """Of other images than before, or of the first ones, PSNR alone is measured again."""
