@@ -315,7 +315,8 @@ def test_an_image_that_cannot_be_encoded_does_not_end_the_run(tmp_path, monkeypa
 
     reason = "it cannot be written as png: SyntaxError: not a TIFF file"
     assert errors_in(tmp_path)["a"].startswith(reason)
-    assert writer.written == len(images_in(tmp_path)) == 11
+    assert writer.written == 11
+    assert len(images_in(tmp_path)) == 11
     assert writer.failed == 1
 
 

@@ -154,6 +154,7 @@ def test_numbers_of_other_images_of_the_same_names_go(tmp_path, caplog, metric, 
     metrics = {number.metric for number in stored(tmp_path)}
     assert len(metrics) == remain
     assert {image.metric for image in stored_images(tmp_path)} == metrics - {"swd"}
+    # It is said if, and only if, others went.
     assert ("are replaced: tiny x2" in caplog.text) == (remain == 1)
 
 
@@ -168,6 +169,7 @@ def test_numbers_of_other_weights_of_the_same_name_go(tmp_path, caplog, content,
     evaluate(tmp_path, PSNR(), model=model)
 
     assert len(stored(tmp_path)) == remain
+    # It is said if, and only if, SSIM went.
     assert ("no longer among the results: ssim on tiny x2" in caplog.text) == (remain == 1)
 
 
