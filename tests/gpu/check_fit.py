@@ -15,7 +15,7 @@ def test_more_steps_of_a_run_wait_no_more_often(tiny, enlarger):
             enlarger(f"{FIT} --run.name {name} --trainer.max_steps {steps}")
         return waits
 
-    waits_of("warm", 5)  # tables are made once in a process
+    waits_of("warm", 5)  # the first time, tables are copied
 
     few = waits_of("few", 5)
     many = waits_of("many", 15)
