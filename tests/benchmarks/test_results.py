@@ -36,7 +36,7 @@ def keys_of(value):
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_its_command_is_there(file, accepted, monkeypatch):
+def test_the_command_of_a_result_is_there_and_takes_its_options(file, accepted, monkeypatch):
     program, *words = words_of(file)
     if program == "make":
         assert f"\n{words[0].rstrip(',')}:" in (REPO / "Makefile").read_text()
@@ -57,7 +57,7 @@ MEASURED = [file for file in FILES if "-m" in words_of(file) and "photographs" n
 
 
 @pytest.mark.parametrize("file", MEASURED, ids=lambda file: file.stem)
-def test_its_columns_are_those_of_today(file):
+def test_the_columns_of_a_result_are_still_written_by_its_module(file):
     module = REPO / words_of(file)[2].replace(".", "/")
     sources = [*module.glob("*.py")] or [module.with_suffix(".py")]
     written = set()

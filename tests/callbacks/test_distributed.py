@@ -55,7 +55,7 @@ def test_digests_of_two_processes_are_those_of_one(tmp_path):
     two = {row.image: row.digest for row in read_file(tmp_path / "two/images.json")}
     one = {row.image: row.digest for row in read_file(tmp_path / "one/images.json")}
     assert two == one
-    assert len(set(two.values())) == 7
+    assert len(set(two.values())) == 7  # each image has its own
 
 
 class Save(Callback):
@@ -77,7 +77,7 @@ class Save(Callback):
 
 
 @pytest.mark.distributed
-def test_two_processes_are_as_one(tmp_path):
+def test_averages_and_metrics_of_two_processes_are_those_of_one(tmp_path):
     metrics = [PSNR(), SSIM(), PSNR("rgb", label="psnr_rgb")]
     ema = EMA()
 
@@ -88,7 +88,7 @@ def test_two_processes_are_as_one(tmp_path):
     second = torch.load(tmp_path / "1.pt")
     # EMA needs no communication: equal weights have equal averages.
     averages = first["ema"]["weights"]
-    assert first["ema"]["updates"] == 4
+    assert first["ema"]["updates"] == 4  # 2 epochs of 8 images: 2 processes, 2 images a batch
     for name, average in averages.items():
         assert torch.equal(average, second["ema"]["weights"][name])
         assert not torch.equal(average, first["raw"][name])
@@ -139,7 +139,7 @@ def test_an_error_on_one_process_ends_both(tmp_path, where):
 # --------------------------------------------------------------------------- evaluations at once
 
 
-def test_evaluations_at_once_lose_nothing(tmp_path, monkeypatch):
+def test_two_evaluations_at_once_lose_no_results(tmp_path, monkeypatch):
     """The second one starts when the first has read the files, but not yet written them."""
     second_waits = threading.Event()
     compare_weights = results_files._places_of_other_weights

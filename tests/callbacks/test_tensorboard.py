@@ -37,11 +37,12 @@ def test_a_full_disk_costs_curves_and_no_run(tmp_path, monkeypatch, caplog):
     again.log_metrics({"train/loss": 0.3}, step=50)
     again.finalize("success")
 
+    # Of ten failures one is said; a later writer goes on.
     assert caplog.text.count("No space left on device): training goes on without them") == 1
     assert [step for step, _ in Log(tmp_path).scalars("train/loss")] == [10, 50]
 
 
-def test_hyperparameters_are_those_of_the_tab(tmp_path):
+def test_numbers_and_texts_are_hyperparameters_and_objects_are_not(tmp_path):
     logger = TensorBoard(str(tmp_path), name="", version="")
 
     logger.log_hyperparams({"lr": 0.1, "model": "EDSR", "parts": object()})
@@ -85,13 +86,13 @@ def test_lr_bicubic_output_and_hr_stand_side_by_side(tmp_path):
         np.testing.assert_array_equal(column, to_bytes(image[0]))
 
 
-def test_what_is_absent_is_left_out(tmp_path):
+def test_hr_that_is_absent_has_no_column(tmp_path):
     [columns] = shown(tmp_path, Double(), NoHR(1)).values()
 
-    assert len(columns) == 3
+    assert len(columns) == 3  # LR, bicubic, output
 
 
-def test_a_large_image_is_cut_to_its_middle(tmp_path):
+def test_an_image_larger_than_the_side_is_cut_to_its_middle(tmp_path):
     data = Images(1, side=48)
 
     [columns] = shown(tmp_path, Tiny(), data, side=16).values()
@@ -107,4 +108,4 @@ def test_an_output_that_is_not_finite_is_black(tmp_path):
 
     [columns] = shown(tmp_path, Breaks(), Images(1)).values()
 
-    assert not columns[2].any()
+    assert not columns[2].any()  # LR, bicubic, output, HR

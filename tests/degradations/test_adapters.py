@@ -81,7 +81,7 @@ def test_dropouts_move_no_pixel(albumentations):
 
     dropped = stage(images, drawn(stage, 3, SIZE))
 
-    is_kept = (dropped - images).abs().amax(1) < 0.6 / 255
+    is_kept = (dropped - images).abs().amax(1) < 0.6 / 255  # rounded to 8 bits: 0.5
     is_black = dropped.amax(1) == 0
     assert is_black.any()
     assert (is_kept | is_black).all()

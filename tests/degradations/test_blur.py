@@ -87,6 +87,7 @@ def test_kernels_sum_to_one_and_nothing_is_cut_off(stage):
     ring = torch.maximum(axis, axis.view(-1, 1))
     is_outside = ring > prepared["radius"].view(-1, 1, 1)
     assert_near(kernels.sum((1, 2)), torch.ones(2000), 1e-5)
+    # Outer rings with less than 1e-5 are dropped.
     assert (kernels.abs() * is_outside).sum((1, 2)).max() < 1.1e-5
 
 
@@ -137,7 +138,7 @@ def test_a_disk_has_its_area_and_second_moment(radius):
     _, spread = moments(covered / area)
     assert area.item() == pytest.approx(math.pi * radius**2, rel=1e-12)
     if radius > 0.5:
-        expected = radius**2 / 4 + 1 / 12  # of the disk and of the square pixel
+        expected = radius**2 / 4 + 1 / 12  # variance of a disk, and of a square pixel
         np.testing.assert_allclose(spread, expected * np.eye(2), atol=0.04)
 
 
@@ -178,6 +179,7 @@ def test_each_way_of_convolving_at_any_size(way, size):
     assert_convolved(result[None], image, kernel)
 
 
+# Up to a radius of 5 by OpenCV; above, on large images, by Fourier.
 @pytest.mark.parametrize(("radius", "size"), [(2, (21, 21)), (6, (231, 31)), (9, (231, 51))])
 def test_a_bright_point_becomes_the_kernel(radius, size):
     top = size[0] // 2 - radius

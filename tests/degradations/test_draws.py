@@ -11,7 +11,10 @@ from degradations.draws import GAMMA, Draws, mix, seed_of, to_device
 
 
 class TestFrozen:
-    """A change here changes the LR of every image and must be in the CHANGELOG."""
+    """A change here changes the LR of every image and must be in the CHANGELOG.
+
+    Other numbers than splitmix64's have no source: they are what this code gave from the first on.
+    """
 
     def test_mix_is_splitmix64(self):
         """The first outputs of the reference implementation at seed 0."""
@@ -70,7 +73,7 @@ def test_seed_of_tells_types_and_borders_of_its_parts_apart():
 
 
 @pytest.mark.parametrize("word", [0, 2**64 - 1])
-def test_the_smallest_and_the_largest_word(monkeypatch, word):
+def test_the_smallest_and_the_largest_word_give_possible_values(monkeypatch, word):
     """What has no probability is never chosen, also where a sum is just below 1."""
     words = np.array([word], np.uint64)
     monkeypatch.setattr(Draws, "words", lambda draws: words)
@@ -97,7 +100,7 @@ def test_seeds_are_uniform_in_all_their_bits():
 def test_parameters_arrive_on_the_device_with_their_types():
     drawn = {
         "Blur": {"sigma": np.array([0.1, 0.2, 0.3]), "on": np.array([True, False, True])},
-        "seeds": np.array([2**62 + 1, 0, -5]),
+        "seeds": np.array([2**62 + 1, 0, -5]),  # the first is no float64
         "order": np.arange(6).reshape(3, 2),
         "shared": 4,
         "empty": np.zeros((3, 0)),

@@ -55,7 +55,7 @@ def test_gaussian_noise_has_the_drawn_deviation():
 
 @pytest.mark.parametrize("value", [1, 20, 255])
 def test_poisson_counts_of_a_constant_image_have_the_exact_distribution(value):
-    """One value: N is 1."""
+    """They are Poisson(value N) / N, with N a power of two from the number of values: here 1."""
     image = torch.full((1, 3, 64, 64), value / 255)
 
     counts = added(PoissonNoise((1.0, 1.0), clip=False), image).flatten() + value / 255
@@ -86,11 +86,12 @@ def test_number_of_levels_is_a_power_of_two_from_the_different_values(different,
 
     counts = (result * levels).double()
     assert are_counts(counts, 1e-3)
+    # Not also counts of half as many levels.
     assert levels == 1 or not are_counts(counts / 2, 0.4)
 
 
 def test_poisson_counts_values_inside_the_image_only():
-    """A flat image on a canvas of many values: N is 1."""
+    """A flat image on a canvas of many values has one level, N = 1: counts are whole."""
     pixels = uniform(2, 3, 48, 48)
     pixels[0, :, :20, :30] = 128 / 255
     canvas = Canvas(pixels, torch.tensor([[20, 30], [48, 48]]), (48, 48))
@@ -113,6 +114,7 @@ def test_grey_poisson_noise_is_that_of_the_luma(channel, luma):
 
     counts = noise[0, 0] + luma / 255
     assert are_counts(counts)
+    # One level: mean and variance are the luma. Five standard errors of 64x64 pixels.
     assert abs(counts.mean() - luma / 255) < 5 * (luma / 255) ** 0.5 / 64
 
 
@@ -173,7 +175,7 @@ def test_a_field_is_standard_normal_and_independent(normal):
 
 @pytest.mark.parametrize("normal", NORMAL)
 def test_all_bits_of_a_seed_count(normal):
-    seeds = torch.tensor([5, 5 + 2**40])
+    seeds = torch.tensor([5, 5 + 2**40])  # a generator of torch reads the low 32 bits alone
 
     one, other = normal(torch.empty(2, 3, 8, 8), seeds)
 
@@ -181,7 +183,7 @@ def test_all_bits_of_a_seed_count(normal):
 
 
 def test_the_hash_is_frozen():
-    """The same on every machine."""
+    """The numbers are its own: noise of a GPU stays as it is, and is the same on every machine."""
     field = hashed_integers(torch.Size((1, 3, 1, 2)), torch.tensor([2**62]), 15)
 
     assert field.flatten().tolist() == [17073, 17366, 29008, 21738, 3879, 10891]
@@ -198,7 +200,7 @@ def test_integers_are_uniform_and_independent(integers, bits):
 
     assert field.min() >= 0
     assert field.max() < 2**bits
-    highest = field.flatten().numpy() >> max(bits - 4, 0)
+    highest = field.flatten().numpy() >> max(bits - 4, 0)  # four bits, 16 cells
     assert stats.chisquare(np.bincount(highest)).pvalue > 1e-3
     rows = field.reshape(12, -1).double()
     assert (torch.corrcoef(rows) - torch.eye(12)).abs().max() < 4 / rows.shape[1] ** 0.5

@@ -84,14 +84,14 @@ def test_no_stages_are_bicubic():
     assert torch.equal(lr, Bicubic(2.0)(HR, SEEDS))
 
 
-def test_what_the_stages_leave_is_clamped_before_it_shrinks():
+def test_pixels_are_clamped_before_they_shrink():
     """Like a sensor or a file: overexposed pixels do not add light to their neighbours."""
     hr = torch.zeros(3, 3, 8, 8)
     hr[..., ::2] = 1
 
     lr = Pipeline(8.0, [Offset()])(hr, SEEDS)
 
-    assert lr.max() < 1
+    assert lr.max() < 1  # the mean of 0.5 to 1 and of what is clamped to 1, not 1.5 to 2
 
 
 def test_lr_is_rounded_to_8_bits():
@@ -102,7 +102,7 @@ def test_lr_is_rounded_to_8_bits():
     assert torch.equal(rounded, torch.tensor([0, 0, 1, 128, 254, 255]) / 255)
 
 
-def test_many_sizes_do_not_end_a_compiled_run(monkeypatch):
+def test_only_four_sizes_of_training_and_of_validation_are_compiled(monkeypatch):
     """torch stops compiling after 8 shapes, and whole images have as many sizes."""
     compiled = []
 
@@ -118,7 +118,7 @@ def test_many_sizes_do_not_end_a_compiled_run(monkeypatch):
 
     for width in (20, 22, 20, 24, 26, 28, 30, 20):
         pipeline(uniform(3, 3, 24, width), SEEDS)
-    assert compiled == [20, 22, 20, 24, 26, 20]
+    assert compiled == [20, 22, 20, 24, 26, 20]  # the first four widths
 
     compiled.clear()
     with torch.no_grad():  # validation has places of its own, and takes none of training's
@@ -207,12 +207,12 @@ def test_an_lr_is_the_same_one_by_one_and_on_a_canvas(stage, before):
     assert_near(lr, expected, 1e-5)
 
 
-def test_shipped_stages_are_not_cut_out_of_the_canvas():
+def test_every_shipped_stage_has_a_method_for_a_canvas_or_is_pixelwise():
     for cls in concrete_subclasses(Stage, "degradations"):
         assert cls.on_canvas is not Stage.on_canvas or cls.pixelwise, cls
 
 
-def test_a_subclass_that_overrides_forward_alone_is_not_its_parent():
+def test_a_subclass_that_overrides_forward_alone_is_run_by_it():
     class Inverted(GaussianNoise):
         def forward(self, x, params):
             return 1 - x
@@ -298,7 +298,7 @@ def test_full_float32_whichever_way_the_precision_was_set(matmul, older):
     assert matmul.allow_tf32 == allowed
 
 
-def test_constants_within_what_is_compiled():
+def test_constants_can_be_used_within_compiled_code():
     """Several, one of them twice; torch 2.11 takes results assumed constant only once each."""
     ones = constant(lambda: torch.ones(3))
     twos = constant(lambda: torch.full((3,), 2.0))

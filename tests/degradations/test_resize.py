@@ -123,4 +123,4 @@ def test_the_canvas_is_large_enough_and_not_much_larger(stage, largest_factor, s
         assert params["size"][:, axis].max() <= extent
         assert round(side) <= extent  # that of the LR, which a recipe may set
         assert extent % 16 == 0
-        assert extent < side * largest_factor + 17
+        assert extent < side * largest_factor + 17  # rounded up to a pixel, and that to 16

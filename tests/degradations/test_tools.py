@@ -63,7 +63,7 @@ def test_the_files_of_invsr_are_the_recipes_as_they_are(name, recipe):
     np.testing.assert_equal(shipped.params_of(np.arange(8), shape), expected)
 
 
-def test_an_experiment_with_its_own_scale():
+def test_the_scale_of_an_experiment_holds_unless_another_is_given():
     path = REPO / "configs/experiment/quickstart.yaml"
 
     assert degradation_of([path]).scale == 2.0
@@ -127,9 +127,10 @@ def test_prints_the_parameters_and_draws_each_stage(folder, caplog):
 
     sheet = np.asarray(Image.open("preview.png"))
     middle = Image.fromarray(photograph(64, 64, corner=224))
-    assert "Stage by stage, seed 8" in caplog.text
+    assert "Stage by stage, seed 8" in caplog.text  # the second of two rows, from 7 on
     assert "1. first: GaussianNoise, levels 25, grey False, 64 x 64 px" in caplog.text
     assert "LR: 32 x 32 px" in caplog.text
+    # The first tile: HR, 4 times as large.
     np.testing.assert_array_equal(sheet[48:304, 16:272], middle.resize((256, 256), 0))
 
 
@@ -141,7 +142,7 @@ def test_prints_the_parameters_and_draws_each_stage(folder, caplog):
         ("photo.png --out other.png", "other.png exists, and Enlarger did not write it"),
     ],
 )
-def test_errors_write_nothing(folder, arguments, words):
+def test_errors_of_the_preview_write_nothing(folder, arguments, words):
     before = {path: path.read_bytes() for path in folder.iterdir()}
 
     with pytest.raises((ValueError, OSError), match=words):
@@ -163,7 +164,7 @@ def nested(scale):
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_the_steps_are_those_of_the_degradation(seed):
+def test_the_previewed_steps_are_those_that_the_degradation_makes(seed):
     hr = uniform(1, 3, 24, 20)
     degradation = nested(2.0)
     params = degradation.params_of(torch.tensor([seed]), hr.shape)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule
@@ -132,7 +134,7 @@ def _stand_ins(tmp_path, monkeypatch):
     [c for c in discovery.concrete_subclasses(Metric, "callbacks") if c not in SKIPPED],
     ids=lambda cls: cls.__name__,
 )
-def test_a_metric_waits_at_most_so_often(cls, tmp_path):
+def test_a_metric_waits_no_more_often_than_its_limit(cls, tmp_path):
     examples = {LPIPS: lambda: LPIPS("squeeze"), **IMAGES, **SETS}
     default = OF_SETS if issubclass(cls, SetMetric) else 0
     side = 304 if "Patch" in cls.__name__ else 208
@@ -141,7 +143,7 @@ def test_a_metric_waits_at_most_so_often(cls, tmp_path):
 
     waits = waits_of_a_batch(tmp_path, Echo(), data, metric)
 
-    assert metric.records[0]["value"] == metric.records[0]["value"]  # no NaN
+    assert not math.isnan(metric.records[0]["value"])
     assert waits.total() <= LIMITS.get(cls.__name__, default), f"a batch waits:\n{waits}"
 
 

@@ -54,22 +54,23 @@ def test_noise_lowers_psnr_to_that_asked_for(smooth, hr, target):
     image = noisy(smooth, hr, target, 4, "kodim01")
 
     assert psnr_y(image, hr, 4) == pytest.approx(target, abs=0.05)
-    assert torch.equal(image * 255, (image * 255).round())
+    assert torch.equal(image * 255, (image * 255).round())  # as in a file of 8 bits
     inside = ((image > 0) & (image < 1)).all(1)[0]
     noise = (image - smooth)[0, :, inside]
-    assert_near(noise, noise[:1].expand_as(noise), 1.01 / 255)  # it is grey
+    # Grey: equal in all channels, but for the rounding to a level.
+    assert_near(noise, noise[:1].expand_as(noise), 1.01 / 255)
 
 
-def test_an_image_below_the_target_stays(smooth, hr):
+def test_an_image_whose_psnr_is_below_the_target_stays(smooth, hr):
     with_noise = noisy(smooth, hr, 60.0, 4, "kodim01")
     sharp = sharpened(smooth, hr, 60.0, 4)
 
     assert torch.equal(with_noise, smooth)
-    assert_near(sharp, smooth, 1 / 255)
+    assert_near(sharp, smooth, 1 / 255)  # it is rounded to 8 bits
 
 
 @pytest.mark.parametrize("target", [25.0, 23.0])
-def test_sharpening_lowers_psnr_to_that_asked_for(smooth, hr, target):
+def test_sharpening_lowers_psnr_to_that_asked_for_and_raises_contrast(smooth, hr, target):
     assert psnr_y(smooth, hr, 4) > target
 
     image = sharpened(smooth, hr, target, 4)
@@ -87,6 +88,7 @@ def test_sharpening_lowers_psnr_to_that_asked_for(smooth, hr, target):
     ],
 )
 def test_a_difference_holds_fails_or_is_open(others, expected):
+    """Of NIQE, lower is better: each image lower by 2 or 1, higher by 1.5 to 2, or either."""
     difference = compare({"niqe": [3.0, 4.0, 5.0, 6.0]}, {"niqe": others}, "niqe")
 
     assert difference.verdict == expected
@@ -97,18 +99,19 @@ def test_an_interval_is_that_of_student():
 
     difference = compare(row, {"niqe": [5.0, 5.0, 7.0, 7.0]}, "niqe")
 
+    # Differences -2, -1, -2, -1: variance 1/3. Student's 97.5 % quantile of 3 degrees: 3.18245.
     assert difference.value == pytest.approx(-1.5)
     assert difference.reach == pytest.approx(3.18245 * (1 / 3) ** 0.5 / 2, rel=1e-4)
 
 
-def test_the_worst_part_is_the_verdict_of_all():
+def test_a_claim_has_the_verdict_of_its_worst_part():
     assert verdict([HOLDS, OPEN]) == OPEN
     assert verdict([OPEN, FAILS]) == FAILS
     assert verdict([HOLDS]) == HOLDS
     assert verdict([]) == OPEN
 
 
-def test_a_number_of_sets_has_a_value_an_image(tmp_path):
+def test_jackknife_values_of_sets_are_one_an_image_and_average_to_the_distance(tmp_path):
     sr = uniform(8, 3, 16, 16) ** 2
     hr = uniform(8, 3, 16, 16, seed=1) ** 2
     for name, images in (("sr", sr), ("hr", hr)):
@@ -147,12 +150,12 @@ def test_a_claim_that_noise_passes_does_not_hold(row, noise, expected):
     without_regression = page.judged(claim, PHOTOGRAPHS, measured)
 
     assert judged["verdict"] == expected
-    assert len(judged["parts"]) == 4
+    assert len(judged["parts"]) == 4  # NIQE and SWD, against regression and noise
     assert without_regression["verdict"] == page.UNKNOWN
 
 
-@pytest.mark.parametrize("first", [0, 9])
-def test_a_network_without_error_leads_back_to_hr(hr, first):
+@pytest.mark.parametrize("first", [0, 9])  # the timestep that it starts at
+def test_resshift_with_a_network_without_error_leads_back_to_hr(hr, first):
     network = torch.nn.Module()
     process = ResidualShift(kappa=1.0)
     model = ResShiftFromHR(first, scale=4, network=network, space=PixelSpace(), process=process)
@@ -165,7 +168,7 @@ def test_a_network_without_error_leads_back_to_hr(hr, first):
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_every_training_is_of_a_row_and_every_file_is_there(name):
+def test_a_table_has_a_command_for_each_training_and_row_and_their_files(name):
     table = TABLES[name]
 
     commands = command._commands(table, table.wanted([]))
@@ -208,7 +211,7 @@ def test_a_spent_budget_stops_a_command(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TABLES)
-def test_its_commands_are_those_of_main(name, accepted, capsys):
+def test_commands_of_a_table_are_those_of_main(name, accepted, capsys):
     """Each training, and a row of each set; of no run of another table."""
     table = TABLES[name]
     rows = {row.set: table.test_command(row) for row in table.rows}

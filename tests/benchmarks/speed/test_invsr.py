@@ -8,7 +8,7 @@ from benchmarks.speed import invsr
 from benchmarks.speed.invsr import Case, build, parameters
 
 
-def test_the_whole_width_is_the_release_s(monkeypatch):
+def test_networks_of_width_1_have_as_many_parameters_as_the_released(monkeypatch):
     """SD-Turbo's 865,910,724 and 83,653,863 parameters, and the predictor's 33,837,576."""
     prompt = invsr._prompt()
     monkeypatch.setattr(invsr, "_prompt", lambda: prompt)

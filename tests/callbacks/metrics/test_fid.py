@@ -89,7 +89,7 @@ def test_the_network_is_torch_fidelitys(inception):
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
-def test_pixels_are_rounded_not_cut_off(inception):
+def test_levels_are_rounded_to_the_nearest(inception):
     """torchmetrics' `normalize=True` truncates instead."""
     metric = FID()
     metric.load()
@@ -126,9 +126,10 @@ def test_the_estimate_of_kid_is_the_papers(n, m):
 
 
 @pytest.mark.parametrize("size", [10, 5])
-def test_outputs_like_their_own_hr_are_not_below_0(size):
+def test_paired_kernel_distance_of_equal_sets_is_0_and_unpaired_is_below(size):
     x = normal(10, 3).double()
 
+    # Of 4 subsets. Within a set, no image is compared with itself; between both, only if unpaired.
     unpaired, _ = kernel_distance(x, x, 4, size)
     paired, _ = kernel_distance(x, x, 4, size, paired=True)
 
@@ -136,8 +137,9 @@ def test_outputs_like_their_own_hr_are_not_below_0(size):
     assert paired == pytest.approx(0, abs=1e-9)
 
 
+# Up to 5000 images all pairs have their kernels computed once; beyond, each subset its own.
 @pytest.mark.parametrize("count", [30, pytest.param(5001, marks=pytest.mark.slow)])
-def test_kernels_of_all_pairs_or_of_each_subset(count):
+def test_kid_of_subsets_is_near_that_of_all_pairs(count):
     a = gaussian(count, 4, 4, seed=0)
     b = gaussian(30, 4, 4, seed=10)
 
@@ -195,6 +197,7 @@ def test_thumbnails_are_means_of_areas():
     thumbnails = KIDThumb().features(images, keys(2)).view(2, 3, 8, 8)
 
     levels = (images * 255).round() / 255
+    # Row 3 and column 5 of 8: 4x4 of 32 pixels; in [-1, 1].
     expected = levels[1, 2, 12:16, 20:24].mean() * 2 - 1
     torch.testing.assert_close(thumbnails[1, 2, 3, 5], expected)
 
@@ -223,6 +226,7 @@ def test_crops_belong_to_the_image_and_are_not_resized():
     assert torch.equal(metric.features(images.flip(0), turned), corners.flip(0))
     assert not torch.equal(metric.features(images, turned), corners)
     assert len(corners[0].unique(dim=0)) > 1  # not one place four times
+    # A crop of 299 pixels begins in the first 12 of 310 rows and 22 of 320 columns.
     possible = (images[0, :, :12, :22] * 255).round().flatten(1).T
     for corner in corners[0]:
         assert (possible == corner).all(1).any()
@@ -238,10 +242,11 @@ def test_a_crop_has_the_features_of_an_image(inception):
     features = patches.features(images, keys(2))
 
     expected = whole.features(images, keys(2))
+    # Any crop of 299 pixels is the whole image.
     torch.testing.assert_close(features[:, 2], expected, rtol=1e-5, atol=1e-5)
 
 
-def test_the_numbers_are_those_of_all_crops():
+def test_pfid_and_pkid_are_those_of_the_crops_of_all_images():
     sr = gaussian(15, 8, 8, seed=0)
     hr = gaussian(15, 8, 8, seed=10)
 

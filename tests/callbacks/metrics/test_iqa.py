@@ -201,7 +201,7 @@ def images():
     return (images * 255).round() / 255
 
 
-def test_as_pyiqa(ours, theirs, images):
+def test_values_are_those_of_pyiqa(ours, theirs, images):
     values = ours.compute(images, images, keys(2))
 
     expected = torch.stack([theirs(image).reshape(()) for image in images.split(1)]).float()
@@ -209,13 +209,15 @@ def test_as_pyiqa(ours, theirs, images):
     torch.testing.assert_close(values, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_the_process_is_left_as_it_was(ours, images):
+def test_random_state_and_settings_of_cudnn_stay(ours, images, monkeypatch):
     cudnn = torch.backends.cudnn
-    generator = torch.get_rng_state()
-    settings = (cudnn.deterministic, cudnn.benchmark)
+    # `ours` may have changed them already.
+    monkeypatch.setattr(cudnn, "deterministic", False)
+    monkeypatch.setattr(cudnn, "benchmark", True)
+    state = torch.get_rng_state()
 
     ours.load()
     ours.compute(images, images, keys(2))
 
-    assert torch.equal(torch.get_rng_state(), generator)
-    assert (cudnn.deterministic, cudnn.benchmark) == settings
+    assert torch.equal(torch.get_rng_state(), state)
+    assert (cudnn.deterministic, cudnn.benchmark) == (False, True)

@@ -74,7 +74,7 @@ def network(request, tmp_path_factory):
     return Network(request.param, tmp_path_factory.mktemp("weights"))
 
 
-def test_distances_are_the_packages(network, monkeypatch):
+def test_lpips_is_that_of_its_package(network, monkeypatch):
     hr = uniform(2, 3, 33, 45) * 2 - 1
     sr = uniform(2, 3, 33, 45, seed=1) * 2 - 1
     ours = network.loaded(LPIPS, monkeypatch).network
@@ -87,7 +87,7 @@ def test_distances_are_the_packages(network, monkeypatch):
     assert (distances > 0).all()
 
 
-def test_images_are_rounded_as_those_of_files(network, monkeypatch):
+def test_lpips_rounds_images_to_8_bits(network, monkeypatch):
     hr = uniform(3, 3, 33, 45)
     sr = noisy(hr, 0.1)
     metric = network.loaded(LPIPS, monkeypatch)
@@ -101,7 +101,7 @@ def test_images_are_rounded_as_those_of_files(network, monkeypatch):
     torch.testing.assert_close(values, expected, rtol=1e-5, atol=0)
 
 
-def test_as_a_loss_it_has_the_packages_gradient(network, monkeypatch):
+def test_lpips_as_a_loss_has_the_gradient_of_its_package(network, monkeypatch):
     hr = uniform(2, 3, 64, 80)
     sr = noisy(hr, 0.1).requires_grad_()
     loss = network.loaded(Perceptual, monkeypatch).train()  # in which nothing is dropped
@@ -161,7 +161,7 @@ def by_paper(model, luma, *precision):
     return pytest.approx(expected, rel=1e-4)
 
 
-def test_baboon_is_the_published_number(data_root, weights_root):
+def test_niqe_of_baboon_is_the_published_number(data_root, weights_root):
     """MATLAB's release and BasicSR: 5.7296."""
     baboon = np.array(Image.open(data_root / "niqe/baboon.png").convert("RGB"))
 
@@ -172,7 +172,7 @@ def test_baboon_is_the_published_number(data_root, weights_root):
 
 @pytest.mark.parametrize("change", [np.array, bicubic, jpeg])
 @pytest.mark.parametrize("name", ["astronaut", "coffee"])
-def test_as_the_paper_in_numpy(pristine, name, change):
+def test_niqe_is_that_of_the_paper_in_numpy(pristine, name, change):
     image = change(photograph(300, 300, name, corner=0))
 
     value = niqe(pristine, image)
@@ -181,7 +181,7 @@ def test_as_the_paper_in_numpy(pristine, name, change):
 
 
 @pytest.mark.parametrize("name", ["kodim01", "kodim02", "kodim05"])
-def test_as_the_paper_in_float64(data_root, weights_root, name):
+def test_niqe_is_that_of_the_paper_in_float64(data_root, weights_root, name):
     """What float32 does to pixels matters in nearly flat areas, and may move a shape by a step."""
     model = weights_root / "niqe-pristine.npz"
     image = np.array(Image.open(data_root / f"kodak24/{name}.png").convert("RGB"))
@@ -192,7 +192,7 @@ def test_as_the_paper_in_float64(data_root, weights_root, name):
 
 
 @pytest.mark.filterwarnings("ignore:Mean of empty slice")
-def test_flat_blocks_as_in_numpy(pristine):
+def test_niqe_leaves_flat_blocks_out_as_in_numpy(pristine):
     """A flat block has no statistics (0 / 0): left out of the covariance, and of the means."""
     image = photograph(300, 300, "coffee", corner=0)
     image[:99, :99] = 128
@@ -202,7 +202,7 @@ def test_flat_blocks_as_in_numpy(pristine):
     assert value == by_paper(pristine, niqe_numpy.luma(image), np.float32)
 
 
-def test_the_luma_of_yiq(pristine):
+def test_niqe_of_the_luma_of_yiq(pristine):
     """As pyiqa has it: in [0, 255], where BT.601 is in [16, 235]."""
     image = photograph(300, 300, "coffee", corner=0)
     luma = np.round(image @ np.array([0.299, 0.587, 0.114]))

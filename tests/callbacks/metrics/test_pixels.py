@@ -63,7 +63,7 @@ def test_psnr_and_ssim_are_scikit_images(hr, color, border, cut):
         assert ssim[n].item() == pytest.approx(expected, abs=1e-6)
 
 
-def test_rounding_can_be_left_out():
+def test_rounding_to_8_bits_can_be_left_out():
     black = torch.zeros(1, 3, 20, 20)
     nearly_black = torch.full((1, 3, 20, 20), 0.4 / 255)
 
@@ -86,7 +86,7 @@ def test_the_border_of_a_scale_is_rounded_up_and_none_at_scale_1(hr, border, sca
     assert torch.equal(values, compute(PSNR(border=cut), sr, hr))
 
 
-def test_equal_images_are_infinite_and_named(tmp_path, caplog):
+def test_psnr_of_equal_images_is_infinite_and_the_log_says_so(tmp_path, caplog):
     class Perfect(Tiny):
         def validation_step(self, batch, batch_idx):
             return {"sr": batch["hr"]}
@@ -106,7 +106,7 @@ def test_equal_images_are_infinite_and_named(tmp_path, caplog):
 
 @pytest.mark.parametrize(("scale", "of_bicubic", "of_hr"), [(2, 42.4, 61.5), (4, 38.8, 59.6)])
 def test_lr_consistency_on_set5(data_root, scale, of_bicubic, of_hr):
-    """Bicubic's numbers equal those of an independent script: 42.3 and 38.8."""
+    """An independent script has 42.3 and 38.8 of bicubic; LR's rounding to 8 bits limits HR's."""
     metric = LRConsistency()
     values = []
 
@@ -125,7 +125,7 @@ def test_lr_consistency_of_a_known_difference():
 
     values = LRConsistency("rgb").compute(sr, sr, keys(2) | {"lr": lr})
 
-    # 127.5 is rounded to 128, and 137.7 to 138.
+    # LR, 127.5, is not rounded; the outputs are: 127.5 to 128, and 137.7 to 138.
     expected = [20 * math.log10(255 / 0.5), 20 * math.log10(255 / 10.5)]
     assert values.tolist() == pytest.approx(expected, abs=1e-3)
 
@@ -151,13 +151,15 @@ def test_repetition_is_the_correlation_of_rows_at_a_distance():
     above = y[:-4]
     below = y[4:]
     expected = (above * below).sum() / (above.norm() * below.norm())
+    # Of image 1, at 4 of the distances 3 and 4.
     assert correlations[1, 1].item() == pytest.approx(expected.item())
 
 
-def test_copies_of_an_image_beside_each_other_repeat_it(scenes):
+def test_copies_of_an_image_beside_each_other_raise_repetition(scenes):
     four = functional.avg_pool2d(scenes, 2).tile(1, 1, 2, 2)
     two = functional.avg_pool2d(scenes, (1, 2)).tile(1, 1, 1, 2)
 
+    # Rows and columns 16 pixels apart are equal in `four`, columns alone in `two`.
     assert repetition(four) > repetition(scenes) + 0.4
     assert repetition(two) > repetition(scenes) + 0.05
 
@@ -167,7 +169,7 @@ def test_a_level_ground_is_no_repetition_and_neither_is_blur(scenes):
     blurred = functional.interpolate(functional.avg_pool2d(scenes, 2), scale_factor=2.0)
     grey = torch.full((1, 3, 32, 48), 0.5)
 
-    assert repetition(ground) < 0
+    assert repetition(ground) < 0  # 0 would be no correlation at all
     assert repetition(blurred) == pytest.approx(repetition(scenes), abs=0.05)
     assert repetition(grey) == pytest.approx(0, abs=1e-9)
 

@@ -54,7 +54,7 @@ class Color(SetMetric):
 
 
 def distance_from(mean_color):
-    """Of the tiny model's outputs."""
+    """Of the tiny model's outputs: what `Color` should give."""
     sr, _ = outputs()
     distance = (sr.double().mean((0, 2, 3)) - torch.as_tensor(mean_color)).norm()
     return pytest.approx(distance.item(), rel=1e-5)
@@ -76,8 +76,8 @@ def test_one_number_of_the_set_for_any_batch_size(tmp_path, batch_size):
     assert set(run.callback_metrics) == {"val/color", "val/color_spread"}
 
 
-def test_an_output_that_is_not_finite_leaves_none_of_the_numbers(tmp_path):
-    """Results and early stopping would go on with an earlier one."""
+def test_outputs_that_are_not_finite_make_every_number_nan(tmp_path):
+    """Were one absent, results and early stopping would go on with an earlier one."""
 
     class Broken(Tiny):
         def validation_step(self, batch, batch_idx):
@@ -94,7 +94,7 @@ def test_an_output_that_is_not_finite_leaves_none_of_the_numbers(tmp_path):
     assert [record["metric"] for record in records] == ["color", "color_spread", "swd", "swd_2"]
     for record in records:
         assert np.isnan(record["value"])
-        assert record["not_finite"] == 7
+        assert record["not_finite"] == 7  # all outputs
 
 
 def test_one_image_is_refused_before_a_training_of_hours(tmp_path):
@@ -149,7 +149,7 @@ def test_outputs_against_other_images(tmp_path, real):
     assert record["n"] == 7
     assert record["protocol"]["reference_n"] == 11
     assert record["protocol"]["reference"].startswith("real, as they are, ")
-    assert metric.measured == 7 + 11
+    assert metric.measured == 7 + 11  # outputs, and images of the folder
 
     change(real)
     validate(tmp_path, metric)
@@ -173,7 +173,7 @@ def test_a_reference_is_computed_once_for_the_same_content_and_protocol(tmp_path
     assert metric.measured == 11
 
     find_reference(of_another_protocol, str(moved))
-    assert of_another_protocol.measured == 11
+    assert of_another_protocol.measured == 11  # all images of the folder
 
     change(moved)
     find_reference(metric, str(moved))
@@ -277,7 +277,8 @@ def test_several_processes_agree_with_one(tmp_path, world):
 
     for expected, record in zip(by_one, by_several, strict=True):
         assert record["metric"] == expected["metric"]
-        assert record["n"] == expected["n"] == 7
+        assert expected["n"] == 7
+        assert record["n"] == 7  # the repeated image counts once
         assert record["value"] == pytest.approx(expected["value"], rel=1e-5)
 
 

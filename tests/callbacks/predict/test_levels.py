@@ -110,7 +110,7 @@ def test_pixels_of_tiles_are_those_of_the_whole_image(
     assert difference.mean() < 0.01
 
 
-def test_memory_holds_no_output(tmp_path, inputs):
+def test_a_large_output_is_not_held_in_memory(tmp_path, inputs):
     """Of 27 megapixels, which take 80 MB in 8 bits, and 325 as floats."""
     Image.fromarray(photograph(1300)).save(inputs / "a.png")
 
@@ -120,11 +120,11 @@ def test_memory_holds_no_output(tmp_path, inputs):
         pytest.skip("this system does not say what memory a process takes")
     assert taken < 130
     with Image.open(tmp_path / "128/a.png") as image:
-        assert image.size == (5164, 5200)
+        assert image.size == (5164, 5200)  # 4 times 1291 x 1300
 
 
 def test_a_large_image_waits_for_the_room_of_another_one(tmp_path, inputs, monkeypatch):
-    """On a disk with room for the levels and the file of one image: 2 x 168 kB."""
+    """On a disk with room for levels and file of one image: 2 x 169 kB, of 256x220 pixels."""
     for name in ("a", "b", "c"):
         Image.fromarray(photograph(64)).save(inputs / f"{name}.png")
     maps = weakref.WeakSet()  # files of levels that are in use
@@ -158,7 +158,7 @@ def fill_disk(monkeypatch):
 
 
 def leave_room_for_levels_only(monkeypatch):
-    """Of 147 kB, and none for the file."""
+    """Of 147 kB, 240x204 pixels, and none for the file."""
     monkeypatch.setattr(arrays, "LARGE", 1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(200_000))
 
@@ -177,6 +177,7 @@ def test_what_is_too_large_ends_before_it_starts(tmp_path, inputs, monkeypatch, 
         predict(tmp_path, 64, format="webp")
 
     [line] = stored(tmp_path / "64")
+    # Some 0.1 MB to 1 MB, with one decimal of GB.
     assert line["error"].startswith("an output of 204 x 240 pixels needs 0.0 GB")
     assert line["error"].endswith("0.0 are free")
 
@@ -198,6 +199,7 @@ def test_a_reduction_is_the_mean_of_squares_however_rows_come(dtype):
     for start, stop in ((0, 1), (1, 12), (12, 31)):
         reduction.add(pixels[start:stop], (31, 47))
 
+    # At most 20 pixels of 47 are every third; incomplete squares at the end are left out.
     squares = pixels[:30, :45].reshape(10, 3, 15, 3, 3)
     assert reduction.height == 31
     assert np.array_equal(reduction.pixels(), squares.mean((1, 3)).round())

@@ -74,7 +74,7 @@ def test_something_else_in_the_place_of_an_output_stays(tmp_path, kind):
 
 
 @pytest.mark.parametrize("out", ["out", "link", "other/../out"])
-def test_an_output_that_is_an_input_now_by_any_path(tmp_path, out):
+def test_an_output_never_replaces_its_input_by_whatever_path(tmp_path, out):
     enlarge(save(tmp_path / "in/a.png"), tmp_path / "out")
     (tmp_path / "link").symlink_to("out")
     (tmp_path / "other").mkdir()
@@ -87,7 +87,7 @@ def test_an_output_that_is_an_input_now_by_any_path(tmp_path, out):
 
 
 @pytest.mark.parametrize("out", ["in", ".", "in/sub"])
-def test_outputs_beside_below_and_above_inputs(tmp_path, out):
+def test_outputs_beside_below_or_above_inputs_leave_them(tmp_path, out):
     save(tmp_path / "in/a.jpg")
     save(tmp_path / "in/sub/b.jpg")
     before = files(tmp_path / "in")
@@ -98,7 +98,7 @@ def test_outputs_beside_below_and_above_inputs(tmp_path, out):
     assert (tmp_path / out / "a_x2.png").is_file()
 
 
-def test_an_image_of_another_tar_is_another_image(tmp_path):
+def test_an_image_of_the_same_name_in_another_tar_is_enlarged_again(tmp_path):
     def grey_of_output(urls):
         folders = {"index_cache": f"{tmp_path}/indices", "cache_dir": f"{tmp_path}/cache"}
         enlarge(Shards(str(urls), **folders), tmp_path / "out")
@@ -119,7 +119,7 @@ def test_an_image_of_another_tar_is_another_image(tmp_path):
 
 
 @pytest.mark.parametrize("key", ["root", "file", "gain"])
-def test_of_a_source_without_files_its_options_count(tmp_path, key):
+def test_outputs_of_a_source_without_files_are_known_by_its_options(tmp_path, key):
     def grey_of_output(value, grey):
         image = np.full((4, 5, 3), grey, np.uint8)
         source = {"class_path": "my.Archive", "init_args": {key: value}}
@@ -170,7 +170,7 @@ def test_each_clip_is_a_folder_of_frames(tmp_path):
     pixels = [np.asarray(Image.open(tmp_path / "out" / path)) for path in (*first, *second)]
     assert names(tmp_path) == [*first, *second, NAME]
     assert pixels[0].shape == (6, 9, 3)
-    assert [frame[0, 0, 0] for frame in pixels] == [0, 26, 51] * 2
+    assert [frame[0, 0, 0] for frame in pixels] == [0, 26, 51] * 2  # 0, 0.1 and 0.2 of 255
     assert pixels[0][0, 0, 1] != pixels[3][0, 0, 1]
     outputs = sorted(line["output"] for line in lines if "hash" in line)
     assert outputs == ["000000_x2", "000001_x2"]
@@ -183,7 +183,7 @@ def test_clips_that_are_done_are_left_alone(tmp_path):
     shutil.rmtree(tmp_path / "out/000000")
     assert make_clips(tmp_path, 2) == 1
     assert make_clips(tmp_path, 2, exif="drop") == 2  # made otherwise
-    assert len(names(tmp_path)) == 7
+    assert len(names(tmp_path)) == 7  # two clips of three frames, and predictions.jsonl
 
 
 def test_a_clip_that_was_cut_off_is_made_again(tmp_path, monkeypatch):
@@ -199,7 +199,7 @@ def test_a_clip_that_was_cut_off_is_made_again(tmp_path, monkeypatch):
     assert names(tmp_path) == ["000000/0001.png", NAME]
 
     assert make_clips(tmp_path, 1) == 1
-    assert len(names(tmp_path)) == 4
+    assert len(names(tmp_path)) == 4  # three frames and predictions.jsonl
 
 
 KILLED = """
@@ -218,7 +218,7 @@ def test_a_clip_whose_process_was_killed_is_made_again(tmp_path):
     assert left.suffix == ".tmp"
 
     assert make_clips(tmp_path, 1) == 1
-    assert len(names(tmp_path)) == 4
+    assert len(names(tmp_path)) == 4  # three frames and predictions.jsonl
 
 
 # ------------------------------------------------------------------ what is there and is not ours
@@ -227,7 +227,7 @@ def test_a_clip_whose_process_was_killed_is_made_again(tmp_path):
 @pytest.mark.parametrize(
     ("name", "settings"), [("notes.txt", {"exif": "drop"}), ("0001.png", {"format": "jpg"})]
 )
-def test_what_would_stay_among_the_new_frames_is_refused(tmp_path, name, settings):
+def test_files_that_would_stay_among_new_frames_are_refused(tmp_path, name, settings):
     make_clips(tmp_path, 1)
     (tmp_path / "out/000000/notes.txt").write_text("mine")
     before = names(tmp_path)

@@ -83,7 +83,7 @@ def test_processes_and_threads_do_not_mix_their_lines(tmp_path):
     for writer in writers:
         writer.join()
 
-    assert len({made["output"] for made in stored(tmp_path)}) == 300
+    assert len({made["output"] for made in stored(tmp_path)}) == 300  # 6 writers of 50 lines
 
 
 def test_a_line_that_was_cut_off_spoils_no_other(tmp_path):
@@ -125,7 +125,7 @@ def test_a_seed_matters_where_noise_was_drawn(tmp_path):
     assert not is_done(tmp_path, run(), seed=1)
 
 
-def test_the_last_line_of_an_output_holds(tmp_path):
+def test_the_last_line_of_an_output_without_an_error_counts(tmp_path):
     other = run(options=OTHER_STEPS)
 
     add(tmp_path, run())
@@ -136,7 +136,7 @@ def test_the_last_line_of_an_output_holds(tmp_path):
     assert not is_done(tmp_path, run())
 
 
-def test_an_input_is_known_by_its_folder_below_that_of_the_outputs(tmp_path, monkeypatch):
+def test_an_input_is_known_by_its_path_from_the_folder_of_outputs(tmp_path, monkeypatch):
     """Archives give their files one time; inputs and outputs may be moved together."""
     monkeypatch.chdir(tmp_path)
     for name in ("x", "y"):
@@ -225,7 +225,7 @@ def test_a_digest_is_of_all_tensors_and_their_names():
     assert digest is not None
     assert digest_of(net) == digest
     assert digest_of(renamed) != digest
-    assert digest_of(nn.ReLU()) is None
+    assert digest_of(nn.ReLU()) is None  # no tensors
     net[1].running_mean[1] = 1
     assert digest_of(net) != digest
 

@@ -130,7 +130,7 @@ def test_grey_images_stay_grey(tmp_path, format, mode, bit_depth, expected):
     ("format", "ending", "kind"),
     [("jpg", "jpg", "JPEG"), ("jpeg", "jpg", "JPEG"), ("webp", "webp", "WEBP")],
 )
-def test_lossy_formats_are_near(tmp_path, format, ending, kind):
+def test_lossy_formats_have_nearly_the_pixels_and_all_metadata(tmp_path, format, ending, kind):
     sample = image(icc=RGB_PROFILE, exif=some_exif())
     sample["hr"] = np.linspace(0, 255, 32 * 64 * 3).reshape(32, 64, 3).astype(np.uint8)
 
@@ -144,7 +144,7 @@ def test_lossy_formats_are_near(tmp_path, format, ending, kind):
     assert_described(path, 64, 128)
 
 
-def test_quality_is_that_of_the_format(tmp_path):
+def test_a_lower_quality_makes_a_smaller_file(tmp_path):
     low = written(tmp_path / "20", image(), "jpg", quality=20)
     high = written(tmp_path / "100", image(), "jpg", quality=100)
 
@@ -203,7 +203,7 @@ def test_8_bit_alpha_is_enlarged(tmp_path, format, mode):
 
     output = Image.open(written(tmp_path, image(mode, alpha=alpha), format))
 
-    assert output.mode == ("RGBA" if format == "webp" else mode)
+    assert output.mode == ("RGBA" if format == "webp" else mode)  # WebP has no grey
     assert np.array_equal(np.asarray(output)[..., -1], enlarged_alpha(alpha))
 
 
@@ -219,7 +219,7 @@ def test_16_bit_alpha_is_enlarged(tmp_path, mode):
     assert np.array_equal(tiff[..., -1], enlarged_alpha(alpha))
 
 
-def test_exif_can_be_dropped_or_its_place(tmp_path):
+def test_exif_or_its_place_alone_can_be_dropped(tmp_path):
     sample = image(exif=some_exif())
 
     without_place = Image.open(written(tmp_path / "1", sample, exif="no_place")).getexif()
@@ -255,7 +255,7 @@ def test_what_is_transparent_becomes_white_where_a_format_has_no_alpha():
 
     fitted = image_file.fitted_pixels(pixels, "jpg")
 
-    assert (fitted[:6] == 255).all()
+    assert (fitted[:6] == 255).all()  # the transparent half
     assert (fitted[6:] == pixels[6:, :, :3]).all()
 
 
@@ -267,7 +267,7 @@ def test_values_out_of_range_do_not_wrap_around(tmp_path):
     predict(tmp_path, {"a": image()}, model=Overshoots())
 
     pixels = np.asarray(Image.open(tmp_path / "predict/a.png"))
-    assert pixels[0, 0].tolist() == [0, 128, 255]
+    assert pixels[0, 0].tolist() == [0, 128, 255]  # 127.5 is rounded to even
 
 
 # ------------------------------------------------------------ images that cannot be written or read
@@ -315,13 +315,14 @@ def test_an_image_that_cannot_be_encoded_does_not_end_the_run(tmp_path, monkeypa
 
     reason = "it cannot be written as png: SyntaxError: not a TIFF file"
     assert errors_in(tmp_path)["a"].startswith(reason)
-    assert writer.written == len(images_in(tmp_path)) == 11
+    assert writer.written == 11
+    assert len(images_in(tmp_path)) == 11
     assert writer.failed == 1
 
 
 def test_a_name_that_is_too_long_does_not_end_the_run(tmp_path):
     """Disks take names of 255 bytes."""
-    fits = "x" * 251
+    fits = "x" * 251  # and .png
     samples = {fits: image(), fits + "x": image()}
     predict(tmp_path, samples)
 
@@ -422,7 +423,7 @@ def test_a_line_for_each_image(tmp_path):
     assert line == line | expected
     assert line["seconds"] > 0
     assert len(line["weights_digest"]) == 16
-    assert line["peak_memory"] > 1 << 20
+    assert line["peak_memory"] > 1 << 20  # bytes
 
 
 def test_what_was_made_otherwise_is_made_again(tmp_path, caplog):
@@ -435,6 +436,7 @@ def test_what_was_made_otherwise_is_made_again(tmp_path, caplog):
     other.net.weight.data[0, 0, 0, 0] += 1
     of_other_weights = predict(tmp_path, samples, configured(steps=4), model=other)
 
+    # The outputs of two images with 4 steps, of which one had 15; and with other weights.
     assert "1 outputs were made otherwise, and are made again" in caplog.text
     assert of_other_steps.written == 2
     assert same.skipped == 2
@@ -506,5 +508,5 @@ def test_an_image_is_never_below_the_line_of_another(tmp_path, monkeypatch):
 
     again = predict(tmp_path, {"a": image()}, configured(steps=4))
 
-    assert lines == 2
+    assert lines == 2  # the second line is of the image that was not written
     assert again.written == 1

@@ -26,7 +26,7 @@ def noise(seed=0):
 # ------------------------------------------------------------------------- intervals by resampling
 
 
-def test_all_resamples_of_five():
+def test_an_interval_has_the_quantiles_of_all_resamples_of_five():
     """The 5^5 resamples can be listed: drawing approaches their quantiles."""
     values = np.array([0.0, 1.0, 2.0, 4.0, 8.0])
     means = np.array(list(itertools.product(values, repeat=5))).mean(1)
@@ -45,19 +45,20 @@ def test_how_often_the_mean_is_in_an_interval_of_95_percent(n, at_least, at_most
         low, high = mean_interval(values, draws=1000, seed=seed)
         hits += low <= 0.3 <= high
 
+    # A share of 1000 scatters by 0.7 %; of five images, resampling may miss some more.
     assert at_least < hits / 1000 < at_most
 
 
 @pytest.mark.parametrize(("n", "tail"), [(10, 0.00854), (40, 0.0203)])
-def test_tails_of_few_images(n, tail):
-    """From Student's quantiles in any table: 2.2622 and 2.0227."""
+def test_the_tail_for_few_images_is_by_students_quantile(n, tail):
+    """P(normal < -sqrt(n / (n - 1)) t), with t = 2.2622 and 2.0227 of any table of Student's."""
     assert expanded_tail(n, 0.95) == pytest.approx(tail, rel=0.01)
 
 
 # --------------------------------------------------------------------------------------- verdicts
 
 
-def test_the_pairs_count_not_the_spread(tmp_path):
+def test_a_small_gain_in_pairs_outweighs_a_large_spread_of_images(tmp_path):
     """Images differ by far more than the methods; in pairs that does not matter."""
     images = 30 + 10 * noise(1)
     a = run(tmp_path / "a", images + 0.1 + 0.02 * noise(2))
@@ -69,7 +70,8 @@ def test_the_pairs_count_not_the_spread(tmp_path):
 
     low, high = difference.interval
     assert difference.verdict == "A is better"
-    assert low < 0.1 < high < low + 0.1
+    assert low < 0.1 < high  # A's mean gain
+    assert high - low < 0.1  # images differ by 10
     assert difference.notes == []
     assert left_out == []
     assert of_shuffled.verdict == "no difference shown"
@@ -89,7 +91,7 @@ def test_what_an_interval_shows(interval, higher_is_better, words):
     assert verdict(interval, higher_is_better) == words
 
 
-def test_the_mean_over_seeds_comes_first(tmp_path):
+def test_each_image_is_averaged_over_seeds_before_runs_are_compared(tmp_path):
     of_seeds = [noise(seed) for seed in range(4)]
     rows = [row(seeds=[0, 1, 2, 3], std=0.1, n=12)]
     for seed, values in enumerate(of_seeds):
@@ -100,7 +102,7 @@ def test_the_mean_over_seeds_comes_first(tmp_path):
 
     [difference], _ = compared(tmp_path / "a", b)
 
-    assert difference.interval == pytest.approx((0.5, 0.5))
+    assert difference.interval == pytest.approx((0.5, 0.5))  # of all images the same gain
     assert difference.a.std == 0.1
 
 
@@ -118,7 +120,8 @@ def assert_one_better_without_image_3(difference):
     assert difference.verdict == "A is better"
     assert difference.interval == pytest.approx((1.0, 1.0))
     assert difference.a.value - difference.b.value == pytest.approx(1.0)
-    assert difference.a.n == difference.b.n == 11
+    assert difference.a.n == 11
+    assert difference.b.n == 11
     assert difference.notes[0].startswith("1 of 12 images are left out")
     assert "set5/3" in difference.notes[0]
 
@@ -159,15 +162,16 @@ def test_an_output_with_a_broken_pixel_has_no_interval(tmp_path):
     assert difference.notes[0].startswith("1 of 12 images have no finite number: set5/3 (nan, ")
 
 
-def test_images_of_both_runs_are_compared_only(tmp_path):
+def test_only_images_in_both_runs_are_compared(tmp_path):
     a = run(tmp_path / "a", noise() + 1)
     b = run(tmp_path / "b", [*noise()[2:], 99.0], keys=[*KEYS[2:], "set5/another"])
 
     [difference], _ = compared(a, b)
 
     assert difference.notes == ["on the 10 images in both; 2 are only in A, 1 only in B"]
-    assert difference.interval == pytest.approx((1, 1))
-    assert difference.a.n == difference.b.n == 10
+    assert difference.interval == pytest.approx((1, 1))  # of all images the same gain
+    assert difference.a.n == 10
+    assert difference.b.n == 10
     assert difference.a.value == pytest.approx((noise() + 1)[2:].mean())
 
 
@@ -193,7 +197,7 @@ def test_sets_of_other_images_are_left_out(tmp_path):
         ({"dataset": "set14"}, "does not have it"),
     ],
 )
-def test_what_is_not_comparable(tmp_path, change, reason):
+def test_a_number_without_a_counterpart_in_the_other_run_is_left_out(tmp_path, change, reason):
     a = run(tmp_path / "a", noise())
     b = run(tmp_path / "b", noise(), **change)
 
@@ -207,7 +211,7 @@ def test_what_is_not_comparable(tmp_path, change, reason):
 # ------------------------------------------------------------------------------------ checkpoints
 
 
-def test_a_checkpoint_of_several_is_asked_for(tmp_path):
+def test_of_several_checkpoints_one_has_to_be_named(tmp_path):
     a = run(tmp_path / "a", noise(), checkpoint="step-1.ckpt")
     run(tmp_path / "a", noise() + 1, checkpoint="step-2.ckpt")
     b = run(tmp_path / "b", noise())
@@ -261,9 +265,10 @@ def table_of(*runs):
 
 
 def test_the_best_is_bold_and_differences_have_intervals(tmp_path):
-    gains = np.array([1, 1.02] * 6)
+    gains = np.array([1, 1.02] * 6)  # 1.01 on average
     worse = run(tmp_path / "a", 30.0 + np.arange(12))
     better = run(tmp_path / "b_1", 30.0 + np.arange(12) + gains)
+    # The same mean: both are bold.
     alike = run(tmp_path / "c", 30.0 + np.arange(12) + gains + [0.1, -0.1] * 6)
 
     cells, notes = table_of(worse, better, alike)
@@ -271,7 +276,7 @@ def test_the_best_is_bold_and_differences_have_intervals(tmp_path):
     low, high = mean_interval(-gains)
     half = f"{(high - low) / 2:.2f}"
     assert cells[0] == ["", "psnr, set5 x2 ↑ (n = 12)"]
-    assert cells[1][1] == "35.50"
+    assert cells[1][1] == "35.50"  # 30 and the mean of 0 to 11
     assert cells[2][1] == f"**36.51** (+1.01 ± {half})"
     assert cells[3][1].startswith("**36.51**")
     assert f"/b_1 | **36.51** (+1.01 ± {half}) |" in as_markdown(cells, notes)
@@ -291,6 +296,7 @@ def test_a_column_is_of_the_images_that_all_runs_have_with_a_finite_number(tmp_p
         run(tmp_path / "exact", exact, mean={"value": 36.0, "not_finite": 2}),
     )
 
+    # The first 7: `part` has 9, of which `exact` has two that are infinite. 30 to 36: 33.
     assert cells[0][1] == "psnr, set5 x2 ↑ (n = 7)"
     numbers = [texts[1].partition(" (")[0] for texts in cells[1:]]
     assert numbers == ["**33.00**", "32.50", "32.00"]

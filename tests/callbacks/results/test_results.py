@@ -44,7 +44,7 @@ def stored_images(folder):
 
 
 @pytest.mark.parametrize("verb", ["validate", "test"])
-def test_numbers_with_protocol_and_weights(tmp_path, verb):
+def test_numbers_are_stored_with_protocol_and_weights(tmp_path, verb):
     datasets = [loader(), loader(Images(3, "other", 4))]
 
     evaluate(tmp_path, PSNR(), SSIM(), data=datasets, verb=verb)
@@ -66,7 +66,7 @@ def test_numbers_with_protocol_and_weights(tmp_path, verb):
     assert "seeds" not in first
 
 
-def test_every_image_and_those_of_bicubic(tmp_path):
+def test_numbers_of_every_image_and_of_bicubic_are_stored(tmp_path):
     evaluate(tmp_path, PSNR(control=True), data=[loader(), loader(Images(3, "other", 4))])
 
     images = stored_images(tmp_path)
@@ -107,7 +107,7 @@ def test_options_are_part_of_what_a_number_stands_for(weights, options, expected
 
 
 @pytest.mark.parametrize("value", [math.inf, math.nan])
-def test_values_that_are_not_finite_are_strict_json(tmp_path, value):
+def test_values_that_are_not_finite_are_stored_as_strict_json(tmp_path, value):
     append(tmp_path, [row(value=value), row(value=value, image="set5/baby")])
 
     for path in (tmp_path / "results.json", tmp_path / "images.json"):
@@ -124,7 +124,7 @@ def test_only_what_is_measured_again_is_replaced(tmp_path):
     evaluate(tmp_path, PSNR(), SSIM())
     assert len(stored(tmp_path)) == 2
 
-    evaluate(tmp_path, PSNR(), SSIM(), model=Tiny())  # without weights
+    evaluate(tmp_path, PSNR(), SSIM(), model=Tiny())  # without weights: other numbers
     assert len(stored(tmp_path)) == 4
 
 
@@ -143,6 +143,7 @@ class Changed(Images):
 
 
 @pytest.mark.parametrize("metric", [PSNR(), SWD(levels=1)], ids=["of images", "of sets"])
+# Of three metrics that one alone remains which was measured again, if images changed.
 @pytest.mark.parametrize(("changed", "remain"), [("nothing", 3), ("hr", 1), ("lr", 1)])
 def test_numbers_of_other_images_of_the_same_names_go(tmp_path, caplog, metric, changed, remain):
     """A row of results is of the same images."""
@@ -153,10 +154,11 @@ def test_numbers_of_other_images_of_the_same_names_go(tmp_path, caplog, metric, 
     metrics = {number.metric for number in stored(tmp_path)}
     assert len(metrics) == remain
     assert {image.metric for image in stored_images(tmp_path)} == metrics - {"swd"}
+    # It is said if, and only if, others went.
     assert ("are replaced: tiny x2" in caplog.text) == (remain == 1)
 
 
-@pytest.mark.parametrize(("content", "remain"), [("before", 2), ("after", 1)])
+@pytest.mark.parametrize(("content", "remain"), [("before", 2), ("after", 1)])  # SSIM goes
 def test_numbers_of_other_weights_of_the_same_name_go(tmp_path, caplog, content, remain):
     model = Trained()
     model.weights_source = f"{tmp_path / 'm.pth'} (EMA)"
@@ -167,6 +169,7 @@ def test_numbers_of_other_weights_of_the_same_name_go(tmp_path, caplog, content,
     evaluate(tmp_path, PSNR(), model=model)
 
     assert len(stored(tmp_path)) == remain
+    # It is said if, and only if, SSIM went.
     assert ("no longer among the results: ssim on tiny x2" in caplog.text) == (remain == 1)
 
 
@@ -179,7 +182,7 @@ def test_numbers_of_another_scale_stay(tmp_path, caplog):
     assert len(read(tmp_path)) == 2
 
 
-@pytest.mark.parametrize("written", [0, 1, 2])
+@pytest.mark.parametrize("written", [0, 1, 2])  # files before the kill
 @pytest.mark.parametrize("again", ["00000001", "00000002"])
 def test_a_kill_between_two_writes_mixes_no_row(tmp_path, monkeypatch, written, again):
     """Of other images than before, or of the first ones, PSNR alone is measured again."""
@@ -246,7 +249,7 @@ class Stochastic(Trained):
         return {"sr": (sr + 0.01 * self.noise_seed).clamp(0, 1)}
 
 
-def test_evaluations_of_several_seeds_are_one_number(tmp_path, capsys):
+def test_evaluations_of_several_seeds_make_one_number(tmp_path, capsys):
     model = Stochastic()
     results = Results()
     run = trainer(tmp_path, PSNR(control=True), results)

@@ -48,28 +48,29 @@ def average_of(ema):
 
 @pytest.mark.parametrize(("decay", "first"), [(0.3, 0), (0.999, 0), (0.9, 1), (0.9, None)])
 def test_the_formula_with_its_warm_up(tmp_path, decay, first):
-    """0.3 is reached after 5 steps; InvSR's warm-up counts from 1, ResShift has none."""
+    """0.3 is reached by the 4th step, 4 / 13; InvSR's warm-up counts from 1, ResShift has none."""
     note = Note()
     ema = EMA(decay, first=first)
 
     trainer(tmp_path, note, ema, max_epochs=3).fit(Tiny(), loader())
 
-    assert ema.updates == len(note.trained) - 1 == 12
+    assert ema.updates == 12  # 3 epochs of 4 batches
+    assert len(note.trained) == 13  # before the first step and after each
     assert_near(average_of(ema), expected_average(note.trained, decay, first), 1e-6)
 
 
-def test_another_model_starts_anew(tmp_path):
+def test_the_averages_of_another_model_start_anew(tmp_path):
     ema = EMA()
     note = Note()
     trainer(tmp_path, ema).fit(Tiny(), loader())
 
     trainer(tmp_path, note, ema).fit(Tiny(), loader())
 
-    assert ema.updates == 4
+    assert ema.updates == 4  # batches of the second fit alone
     assert_near(average_of(ema), expected_average(note.trained), 1e-6)
 
 
-def test_a_second_fit_of_a_model_goes_on(tmp_path):
+def test_a_second_fit_of_a_model_goes_on_with_its_averages(tmp_path):
     ema = EMA()
     note = Note()
     model = Tiny()
@@ -78,7 +79,8 @@ def test_a_second_fit_of_a_model_goes_on(tmp_path):
 
     trainer(tmp_path, note, ema).fit(model, loader())
 
-    assert ema.updates == len(note.trained) - 1 == 12
+    assert ema.updates == 12  # 2 epochs and 1, of 4 batches each
+    assert len(note.trained) == 13  # before the first step and after each
     assert_near(average_of(ema), expected_average(note.trained), 1e-6)
 
 
@@ -88,7 +90,7 @@ def test_accumulated_batches_are_one_step(tmp_path):
 
     trainer(tmp_path, note, ema, accumulate_grad_batches=2, max_epochs=2).fit(Tiny(), loader())
 
-    assert ema.updates == 4
+    assert ema.updates == 4  # 2 epochs of 2 steps
     steps = [note.trained[0], *note.trained[2::2]]  # 4 batches an epoch, 2 a step
     assert_near(average_of(ema), expected_average(steps), 1e-6)
 
@@ -98,11 +100,11 @@ def test_only_validation_in_fit_sees_the_average(tmp_path):
     model = Tiny()
     run = trainer(tmp_path, note, EMA(), max_epochs=2)
 
-    run.fit(model, loader(), loader(batch_size=7))
+    run.fit(model, loader(), loader(batch_size=7))  # a validation is one batch
     run.validate(model, loader(batch_size=7), verbose=False)
 
     first, second, after_fit = note.validated
-    assert_near(first, expected_average(note.trained[:5]), 1e-6)
+    assert_near(first, expected_average(note.trained[:5]), 1e-6)  # 4 steps of the first epoch
     assert_near(second, expected_average(note.trained), 1e-6)
     assert torch.equal(model.net.weight, note.trained[-1])
     assert torch.equal(after_fit, note.trained[-1])
@@ -130,7 +132,7 @@ def test_checkpoints_that_are_written_in_a_validation_hold_trained_weights(tmp_p
     assert torch.equal(early["state_dict"]["net.weight"], note.trained[-1])
     assert torch.equal(broken["state_dict"]["net.weight"], note.trained[-1])
     assert_near(average, expected_average(note.trained), 1e-6)
-    assert not model._state_dict_hooks
+    assert not model._state_dict_hooks  # that put trained weights into checkpoints meanwhile
 
 
 def test_a_checkpoint_holds_averages_of_trained_parameters_only(tmp_path):
@@ -141,7 +143,7 @@ def test_a_checkpoint_holds_averages_of_trained_parameters_only(tmp_path):
 
     state = torch.load(tmp_path / "a.ckpt", weights_only=True)["callbacks"]["EMA"]
     assert set(state.pop("weights")) == {"net.weight", "net.bias"}  # nothing frozen
-    assert state == {"updates": 4, "step": 4, "decay": 0.9}
+    assert state == {"updates": 4, "step": 4, "decay": 0.9}  # an epoch of 4 batches
 
 
 def test_a_checkpoint_between_a_step_and_its_average_resumes_exactly(tmp_path):
@@ -165,7 +167,7 @@ def test_a_checkpoint_between_a_step_and_its_average_resumes_exactly(tmp_path):
     six = Note()
     trainer(tmp_path, six, max_steps=6, max_epochs=-1).fit(Tiny(), loader())
     weights = [*six.trained, seventh.trained[-1]]
-    assert saved["callbacks"]["EMA"]["updates"] == 5
+    assert saved["callbacks"]["EMA"]["updates"] == 5  # the sixth step is not averaged yet
     assert ema.updates == 7
     assert torch.equal(seventh.trained[0], six.trained[6])
     assert_near(average_of(ema), expected_average(weights, 0.9), 1e-6)
@@ -179,6 +181,7 @@ def test_averages_of_another_network_are_refused(tmp_path):
     model = Tiny()
     model.frozen.requires_grad_(True)
 
+    # Weight and bias of each convolution; the averages are of `net` alone.
     with pytest.raises(ValueError, match=r"the 4 trained .* 2 are missing.*\(frozen.bias, "):
         trainer(tmp_path, ema).fit(model, loader())
 
@@ -196,7 +199,7 @@ def test_bfloat16_weights_are_averaged_in_float32():
 
     average = ema.state_dict()["weights"]["weight"]
     assert average.dtype == torch.float32
-    assert average.item() == pytest.approx(2 - 0.999**100, abs=1e-5)
+    assert average.item() == pytest.approx(2 - 0.999**100, abs=1e-5)  # from 1, 100 steps to 2
     ema.swap_in(module)
     assert module.weight.dtype == torch.bfloat16
     ema.swap_out()

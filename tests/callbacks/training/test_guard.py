@@ -103,7 +103,7 @@ def test_a_left_out_update_changes_nothing_but_the_count(tmp_path, fault, optimi
     sound = Poisoned(optimizer=optimizer)
     expected = fit(tmp_path / "b", sound, data, EMA(), LeaveOut(*bad), **settings)
     assert_equal(guarded, expected)
-    assert guarded["global_step"] == 6
+    assert guarded["global_step"] == 6  # those left out count
     assert guard.skipped == 3
 
 
@@ -118,8 +118,8 @@ def test_an_update_of_accumulated_batches_is_left_out_as_a_whole(tmp_path):
     by_hand = LeaveOut(*bad)
     expected = fit(tmp_path / "b", Poisoned(), data, EMA(), by_hand, accumulate_grad_batches=2)
     assert_equal(guarded, expected)
-    assert guarded["global_step"] == 3
-    assert guard.skipped == 2
+    assert guarded["global_step"] == 3  # of two batches each
+    assert guard.skipped == 2  # with the batches 0 and 1, and 2 and 3
 
 
 # -------------------------------------------------------------------------------- refusals
@@ -129,17 +129,18 @@ def test_too_many_updates_in_a_row_stop_the_run(tmp_path):
     guard = Guard(in_a_row=2)
     model = Poisoned("nan loss", (first_key(0), first_key(2), first_key(3)))
 
+    # The updates 3 and 4, counted from 1; a verdict is read one update later.
     with pytest.raises(ValueError, match=r"after step 5: 2 updates in a row were left out"):
         fit(tmp_path, model, batches([0, 1, 2, 3, 4, 5]), guard)
 
     assert guard.skipped == 3
-    assert guard.rows == {0: 2}
+    assert guard.rows == {0: 2}  # in a row, by the position of the optimiser
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     class Leaps(Tiny):
         def configure_optimizers(self):
-            return torch.optim.SGD(self.net.parameters(), lr=1e38)
+            return torch.optim.SGD(self.net.parameters(), lr=1e38)  # beyond float32
 
     with pytest.raises(ValueError, match="the weights after step 1 are not finite, so they are"):
         fit(tmp_path, Leaps(), batches([0, 1]), Guard(), max_steps=1)
@@ -164,7 +165,7 @@ def scaled(scale):
 
 
 def test_the_scaler_may_look_for_its_scale(tmp_path):
-    """With 2^15 and 2^14 a gradient of 4 overflows: the updates 0 and 1 are left out by it."""
+    """Times 2^15 or 2^14, a gradient of 4 is above float16's 65504: it leaves out updates 0, 1."""
     adam = partial(torch.optim.Adam, lr=0.01)
     data = batches([0, 1, 2, 3])
     guard = Guard()
@@ -175,7 +176,7 @@ def test_the_scaler_may_look_for_its_scale(tmp_path):
     model = Overflows(optimizer=adam)
     expected = fit(tmp_path / "b", model, data, EMA(), by_hand, **scaled(2**12))
     assert guard.skipped == 0
-    assert guarded["MixedPrecision"]["scale"] == 2**13
+    assert guarded["MixedPrecision"]["scale"] == 2**13  # 2^15 halved twice
     assert_equal(guarded, expected)
 
 
@@ -214,7 +215,7 @@ def test_manual_optimisation_is_judged_step_by_step(tmp_path):
     without = fit(tmp_path / "c", Manual(), batches([0, 2]))["state_dict"]
     weights = guarded["state_dict"]
     assert guard.skipped == 1
-    assert guarded["global_step"] == 6
+    assert guarded["global_step"] == 6  # 3 batches, two optimisers
     assert torch.equal(weights["net.weight"], whole["net.weight"])
     assert torch.equal(weights["frozen.weight"], without["frozen.weight"])
 
@@ -306,12 +307,13 @@ def test_all_processes_stop_at_the_limit(tiny, strategy, callbacks):
     )
 
     output = done.stdout + done.stderr
-    # By one of them, or by both if neither has heard of the other's.
+    # Of 5 sound updates and 3 of NaN; the verdict on the last is read one update later.
+    # By one process, or by both if neither has heard of the other's.
     assert "error: stopped after step 9: 3 updates in a row were left out" in output
     assert "exitcode  : 2" in output, output
     assert "Traceback" not in output.partition("torch/distributed")[0]
     saved = newest("a")
-    assert saved["global_step"] == 5
+    assert saved["global_step"] == 5  # the checkpoint before the stop
     assert all(value.isfinite().all() for value in saved["state_dict"].values())
 
 
@@ -327,7 +329,9 @@ def test_a_sharded_run_goes_on_as_a_whole_one(tiny):
 
     ddp = newest("ddp")
     fsdp = newest("fsdp")
-    assert ddp["callbacks"]["Guard"]["skipped"] == fsdp["callbacks"]["Guard"]["skipped"] > 0
+    skipped = ddp["callbacks"]["Guard"]["skipped"]
+    assert skipped > 0
+    assert fsdp["callbacks"]["Guard"]["skipped"] == skipped
     for part in ("state_dict", "optimizer_states"):
         torch.testing.assert_close(ddp[part], fsdp[part], rtol=0, atol=1e-6)
 

@@ -37,7 +37,7 @@ def lines(caplog):
 def test_lines_count_the_steps_of_the_run(tmp_path, caplog):
     run = trainer(tmp_path, Lines(), max_epochs=2, accumulate_grad_batches=3)
 
-    run.fit(Logging(), loader())  # 4 batches an epoch: 3 and 1
+    run.fit(Logging(), loader())  # 4 batches an epoch: a step of 3 and one of 1
 
     for step, line in enumerate(lines(caplog), 1):
         assert re.fullmatch(rf"fit: step {step} of 4, [\d.e+]+ a second, \d:\d\d:\d\d left", line)
@@ -51,6 +51,7 @@ def test_lines_count_the_batches_of_all_loaders(tmp_path, caplog, command):
     getattr(run, command)(Logging(), [loader(), loader()])
 
     done = [line.split(",")[0] for line in lines(caplog)]
+    # 4 batches of each loader; the first batch has no pace yet.
     assert done == [f"{command}: batch {number} of 8" for number in range(2, 9)]
 
 
@@ -61,7 +62,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_bar_in_a_terminal(tmp_path, monkeypatch, caplog):
+def test_a_terminal_has_a_bar_and_no_lines(tmp_path, monkeypatch, caplog):
     terminal = Terminal()
     monkeypatch.setattr("sys.stdout", terminal)
     run = trainer(tmp_path, progress_bar(), max_epochs=2, log_every_n_steps=4)
@@ -70,5 +71,6 @@ def test_a_bar_in_a_terminal(tmp_path, monkeypatch, caplog):
 
     drawn = re.split(r"[\r\n]", terminal.getvalue())
     last = [line for line in drawn if line.startswith("Epoch 1")][-1]
+    # Epochs are counted from 0; 2 of 4 batches are 8 steps.
     assert re.match(r"Epoch 1: 100%.*4/4 .*step=8, loss=\d", last)
     assert lines(caplog) == []
