@@ -9,7 +9,7 @@ from torch._C import _remove_worker_pids
 
 
 def arrived_of(batches: Any) -> int:
-    """Return how many items wait for an earlier one: workers sent them, nobody has got them yet.
+    """Return how many items have come from workers but wait for an earlier one.
 
     Args:
         batches: An iterator of a DataLoader; one without workers has none.

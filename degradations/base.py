@@ -284,7 +284,8 @@ class Stage(nn.Module, ABC):
     def _same_size(self, x: Tensor, params: Params) -> Tensor:
         """Run `forward`, and raise if its output does not fit where its input was."""
         y: Tensor = self(x, params)
-        if getattr(y, "shape", x.shape)[-2:] != x.shape[-2:]:
+        # Anything but a tensor is named by the check of what the stage returned.
+        if isinstance(y, Tensor) and y.shape[-2:] != x.shape[-2:]:
             raise TypeError(
                 f"{type(self).__name__} changed the size of its images: set `resizes = True` in "
                 "the class and write on_canvas"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import yaml
@@ -53,18 +55,25 @@ def read_yaml(path: str | os.PathLike[str]) -> Any:
         OSError: As ``read_text``.
         ValueError: It is no YAML, or has a key twice; the message names it.
     """
-    return plain_yaml(checked_text(path))
+    with _named(path):
+        return plain_yaml(read_text(path))
 
 
 def checked_text(path: str | os.PathLike[str]) -> str:
-    """Return the text of a user's file, which ``plain_yaml`` reads.
+    """Return the text of a user's file, for a parser that would not name the file in its errors.
 
     Raises:
         OSError, ValueError: As ``read_yaml``.
     """
-    try:
+    with _named(path):
         text = read_text(path)
-        plain_yaml(text)
+        refuse_repeated_keys(text)
+    return text
+
+
+@contextmanager
+def _named(path: str | os.PathLike[str]) -> Iterator[None]:
+    try:
+        yield
     except (ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{os.fspath(path)} cannot be read as YAML: {error}") from error
-    return text

@@ -138,8 +138,7 @@ def markdown(table: Table, found: dict[str, Any]) -> str:
             parts.append(f"{', '.join(missing)}: {UNKNOWN}.")
         parts += [
             f"{row.label}: {row.about}\n\n"
-            f"![LR, bicubic, regression, regression sharpened, {row.label}, HR]"
-            f"({images}/{row.name}.webp)"
+            f"![{', '.join(_panels(row.label, numbers[row.label]))}]({images}/{row.name}.webp)"
             for row in tested
             if row.sheet == name and row.name in rows
         ]
@@ -148,6 +147,12 @@ def markdown(table: Table, found: dict[str, Any]) -> str:
             parts.append(f"{compared.about}\n\n![{shown}, photographs]({images}/{name}.webp)")
     parts += ["### Claims", _claims(table, found["results"]["claims"])]
     return "\n\n".join(parts) + "\n"
+
+
+def _panels(label: str, numbers: dict[str, Any]) -> list[str]:
+    """Return what the image of a row shows; one of before the third control is without it."""
+    sharpened = [SHARPENED.replace(",", "")] if SHARPENED in numbers else []
+    return ["LR", "bicubic", "regression", *sharpened, label, "HR"]
 
 
 def _numbers(tested: dict[str, dict[str, Any]]) -> str:

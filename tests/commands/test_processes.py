@@ -64,7 +64,7 @@ def test_launcher_and_trainer_that_contradict_are_refused(monkeypatch, row):
 
 @pytest.mark.usefixtures("no_launcher")
 def test_a_variable_that_is_no_number_is_named_before_lightning_reads_it(refusal, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "x")  # of which Lightning makes an int
+    monkeypatch.setenv("WORLD_SIZE", "x")  # Lightning converts it to an int
     assert "WORLD_SIZE is 'x'" in refusal("fit --help all")
 
 

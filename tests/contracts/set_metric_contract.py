@@ -30,7 +30,7 @@ FEATURES = {}
 
 
 def images():
-    """Four, of which a crop for Inception fits into each."""
+    """Four images, each large enough for a crop for Inception."""
     x = torch.linspace(0, 30, fid.SIDE + 5)
     y = x.view(-1, 1)
     phase = torch.arange(4 * 3.0).view(4, 3, 1, 1)

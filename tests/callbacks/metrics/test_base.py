@@ -403,4 +403,4 @@ def test_other_weights_are_another_protocol():
         make = partial(LearnedPerceptualImagePatchSimilarity, net_type=nn.Linear(2, 2))
         return TorchMetric(make, higher_is_better=False).protocol()
 
-    assert protocol() != protocol()  # each network is made anew, with random weights
+    assert protocol() != protocol()  # each call makes a network with new random weights

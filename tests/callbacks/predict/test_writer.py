@@ -436,7 +436,7 @@ def test_what_was_made_otherwise_is_made_again(tmp_path, caplog):
     other.net.weight.data[0, 0, 0, 0] += 1
     of_other_weights = predict(tmp_path, samples, configured(steps=4), model=other)
 
-    # The outputs of two images with 4 steps, of which one had 15; and with other weights.
+    # Of two outputs with 4 steps, one had been made with 15; then both with other weights.
     assert "1 outputs were made otherwise, and are made again" in caplog.text
     assert of_other_steps.written == 2
     assert same.skipped == 2

@@ -296,7 +296,7 @@ def test_a_column_is_of_the_images_that_all_runs_have_with_a_finite_number(tmp_p
         run(tmp_path / "exact", exact, mean={"value": 36.0, "not_finite": 2}),
     )
 
-    # The first 7: `part` has 9, of which `exact` has two that are infinite. 30 to 36: 33.
+    # Of the 9 images of `part`, two are infinite in `exact`. The other 7 have 30 to 36: mean 33.
     assert cells[0][1] == "psnr, set5 x2 ↑ (n = 7)"
     numbers = [texts[1].partition(" (")[0] for texts in cells[1:]]
     assert numbers == ["**33.00**", "32.50", "32.00"]

@@ -62,7 +62,7 @@ def test_any_number_of_parts_gives_the_same_bytes(images, out, parts, caplog):
     assert "shards are missing: make the other parts" in caplog.text
     assert not (out / "shard-000006.tar").exists()  # images 24 to 27, which are all broken
     records = [json.loads(path.read_text()) for path in out.glob("shard-??????.json")]
-    # 20 images each of 1, 2 and 3 squares have 120, of which the 7 broken ones had 15.
+    # 20 images each of 1, 2 and 3 squares have 120 squares; the 7 broken images had 15 of them.
     assert sum(record["samples"] for record in records) == 105
     assert sum(len(record["refused"]) for record in records) == 7
 

@@ -84,7 +84,7 @@ def test_frames_may_have_16_bits_and_be_made_squares(tmp_path):
     assert clip.dtype == np.uint8
     assert numbers_of(clip) == [1, 2, 3]
     assert square.shape == (3, 10, 10, 3)
-    # 24 columns become 12, of which one is cut off at each side: the first one kept was 2 and 3,
+    # 24 columns become 12, and one is cut off at each side: the first one kept was 2 and 3,
     # the last one 20 and 21.
     columns = square[0, 0, :, 2]
     assert columns[0] == pytest.approx(2.5, abs=1)

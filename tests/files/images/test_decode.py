@@ -191,7 +191,7 @@ def test_16_bits_keep_their_profile_or_are_converted_as_8_bits():
 
 
 def test_of_several_images_in_a_jpeg_the_first_is_read():
-    """The loss of a preview is not told; that of a gain map is."""
+    """A lost preview is not reported; a lost gain map is."""
     black = Image.new("RGB", (9, 9))
     data = encoded(RGB, "MPO", save_all=True, append_images=[black])
     assert_array_equal(decode(data, "a").rgb, Image.open(io.BytesIO(encoded(RGB, "JPEG"))))

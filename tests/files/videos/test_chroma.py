@@ -49,7 +49,7 @@ def pixels(size=(WIDTH, HEIGHT)):
 
 
 def chroma(place, across=2, down=2):
-    """Places (x, y) of the chroma, each of which stands for some pixels."""
+    """Places (x, y) of the chroma values; each value stands for several pixels."""
     y, x = np.mgrid[:HEIGHT:down, :WIDTH:across].astype(float)
     right, below = PLACES[place]
     return x + right * (across > 1), y + below * (down > 1)
