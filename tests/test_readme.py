@@ -101,15 +101,14 @@ def test_the_degraded_quickstart_is_what_was_measured() -> None:
     assert_rounded(minutes, results["seconds of fit"] / 60)
 
 
-@pytest.mark.parametrize(
-    ("row", "measured"), [("no workers", "0 workers, one core"), ("two workers", "2 workers")]
-)
-def test_the_speed_of_reading_shards_against_peers_is_what_was_measured(
-    row: str, measured: str
-) -> None:
-    ratios = stored("streaming")["results"][measured]
-    said = written(f"| {row} | {{}} | {{}} |", page=SHARDS)
-    assert_rounded(said, ratios["ours_over"]["webdataset_bare"], ratios["stream_over_webdataset"])
+def test_the_time_of_reading_shards_is_what_was_measured() -> None:
+    times = []
+    for measured in ("0 workers, one core", "2 workers"):
+        columns = stored("streaming")["results"][measured]["columns"]
+        taken = {name: column["cpu_us_an_image"] for name, column in columns.items()}
+        times += [taken[ours] / taken["webdataset_bare"] for ours in ("ours", "ours_stream")]
+    said = written("takes {} to {} times the CPU time of webdataset's loader", page=SHARDS)
+    assert_rounded(said, min(times), max(times))
 
 
 def test_the_speed_of_degrading_against_its_peer_is_what_was_measured() -> None:
@@ -123,8 +122,6 @@ def test_the_speed_of_degrading_against_its_peer_is_what_was_measured() -> None:
         plain["ratio_of_medians"],
         sharpened["ratio_of_means"],
     )
-    launches = results["canvas, compiled"]["without USM"]["launches"]
-    assert_rounded(written("without USM is {} kernels", page=DEGRADATIONS), launches)
 
 
 def test_imdn_gives_its_published_figures_to_a_hundredth() -> None:
