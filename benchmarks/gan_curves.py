@@ -30,14 +30,17 @@ LABELS = {
     "no_pixel": "no pixel loss",
 }
 PANELS = {  # by the scalar: the title, and the range of the axis
-    "train/discriminator": ("discriminator's loss", (1.0, 1.5)),
-    "train/gradient": ("gradient's norm, logarithm of 10", (-4.0, 0.0)),
+    "train/discriminator": ("discriminator loss", (1.0, 1.5)),
+    "train/gradient": ("log10 of the gradient norm", (-4.0, 0.0)),
     "val/psnr": ("PSNR", (21.0, 24.0)),
     "val/niqe": ("NIQE", (5.0, 13.0)),
 }
 WIDTH = 480
-HEIGHT = 260
+HEIGHT = 276
 MARGIN = 44
+BOTTOM = 40  # pixels below a panel's axis
+LEGEND = 28
+THICK = {"healthy": 6}  # it is drawn first, and lies below the others
 SIDE = 320
 BOX = (48, 72, 208, 232)  # of the crops, which are shown twice as large
 WINDOW = 20  # steps that a point of training is the mean of
@@ -74,25 +77,42 @@ def panel(runs: Mapping[str, Path], name: str) -> Image.Image:
     draw = ImageDraw.Draw(image)
     font = ImageFont.load_default(14)
     draw.text((MARGIN, 4), title, "black", font)
-    draw.rectangle((MARGIN, 28, WIDTH - 20, HEIGHT - 24), outline=(120, 120, 120))
+    draw.rectangle((MARGIN, 28, WIDTH - 20, HEIGHT - BOTTOM), outline=(120, 120, 120))
+    draw.text((WIDTH // 2, HEIGHT - 20), "step", "black", font)
 
     def place(step: int, value: float) -> tuple[float, float]:
         if name == "train/gradient":
             value = np.log10(value)
         share = (np.clip(value, low, high) - low) / (high - low)
         x = MARGIN + step / 600 * (WIDTH - 20 - MARGIN)
-        return x, HEIGHT - 24 - share * (HEIGHT - 24 - 28)
+        return x, HEIGHT - BOTTOM - share * (HEIGHT - BOTTOM - 28)
 
     for value in np.linspace(low, high, 5):
-        y = HEIGHT - 24 - (value - low) / (high - low) * (HEIGHT - 24 - 28)
+        y = HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - BOTTOM - 28)
         draw.line((MARGIN, y, WIDTH - 20, y), (225, 225, 225))
         draw.text((4, y - 8), f"{value:g}", "black", font)
     for step in (0, 200, 400, 600):
         x = MARGIN + step / 600 * (WIDTH - 20 - MARGIN)
-        draw.text((x - 12, HEIGHT - 20), str(step), "black", font)
+        draw.text((x - 12, HEIGHT - BOTTOM + 4), str(step), "black", font)
     for run, folder in runs.items():
         points = [place(step, value) for step, value in zip(*scalars(folder, name), strict=True)]
-        draw.line(points, COLOURS[run], 3)
+        draw.line(points, COLOURS[run], THICK.get(run, 2))
+    return image
+
+
+def legend(width: int) -> Image.Image:
+    """Draw a line and a label of each run, side by side.
+
+    Args:
+        width: Of the picture.
+    """
+    image = Image.new("RGB", (width, LEGEND), "white")
+    draw = ImageDraw.Draw(image)
+    font = ImageFont.load_default(14)
+    for number, (run, label) in enumerate(LABELS.items()):
+        left = MARGIN + number * (width - MARGIN) // len(LABELS)
+        draw.line((left, LEGEND // 2, left + 24, LEGEND // 2), COLOURS[run], THICK.get(run, 2))
+        draw.text((left + 30, 5), label, "black", font)
     return image
 
 
@@ -130,11 +150,13 @@ def main() -> None:
     options = parser.parse_args()
     runs = {name: options.runs / name for name in COLOURS}
     width = 2 * WIDTH
-    picture = Image.new("RGB", (width, 2 * HEIGHT + 2 * (SIDE + 24)), "white")
+    below = LEGEND + 2 * HEIGHT
+    picture = Image.new("RGB", (width, below + 2 * (SIDE + 24)), "white")
+    picture.paste(legend(width), (0, 0))
     for number, name in enumerate(PANELS):
-        picture.paste(panel(runs, name), (number % 2 * WIDTH, number // 2 * HEIGHT))
+        picture.paste(panel(runs, name), (number % 2 * WIDTH, LEGEND + number // 2 * HEIGHT))
     for number, crop in enumerate(crops(options.outputs, options.photograph, list(runs))):
-        place = (number % 3 * SIDE, 2 * HEIGHT + number // 3 * (SIDE + 24))
+        place = (number % 3 * SIDE, below + number // 3 * (SIDE + 24))
         picture.paste(crop, place)
     picture.save(ROOT / "docs" / "gan_curves.webp", quality=88)
     picture.save(options.outputs / "gan_curves.png")
