@@ -31,7 +31,6 @@ from degradations.stages.adapters import (
     KorniaAugmentation,
 )
 from degradations.stages.blur import (
-    FAMILIES,
     Blur,
     DefocusBlur,
     MotionBlur,
@@ -100,8 +99,12 @@ def blurs() -> Shown:
         chosen: Any = tuple(float(number == n) for n in range(6))
         return Blur((21, 21), chosen, (2.0, 3.0), (0.5, 4.0), (1.0, 2.0), sinc=0.0)
 
+    families = (
+        *("isotropic Gaussian", "anisotropic Gaussian", "isotropic generalized Gaussian"),
+        *("anisotropic generalized Gaussian", "isotropic plateau", "anisotropic plateau"),
+    )
     return [
-        *((family(number), f"{name}, 21 px") for number, name in enumerate(FAMILIES)),
+        *((family(number), f"{name}, 21 px") for number, name in enumerate(families)),
         (Sinc((21, 21), (math.pi / 3, math.pi / 3)), "cut-off pi/3, 21 px"),
         (MotionBlur((12.0, 12.0)), "12 px"),
         (DefocusBlur((4.0, 4.0)), "radius 4 px"),

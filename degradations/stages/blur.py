@@ -36,13 +36,6 @@ from files.numbers import UnitInterval
 
 Families: TypeAlias = tuple[float, float, float, float, float, float]
 
-#: Values of the parameter `family` of `Blur`, by index.
-FAMILIES = (
-    *("isotropic Gaussian", "anisotropic Gaussian"),
-    *("isotropic generalised Gaussian", "anisotropic generalised Gaussian"),
-    *("isotropic plateau", "anisotropic plateau"),
-)
-
 _TAIL = 1e-5  # outer rings of a kernel with less mass in total are dropped
 _SEPARABLE = 1e-6  # sum of absolute differences from the product of a column and a row
 _ONE_TILE = 210  # largest side that OpenCV transforms at once

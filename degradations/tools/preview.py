@@ -22,9 +22,6 @@ from degradations.base import Degradation, ImageFunction, Stage
 from degradations.compose import OneOf, Shuffled, Sometimes
 from degradations.draws import Params, leaves
 from degradations.images import as_image, cropped, read_image
-from degradations.stages.blur import FAMILIES, Blur
-from degradations.stages.jpeg import SUBSAMPLINGS
-from degradations.stages.resize import MODES
 from degradations.tools.configure import degradation_of
 from files.marks import SHEET
 from files.numbers import positive
@@ -130,12 +127,11 @@ def run(degradation: Degradation, hr: Tensor, params: Params) -> tuple[list[Step
     return steps, lr
 
 
-def parameters_of(stage: Stage, params: Params) -> list[str]:
-    """Return names and values of one image's parameters, e.g. ``["quality 43", "mode area"]``.
+def parameters_of(params: Params) -> list[str]:
+    """Return names and values of one image's parameters, e.g. ``["quality 43", "grey False"]``.
 
     Matrices, kernels and the seeds of noise fields are left out.
     """
-    words = words_of(stage)
     values: dict[str, Any] = {}
     for path, value in leaves(params):
         is_matrix = np.ndim(value) >= 2 or "convolution." in path
@@ -144,20 +140,9 @@ def parameters_of(stage: Stage, params: Params) -> list[str]:
             values[name] = np.ravel(value)[0].item()
     lines = []
     for name, value in values.items():
-        if name in words:
-            value = words[name][value]
         text = f"{value:.3g}" if isinstance(value, float) else str(value)
         lines.append(f"{name} {text}")
     return lines
-
-
-def words_of(stage: Stage) -> dict[str, Sequence[str]]:
-    """Return what the numbers of a stage's parameters stand for, by the parameter's name."""
-    if isinstance(stage, Blur):
-        return {"family": FAMILIES}
-    if type(stage).__module__.startswith("degradations."):
-        return {"mode": MODES, "subsampling": SUBSAMPLINGS}
-    return {}
 
 
 def name_of(stage: Stage) -> str:
@@ -189,11 +174,7 @@ def preview(
         if number < rows:
             tiles = [Tile(as_image(hr), "HR", [_size_text(hr)])]
             for place, step in enumerate(steps, 1):
-                words = [
-                    name_of(step.stage),
-                    *parameters_of(step.stage, step.params),
-                    _size_text(step.image),
-                ]
+                words = [name_of(step.stage), *parameters_of(step.params), _size_text(step.image)]
                 tiles.append(Tile(as_image(step.image), f"{place}. {step.name}", words))
             tiles.append(Tile(as_image(lr), "LR", [_size_text(lr)]))
             sections.append(Section(f"Stage by stage, seed {seed}", tiles))
