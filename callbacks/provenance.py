@@ -38,23 +38,30 @@ def provenance() -> dict[str, Any]:
 def commit() -> str | None:
     """Return the commit of this code, ``-dirty`` with local changes; None if it is unknown.
 
-    A copy without git, as in a container, has it in the variable ``ENLARGER_COMMIT``.
+    What a benchmark has written into its results is no change of the code. A copy without git, as
+    in a container, has the commit in the variable ``ENLARGER_COMMIT``.
     """
-    here = Path(__file__).resolve().parent
     try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"],
-            capture_output=True,
-            text=True,
-            cwd=here,
-            # A copy may lie in the repository of another program.
-            env={**os.environ, "GIT_CEILING_DIRECTORIES": str(here.parents[1])},
-            timeout=10,
-            check=True,
-        )
+        head = _git("rev-parse", "HEAD")
+        code = (":/", ":(top,exclude)benchmarks/results")
+        changes = _git("status", "--porcelain", "--untracked-files=no", "--", *code)
     except (OSError, subprocess.SubprocessError):  # no git, or no checkout
         return os.environ.get("ENLARGER_COMMIT") or None
-    return described.stdout.strip()
+    return f"{head}-dirty" if changes else head
+
+
+def _git(*words: str) -> str:
+    here = Path(__file__).resolve().parent
+    return subprocess.run(
+        ["git", *words],
+        capture_output=True,
+        text=True,
+        cwd=here,
+        # A copy may lie in the repository of another program.
+        env={**os.environ, "GIT_CEILING_DIRECTORIES": str(here.parents[1])},
+        timeout=10,
+        check=True,
+    ).stdout.strip()
 
 
 def versions() -> dict[str, str]:
