@@ -114,12 +114,8 @@ def trained_by_a_plain_loop(data, accumulate, clip):
 # Of an epoch of five batches.
 @pytest.mark.parametrize(
     ("accumulate", "clip"),
-    [
-        pytest.param(1, None, id="no accumulation"),
-        pytest.param(2, None, id="1 of 2 batches in the last step"),
-        pytest.param(3, 0.05, id="2 of 3 in the last step, clipped"),
-        pytest.param(8, 0.05, id="fewer than a step accumulates, clipped"),
-    ],
+    [(1, None), (2, None), (3, 0.05), (8, 0.05)],
+    ids=["none", "1 of 2 batches in the last step", "2 of 3, clipped", "all 5 of 8, clipped"],
 )
 def test_accumulating_and_clipping_train_as_a_plain_loop_does(tmp_path, accumulate, clip):
     data = batches(5)

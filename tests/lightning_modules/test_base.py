@@ -108,11 +108,8 @@ def test_a_schedule_that_monitors_training_is_refused():
 
 @pytest.mark.parametrize(
     ("accumulate", "batches_an_epoch", "clip"),
-    [
-        pytest.param(4, 10, None, id="2 of 4 batches in the last step"),
-        pytest.param(12, 10, None, id="fewer batches than a step accumulates"),
-        pytest.param(4, 6, 0.01, id="clipped"),
-    ],
+    [(4, 10, None), (12, 10, None), (4, 6, 0.01)],
+    ids=["2 of 4 batches in the last step", "fewer than a step accumulates", "clipped"],
 )
 def test_the_last_step_of_an_epoch_averages_over_the_batches_that_are_left(
     tmp_path, accumulate, batches_an_epoch, clip
@@ -262,11 +259,8 @@ class Fixed(make.Model):
 
 @pytest.mark.parametrize(
     "shape",
-    [
-        pytest.param((1, 3, 24, 16), id="rows enlarged by 4"),
-        pytest.param((2, 3, 12, 16), id="two images"),
-        pytest.param((3, 12, 16), id="no dimension of the batch"),
-    ],
+    [(1, 3, 24, 16), (2, 3, 12, 16), (3, 12, 16)],
+    ids=["rows enlarged by 4", "two images", "no dimension of the batch"],
 )
 def test_an_output_of_another_size_is_refused(shape):
     made = "x".join(map(str, shape))

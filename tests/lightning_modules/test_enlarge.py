@@ -59,7 +59,7 @@ def test_an_image_no_larger_than_a_tile_is_enlarged_at_once(side):
 # ------------------------------------------------------------------------------ of every method
 
 
-class OneConvolution(nn.Module):
+class Near(nn.Module):
     """A denoiser that looks one pixel around each."""
 
     def __init__(self):
@@ -76,7 +76,7 @@ SMALL_EDSR = partial(lm.AnySize, network=partial(lm.EDSR, blocks=1, channels=8))
 
 def cascade(scale, **settings):
     """LIIF is its base."""
-    model = lm.CasArbi(scale, SMALL_LIIF, network=OneConvolution(), **settings)
+    model = lm.CasArbi(scale, SMALL_LIIF, network=Near(), **settings)
     model.sigma_r.fill_(0.1)  # else measured in training: the deviation of what the base lacks
     return model
 
@@ -87,19 +87,14 @@ METHODS = {
     "EDSR": partial(lm.Regression, network=SMALL_EDSR),
     "cascade by 2": partial(cascade, sampling=ShiftSampling(timesteps=[14, 0], guidance=0.5)),
     "cascade by 1.5": partial(cascade, stages=Stages(fixed=1.5)),
-    "ResShift": lambda scale: lm.ResShift(
-        scale, OneConvolution(), lm.PixelSpace(), timesteps=[14, 4, 0]
-    ),
+    "ResShift": lambda scale: lm.ResShift(scale, Near(), lm.PixelSpace(), timesteps=[14, 4, 0]),
 }
 
 
 @pytest.mark.parametrize(
     ("scale", "stretch", "window"),
-    [
-        pytest.param(1.5, 1.1, "linear", id="x1.5, columns 10 % wider"),
-        pytest.param(3.0, 1.0, "gaussian", id="x3, Gaussian window"),
-        pytest.param(3.7, 1.1, "linear", id="x3.7, columns 10 % wider"),
-    ],
+    [(1.5, 1.1, "linear"), (3.0, 1.0, "gaussian"), (3.7, 1.1, "linear")],
+    ids=["x1.5, columns 10 % wider", "x3, Gaussian window", "x3.7, columns 10 % wider"],
 )
 @pytest.mark.parametrize("method", METHODS)
 def test_an_image_in_tiles_equals_the_image_at_once(method, scale, stretch, window):
@@ -118,9 +113,7 @@ def test_an_image_in_tiles_equals_the_image_at_once(method, scale, stretch, wind
 
 
 @pytest.mark.parametrize("side", [100, 101])
-@pytest.mark.parametrize(
-    "method", [lm.Regression, partial(lm.CasArbi, network=None)], ids=["Regression", "CasArbi"]
-)
+@pytest.mark.parametrize("method", [lm.Regression, partial(lm.CasArbi, network=None)])
 def test_tiles_begin_at_whole_squares_of_a_network_that_folds_pixels(method, side, monkeypatch):
     """RRDBNet of x2 folds squares of 2 x 2 pixels; the last tile of an odd side would cut one."""
     # Thin layers, so that pixels beyond the overlap change less than 1e-3.
@@ -149,13 +142,8 @@ def test_by_default_tiles_of_a_network_overlap_by_its_receptive_field(scale):
 # ----------------------------------------------------------------------------- memory, precision
 
 
-@pytest.mark.parametrize(
-    ("free_bytes", "tiles"),
-    [
-        pytest.param(1 << 40, 1, id="room for the image"),
-        pytest.param(50_000_000, 4 * 4, id="half of 50 MB for a tile"),
-    ],
-)
+# Room for the image; half of 50 MB for a tile.
+@pytest.mark.parametrize(("free_bytes", "tiles"), [(1 << 40, 1), (50_000_000, 4 * 4)])
 def test_free_memory_decides_how_large_tiles_are(free_bytes, tiles, monkeypatch):
     monkeypatch.setattr("lightning_modules.methods.regression.free_memory", lambda _: free_bytes)
     model = fill(lm.Regression(1, network=SMALL_EDSR))
@@ -213,14 +201,9 @@ class OnAFullCard(Stochastic):
         return super().restore(batch, noise)
 
 
-# At last tiles of 24 with an overlap of 12: ceil((side - 12) / (24 - 12)) of them a side.
-@pytest.mark.parametrize(
-    ("side", "tiles"),
-    [
-        pytest.param(100, 8 * 8, id="first in tiles of 96"),
-        pytest.param(90, 7 * 7, id="first at once"),
-    ],
-)
+# First in tiles of 96, or at once. At last tiles of 24 with an overlap of 12, of which there are
+# ceil((side - 12) / (24 - 12)) a side.
+@pytest.mark.parametrize(("side", "tiles"), [(100, 8 * 8), (90, 7 * 7)])
 def test_tiles_are_halved_until_they_fit_into_the_memory(side, tiles, caplog):
     batch = lr_batch(side, side)
     model = OnAFullCard()
@@ -284,17 +267,9 @@ def test_a_size_of_tiles_below_the_methods_least_is_refused():
         in_tiles(OfAtLeast50(), lr_batch(140, 140), size=49)
 
 
-# An overlap is 32 pixels: of two tiles (700 + 32) / 2, of three (700 + 2 * 32) / 3, rounded up.
-@pytest.mark.parametrize(
-    ("scale", "side"),
-    [
-        pytest.param(1, 366, id="at most 640 px: two"),
-        pytest.param(2, 366, id="an output of at most 1280 px: two"),
-        pytest.param(4, 255, id="at most 1280 / 4 px: three"),
-        pytest.param(5, 255, id="at most 1280 / 5 px: three"),
-        pytest.param(12, 128, id="four overlaps, as 1280 / 12 px are less"),
-    ],
-)
+# At most 640 px and an output of 1280: 640, 320 and 256 px at x2, x4 and x5; but at least four
+# overlaps of 32, as at x12. Two tiles have (700 + 32) / 2 px, three (700 + 2 * 32) / 3, rounded up.
+@pytest.mark.parametrize(("scale", "side"), [(1, 366), (2, 366), (4, 255), (5, 255), (12, 128)])
 def test_default_tiles_of_a_side_of_700_are_as_few_and_small_as_they_can_be(scale, side):
     sides = set()
 

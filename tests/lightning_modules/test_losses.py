@@ -17,7 +17,6 @@ from lightning_modules import losses
 from tests.lightning_modules.vgg19 import save_vgg19
 from tests.make import uniform
 
-
 SIDE = 12
 
 
@@ -63,14 +62,10 @@ def test_the_gradient_of_ms_ssim_is_finite_where_images_are_opposite():
     assert opposite.grad.isfinite().all()
 
 
-def spectrum_of(difference):
-    return np.fft.fft2(difference.double().numpy())
-
-
 def test_fft_is_the_mean_absolute_part_of_the_differences_spectrum():
     sr = images(0)
     hr = images(1)
-    spectrum = spectrum_of(sr - hr)
+    spectrum = np.fft.fft2((sr - hr).double().numpy())
     parts = np.stack([spectrum.real, spectrum.imag])
     assert losses.FFT()(sr, hr).item() == pytest.approx(np.abs(parts).mean(), rel=1e-5)
 
@@ -78,7 +73,7 @@ def test_fft_is_the_mean_absolute_part_of_the_differences_spectrum():
 def test_focal_frequency_weighs_each_power_by_its_relative_amplitude():
     sr = images(0)
     hr = images(1)
-    amplitude = np.abs(spectrum_of(sr - hr)) / SIDE  # orthonormal
+    amplitude = np.abs(np.fft.fft2((sr - hr).double().numpy())) / SIDE  # orthonormal
     weights = amplitude / amplitude.max((2, 3), keepdims=True)
     focal = losses.FocalFrequency()
     assert focal(sr, hr).item() == pytest.approx((weights * amplitude**2).mean(), rel=1e-5)
