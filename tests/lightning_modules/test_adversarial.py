@@ -68,7 +68,7 @@ def batches(count):
 
 
 def fit(folder, model, data, *callbacks, **settings):
-    """Train; return the trainer."""
+    """Train for an epoch; return the trainer."""
     run = trainer(folder, *callbacks, **settings)
     run.fit(model, data)
     return run

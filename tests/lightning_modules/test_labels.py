@@ -85,10 +85,7 @@ def self_cascade(resize, pivot_features):
         (
             lambda: self_cascade("bilinear", "cached_t0"),
             lambda: self_cascade("nearest", "per_step"),  # torch's exact one
-            [
-                "pivot_features cached_t0, there per_step",
-                "resize bilinear, there nearest-exact",
-            ],
+            ["pivot_features cached_t0, there per_step", "resize bilinear, there nearest-exact"],
         ),
     ],
     ids=["InvSR", "ResShift", "NSARM", "CasArbi", "LIIF", "Self-Cascade"],

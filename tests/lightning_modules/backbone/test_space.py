@@ -8,12 +8,7 @@ from torch.testing import assert_close
 
 from files.weights import fingerprint
 from lightning_modules.backbone.bitwise import BitwiseSpace
-from lightning_modules.backbone.space import (
-    KLSpace,
-    PixelSpace,
-    ResShiftVQ,
-    Taef2Space,
-)
+from lightning_modules.backbone.space import KLSpace, PixelSpace, ResShiftVQ, Taef2Space
 from lightning_modules.first_stage.autoencoder import Autoencoder
 from lightning_modules.networks.autoencoders import BitwiseVAE, vq_from_official
 from lightning_modules.networks.bsq import from_bits, published, to_bits, total_after
@@ -173,7 +168,7 @@ def test_a_space_of_bits_loads_released_weights(tmp_path):
     widths = (64, 64, 64, 64)
     _, official = released_vae(widths, BITS)
     torch.save({"vae": official}, tmp_path / "vae.pth")
-    bitwise = BitwiseSpace(BitwiseVAE(BITS, widths), GRIDS, 1)
+    bitwise = BitwiseSpace(BitwiseVAE(BITS, widths), GRIDS, patch=1)
 
     bitwise.load_official(tmp_path / "vae.pth")
 

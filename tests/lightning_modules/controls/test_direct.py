@@ -41,14 +41,13 @@ def generated(method):
 
 @torch.no_grad()
 def test_all_steps_are_at_the_outputs_size():
-    method = direct(sampler=Sampler())
+    method = direct()
     calls = noted(method)
 
     generated(method)
 
     assert {call.z.shape for call in calls} == {(2, 3, 16, 16)}
-    # By default 50 of 1000 timesteps: 980, 960, ... 0, plus 1 as in Stable Diffusion.
-    assert [int(call.t[0]) for call in calls] == list(range(981, 0, -20))
+    assert [int(call.t[0]) for call in calls] == [751, 501, 251, 1]
 
 
 def test_nothing_is_trained_and_the_weights_are_the_bases():
@@ -114,9 +113,7 @@ def test_a_base_is_accepted_with_the_fingerprint_of_its_autoencoder_alone(tmp_pa
     """The same weights may have another name."""
     channels = {"in_channels": 4, "out_channels": 4}  # of small_kl
     trained = Diffusion(
-        1.0,
-        wrapped(null="learned", **channels),
-        space=autoencoder("autoencoder 0123456789abcdef"),
+        1.0, wrapped(null="learned", **channels), space=autoencoder("autoencoder 0123456789abcdef")
     )
     ours = {"denoiser": base(**channels), "space": autoencoder("renamed 0123456789abcdef")}
     set_up(tmp_path, trained, **ours)

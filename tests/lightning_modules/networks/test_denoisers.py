@@ -123,7 +123,8 @@ def test_with_a_patch_of_2_sides_are_twice_the_multiples_and_all_pixels_are_seen
 # ------------------------------------------------------------------------------ CasArbi's SFTUNet
 
 
-def test_the_default_sft_unet_has_the_published_widths():
+def test_the_default_sft_unet_has_four_levels_of_64_to_512_channels():
+    """Ours, as CasArbi's sizes are not public."""
     with torch.device("meta"):
         model = SFTUNet()
     assert model.first.in_channels == 3 + 3 + 16  # two images, and the reduced features
@@ -148,10 +149,10 @@ def test_a_position_of_several_pixels_has_the_features_at_its_middle():
     assert torch.equal(inputs[0], model.reduce(features)[:, :, rows])
 
 
-# At x1.5 a third of the pixels lie between two of LR, so that a tie must be decided alike.
+# At x1.5 a third of the pixels lie in the middle of two of LR: ties, to be decided alike.
 @pytest.mark.parametrize(("n", "m"), [pytest.param(8, 12, id="x1.5"), (64, 85)])
 def test_coordinates_are_offsets_from_the_pixel_whose_features_are_there(n, m):
-    """From rows n to rows m."""
+    """Of m rows, of an image of n rows."""
     numbers = torch.arange(n).float().view(1, 1, n, 1).expand(1, 1, n, 2)
     nearest = functional.interpolate(numbers, (m, 2), mode="nearest-exact")[0, 0, :, 0]
     centres = (torch.arange(m) + 0.5) * (n / m) - 0.5

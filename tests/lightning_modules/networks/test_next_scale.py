@@ -154,7 +154,7 @@ def released_vae(widths, bits, nested=True):
     """VQGAN without attention, random, and its tensors by the names of a released file."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        reference = VQGAN(widths, 1, bits)
+        reference = VQGAN(widths, entries=1, latent=bits)
     reference.encoder.mid.attn_1 = nn.Identity()
     reference.decoder.mid.attn_1 = nn.Identity()
     mask = 2 ** torch.arange(bits - 1, -1, -1)
@@ -189,7 +189,7 @@ def test_a_released_autoencoder_computes_what_vqgan_does(nested):
 
 def small_transformation():
     torch.manual_seed(0)
-    branches = [Branch(8, 1, 2), Branch(12, 2, 3)]
+    branches = [Branch(width=8, layers=1, heads=2), Branch(width=12, layers=2, heads=3)]
     return Transformation(bits=3, size=(6, 8), grids=[(2, 3), (6, 8)], branches=branches).eval()
 
 

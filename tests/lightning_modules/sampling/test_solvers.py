@@ -166,6 +166,10 @@ def test_sampling_ends_at_the_sample_that_a_network_predicts_at_every_step(
     assert noise.drew == draws
 
 
+def test_the_default_sampler_has_50_steps_of_20_timesteps_plus_1_as_in_stable_diffusion():
+    assert Sampler().timesteps(1000) == list(range(981, 0, -20))
+
+
 def test_sampling_may_end_at_timestep_0_with_the_noise_that_is_left_there():
     """As Stable Diffusion's own does."""
     schedule = Schedule()
