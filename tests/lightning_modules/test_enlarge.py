@@ -225,7 +225,7 @@ class Tinted(Stochastic):
         return functional.interpolate(batch["lr"], batch["size"]) * 0.8 + 0.1
 
 
-def test_colors_are_fixed_once_behind_the_tiles():
+def test_colours_are_fixed_once_after_the_tiles():
     batch = lr_batch(60, 62)
     plain = in_tiles(Tinted(), batch)
     model = Tinted()

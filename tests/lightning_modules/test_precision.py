@@ -175,7 +175,7 @@ def test_half_precision_of_a_method_that_loses_too_much_is_refused_in_setup(prec
 
 @pytest.fixture
 def space():
-    """Features exceed fp16's largest number, 65504; the norms behind bring them back to 1."""
+    """Features exceed fp16's largest number, 65504; the norms after them bring them back to 1."""
     torch.manual_seed(0)
     space = KLSpace(KL)
     space.vae.encoder.conv_in.weight.data *= 1e6

@@ -48,7 +48,7 @@ def test_a_warm_up_rises_and_stays(warm_up, released, expected):
     assert rates(schedule, len(expected)) == pytest.approx(expected)
 
 
-def test_behind_a_warm_up_the_rate_falls_as_torchs_cosine_and_stays():
+def test_after_a_warm_up_the_rate_falls_as_torchs_cosine_and_stays():
     theirs = lr_scheduler.CosineAnnealingLR(optimizer(rate=5e-5), T_max=10, eta_min=2e-5)
     schedule = WarmUpCosine(optimizer(rate=5e-5), steps=12, warm_up=2, final=2e-5)
 
@@ -60,7 +60,7 @@ def test_behind_a_warm_up_the_rate_falls_as_torchs_cosine_and_stays():
 
 
 def released_rates(rate, warm_up, steps, final):
-    """The rate of each step of a trainer that sets it behind the step, as those of the releases."""
+    """The rate of each step of a trainer that sets it after the step, as the released code does."""
     theirs = optimizer(rate)
     cosine = lr_scheduler.CosineAnnealingLR(theirs, steps - warm_up, eta_min=final)
     rates_of_steps = []

@@ -277,14 +277,14 @@ def test_folding_keeps_every_pixel_in_its_place():
     model(with_another_pixel, 100)
 
     before, after = folded
-    green = 4 * 4  # behind the pixels of red
+    green = 4 * 4  # after the channels of red
     channel = green + 4 * (6 % 4) + 9 % 4
     assert (after - before).nonzero().tolist() == [[0, channel, 6 // 4, 9 // 4]]
     assert torch.equal(before.flatten().sort().values, (lr * 2 - 1).flatten().sort().values)
 
 
 def test_the_log_variance_is_clamped_to_between_minus_30_and_20():
-    """Its channels are behind the four of the mean."""
+    """Its channels follow the four of the mean."""
     model = small_predictor()
     model.encoder.conv_out.bias.data[4:6] = torch.tensor([1000.0, -1000.0])
     logvar = model(torch.rand(1, 3, 4, 4), 100).logvar

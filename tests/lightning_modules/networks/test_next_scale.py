@@ -134,7 +134,7 @@ def test_tokens_of_the_published_grids(ratio, tokens):
         assert tall.full == published(ratio).grids[-1]
 
 
-def test_nsarm_predicts_10000_tokens_behind_its_first_seven_scales():
+def test_nsarm_predicts_10000_tokens_after_its_first_seven_scales():
     """Those of 256 px, which its transformation network makes."""
     scales = published(patch=2)
     assert len(scales) == 13

@@ -125,8 +125,8 @@ def released_padding(lr, minimum, multiple):
         above = min(rows // 2, h - 1)
         below = min(rows - rows // 2, h - 1)
         before = min(columns // 2, w - 1)
-        behind = min(columns - columns // 2, w - 1)
-        lr = functional.pad(lr, (before, behind, above, below), mode="reflect")
+        after = min(columns - columns // 2, w - 1)
+        lr = functional.pad(lr, (before, after, above, below), mode="reflect")
         top += above
         left += before
     h, w = lr.shape[-2:]
