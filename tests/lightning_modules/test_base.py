@@ -33,11 +33,14 @@ def fit(folder, model, *callbacks, **settings):
     return run
 
 
+SGD = partial(torch.optim.SGD, lr=1.0)
+
+
 class Line(ImageModel):
     """Plain gradient descent of one number; notes what a step draws."""
 
     def __init__(self):
-        super().__init__(1, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.5))
+        super().__init__(scale=1, optimizer=partial(torch.optim.SGD, lr=0.5))
         self.weight = nn.Parameter(torch.zeros(()))
         self.drawn = []
 
@@ -49,29 +52,33 @@ class Line(ImageModel):
 # ---------------------------------------------------------------------------------------- training
 
 
-def test_each_epoch_has_new_noise_and_torchs_generator_is_left_as_it_was(tmp_path):
-    """Of the same images, with the same seeds."""
+def test_each_epoch_draws_new_noise_for_the_same_images(tmp_path):
+    """Though the images' seeds are the same in each epoch."""
     model = Line()
+    fit(tmp_path, model, max_epochs=3)
+    assert len(set(model.drawn)) == 30  # three epochs of ten batches
+
+
+def test_training_leaves_torchs_generator_as_it_was(tmp_path):
     torch.manual_seed(0)
     expected = torch.rand(())
     torch.manual_seed(0)
 
-    fit(tmp_path, model, max_epochs=3)
+    fit(tmp_path, Line())
 
-    assert len(set(model.drawn)) == 30  # three epochs of ten batches
     assert torch.equal(torch.rand(()), expected)
 
 
 def test_schedules_are_stepped_once_a_step(tmp_path):
     schedule = partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.5)
-    run = fit(tmp_path, make.Model(lr_scheduler=schedule), accumulate_grad_batches=2)
+    model = make.Model(optimizer=SGD, lr_scheduler=schedule)
+    run = fit(tmp_path, model, accumulate_grad_batches=2)
     (optimizer,) = run.optimizers
-    # 2e-4 is the default rate; ten batches make five steps.
-    assert optimizer.param_groups[0]["lr"] == 2e-4 * 0.5**5
+    assert optimizer.param_groups[0]["lr"] == 0.5**5  # ten batches are five steps
 
 
 class Measure(Callback):
-    """Logs the same value at each validation, and notes each batch's share of the first rate."""
+    """Logs the same value at each validation, and notes each batch's learning rate."""
 
     def __init__(self):
         self.rates = []
@@ -80,32 +87,37 @@ class Measure(Callback):
         pl_module.log("val/psnr", 1.0)
 
     def on_train_batch_start(self, trainer, *args):
-        rate = trainer.optimizers[0].param_groups[0]["lr"]
-        self.rates.append(rate / 2e-4)  # the default rate
+        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
 
 
-def test_a_schedule_that_watches_validation_is_stepped_once_an_epoch(tmp_path):
+def test_a_schedule_that_monitors_validation_is_stepped_once_an_epoch(tmp_path):
     schedule = partial(ReduceLROnPlateau, monitor="val/psnr", factor=0.5, patience=0)
     measure = Measure()
     run = trainer(tmp_path, callbacks=[measure], max_epochs=3, limit_val_batches=1)
-    run.fit(make.Model(lr_scheduler=schedule), batches(2), batches(2))
+    run.fit(make.Model(optimizer=SGD, lr_scheduler=schedule), batches(2), batches(2))
     # Three epochs of two batches: the second value is no better, so the third epoch has half.
     assert measure.rates == [1, 1, 1, 1, 0.5, 0.5]
 
 
-def test_a_schedule_that_watches_training_is_refused():
-    """Each rank has a value of its own."""
+def test_a_schedule_that_monitors_training_is_refused():
+    """Each rank has a loss of its own, so that their learning rates would differ."""
     model = make.Model(lr_scheduler=partial(ReduceLROnPlateau, monitor="train/loss"))
     with pytest.raises(ValueError, match=r"lr_scheduler monitors train/loss: .*val/psnr"):
         model.configure_optimizers()
 
 
 @pytest.mark.parametrize(
-    ("accumulate", "batches_an_epoch", "clip"), [(4, 10, None), (12, 10, None), (4, 6, 0.01)]
+    ("accumulate", "batches_an_epoch", "clip"),
+    [(4, 10, None), (12, 10, None), (4, 6, 0.01)],
+    ids=["2 of 4 batches in the last step", "fewer than a step accumulates", "clipped"],
 )
-def test_an_epochs_last_step_is_by_the_mean_of_what_is_left(
+def test_the_last_step_of_an_epoch_averages_over_the_batches_that_are_left(
     tmp_path, accumulate, batches_an_epoch, clip
 ):
+    """As in a plain loop, where a step takes the mean loss of its batches.
+
+    Lightning divides by `accumulate` also where fewer are left.
+    """
     model = Line()
     fit(
         tmp_path,
@@ -132,8 +144,8 @@ def test_an_epochs_last_step_is_by_the_mean_of_what_is_left(
     assert_close(model.weight, plain.weight)
 
 
-def step(layout, state=None):
-    """A step of a fused optimiser, from a state; the weights and the state behind it."""
+def after_a_step(layout, state=None):
+    """The weights and the state of a fused optimiser after a step from a state."""
     net = make.fill(nn.Conv2d(3, 4, 3)).to(memory_format=layout)
     optimizer = optimizer_of(partial(torch.optim.AdamW, fused=True), net.parameters())
     if state is not None:
@@ -143,11 +155,11 @@ def step(layout, state=None):
     return net.weight, optimizer.state_dict()
 
 
-def test_an_optimiser_goes_on_with_weights_of_another_memory_layout():
-    """A fused one takes weights and states in memory order, whatever their strides are."""
-    _, state = step(torch.contiguous_format)
-    expected, _ = step(torch.contiguous_format, copy.deepcopy(state))
-    weight, _ = step(torch.channels_last, copy.deepcopy(state))
+def test_a_fused_optimiser_resumes_with_weights_of_another_memory_layout():
+    """It reads weights and states in memory order, whatever their strides are."""
+    _, state = after_a_step(torch.contiguous_format)
+    expected, _ = after_a_step(torch.contiguous_format, copy.deepcopy(state))
+    weight, _ = after_a_step(torch.channels_last, copy.deepcopy(state))
     assert_close(weight, expected)
 
 
@@ -166,19 +178,19 @@ STATE = PARAMETERS | {"seen"}  # a buffer of the model
 STATE |= {f"net.1.{name}" for name in STATISTICS} | {f"whiten.{name}" for name in STATISTICS}
 
 
-def test_a_checkpoint_holds_what_trains_and_nothing_else(tmp_path):
-    fit(tmp_path, make.Model(), EMA(0.9)).save_checkpoint(tmp_path / "step.ckpt")
+def test_a_checkpoint_holds_parameters_and_buffers_but_nothing_of_the_frozen_part(tmp_path):
+    fit(tmp_path, make.Model(), EMA(decay=0.9)).save_checkpoint(tmp_path / "step.ckpt")
     content = torch.load(tmp_path / "step.ckpt", weights_only=True)
     assert content["state_dict"].keys() == STATE
     assert content["callbacks"]["EMA"]["weights"].keys() == PARAMETERS
     assert content["model"] == "tests.make.Model"
 
 
-class Odd(ImageModel):
+class Unusual(ImageModel):
     """Tied weights, parameters of its own, adapters inside a frozen network."""
 
     def __init__(self):
-        super().__init__(2)
+        super().__init__(scale=2)
         self.own = nn.Parameter(torch.zeros(2))
         self.fixed = nn.Parameter(torch.zeros(2), requires_grad=False)
         self.register_buffer("mean", torch.zeros(2))
@@ -199,17 +211,17 @@ class Odd(ImageModel):
 
 def test_a_checkpoint_leaves_out_only_frozen_networks_from_files():
     left_out = {"frozen.weight", "frozen.bias"}  # head.weight, the same tensor, stays
-    everything = list(Odd().state_dict())
-    assert Odd().checkpoint_keys() == [name for name in everything if name not in left_out]
+    model = Unusual()
+    assert model.checkpoint_keys() == [name for name in model.state_dict() if name not in left_out]
 
 
 # ----------------------------------------------------------------------------------------- weights
 
 
-def test_a_model_starts_from_what_fits_and_says_what_does_not(tmp_path, caplog):
+def test_weights_that_fit_in_part_are_loaded_and_the_others_listed(tmp_path, caplog):
     """EDSR of x4 from one of x2, which has a convolution less."""
-    half = EDSR(2, blocks=1, channels=8).state_dict()
-    torch.save({"params": half | {"extra": torch.ones(2, 3)}}, tmp_path / "x2.pth")
+    of_x2 = EDSR(scale=2, blocks=1, channels=8).state_dict()
+    torch.save({"params": of_x2 | {"extra": torch.ones(2, 3)}}, tmp_path / "x2.pth")
     model = Regression(4, partial(EDSR, blocks=1, channels=8))
 
     model.load_weights(tmp_path / "x2.pth", strict=False)
@@ -217,14 +229,18 @@ def test_a_model_starts_from_what_fits_and_says_what_does_not(tmp_path, caplog):
     # The second enlargement by 2, from 8 channels to 4 x 8.
     missing = ["network.tail.0.2.weight 32x8x3x3", "network.tail.0.2.bias 32"]
     record = model.partly_loaded
-    assert record["taken"] == len(half)
+    assert record["taken"] == len(of_x2)
     assert record["as initialised, as the file lacks them"] == missing
     assert record["of the file and not used"] == ["network.extra 2x3"]
     assert missing[0] in caplog.text
-    for name, tensor in half.items():
+    for name, tensor in of_x2.items():
         assert torch.equal(model.network.state_dict()[name], tensor)
+
+
+def test_weights_of_which_no_tensor_fits_are_refused(tmp_path):
+    torch.save(EDSR(scale=2, blocks=1, channels=8).state_dict(), tmp_path / "edsr.pth")
     with pytest.raises(ValueError, match=r"no tensor of .* fits"):
-        Regression(4, IMDN).load_weights(tmp_path / "x2.pth", strict=False)
+        Regression(2, IMDN).load_weights(tmp_path / "edsr.pth", strict=False)
 
 
 # ----------------------------------------------------------------------------------------- outputs
@@ -241,22 +257,25 @@ class Fixed(make.Model):
         return self.output
 
 
-@pytest.mark.parametrize("shape", [(1, 3, 24, 16), (2, 3, 12, 16), (3, 12, 16)])
+@pytest.mark.parametrize(
+    "shape",
+    [(1, 3, 24, 16), (2, 3, 12, 16), (3, 12, 16)],
+    ids=["rows enlarged by 4", "two images", "no dimension of the batch"],
+)
 def test_an_output_of_another_size_is_refused(shape):
-    """LR is 6 x 8."""
     made = "x".join(map(str, shape))
     message = rf"Fixed made {made} of a/0, expected 1x3x12x16: its scale is 2; set"
-    with pytest.raises(ValueError, match=message):
-        Fixed(torch.zeros(shape)).validation_step(batch_of(1), 0)
+    with pytest.raises(ValueError, match=message):  # LR is 6 x 8
+        Fixed(torch.zeros(shape), scale=2.0).validation_step(batch_of(1, side=6), 0)
 
 
 def test_infinite_pixels_become_nan():
-    """Clamped, they would be white or black, and nobody would know."""
+    """Clamped, they would be white or black, and look like an image."""
     output = torch.full((1, 3, 12, 16), 0.5)
     output[:, 0] = torch.inf
     output[:, 1, 0] = -torch.inf
 
-    sr = Fixed(output).enlarge(batch_of(1))["sr"]
+    sr = Fixed(output).enlarge(batch_of(1, side=6))["sr"]
 
     assert sr[:, 0].isnan().all()
     assert sr[:, 1, 0].isnan().all()

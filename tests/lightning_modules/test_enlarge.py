@@ -45,12 +45,12 @@ class Stochastic(lm.SuperResolver):
         x = y + noise.normal(y.shape)
         for eta, previous in ((1.0, 0.4), (0.4, 0.0)):
             x_0 = self.net(torch.cat([x, y], 1))
-            x = residual_shift(x, x_0, eta, previous, 1.0, noise.normal(y.shape))
+            x = residual_shift(x, x_0, eta, previous, kappa=1.0, noise=noise.normal(y.shape))
         return 0.5 + 0.2 * x
 
 
-@pytest.mark.parametrize("side", [1, 15])
-def test_an_image_smaller_than_a_tile_is_enlarged_at_once(side):
+@pytest.mark.parametrize("side", [1, Stochastic.tile])
+def test_an_image_no_larger_than_a_tile_is_enlarged_at_once(side):
     batch = lr_batch(side, side)
     model = Stochastic()
     assert torch.equal(in_tiles(model, batch), at_once(model, batch))
@@ -75,8 +75,10 @@ SMALL_EDSR = partial(lm.AnySize, network=partial(lm.EDSR, blocks=1, channels=8))
 
 
 def cascade(scale, **settings):
-    """By its base, LIIF, and a denoiser."""
-    return lm.CasArbi(scale, SMALL_LIIF, network=Near(), **settings)
+    """LIIF is its base."""
+    model = lm.CasArbi(scale, SMALL_LIIF, network=Near(), **settings)
+    model.sigma_r.fill_(0.1)  # else measured in training: the deviation of what the base lacks
+    return model
 
 
 METHODS = {
@@ -84,7 +86,7 @@ METHODS = {
     "LIIF": partial(lm.Regression, network=SMALL_LIIF),
     "EDSR": partial(lm.Regression, network=SMALL_EDSR),
     "cascade by 2": partial(cascade, sampling=ShiftSampling(timesteps=[14, 0], guidance=0.5)),
-    "cascade by 1.5": partial(cascade, stages=Stages(1.5)),
+    "cascade by 1.5": partial(cascade, stages=Stages(fixed=1.5)),
     "ResShift": lambda scale: lm.ResShift(scale, Near(), lm.PixelSpace(), timesteps=[14, 4, 0]),
 }
 
@@ -92,18 +94,19 @@ METHODS = {
 @pytest.mark.parametrize(
     ("scale", "stretch", "window"),
     [(1.5, 1.1, "linear"), (3.0, 1.0, "gaussian"), (3.7, 1.1, "linear")],
+    ids=["x1.5, columns 10 % wider", "x3, Gaussian window", "x3.7, columns 10 % wider"],
 )
 @pytest.mark.parametrize("method", METHODS)
-def test_a_tile_is_a_part_of_the_whole(method, scale, stretch, window):
-    """Where no cut between LR pixels is one between output pixels, and sides differ in factor."""
+def test_an_image_in_tiles_equals_the_image_at_once(method, scale, stretch, window):
+    """At fractional factors too, where a tile may begin within a pixel of the output."""
+    height, width = 93, 71  # no multiples of a tile
     model = fill(METHODS[method](scale))
-    if isinstance(model, lm.CasArbi):
-        model.sigma_r.fill_(0.1)
-    batch = lr_batch(93, 71, scale)
-    if method != "ResShift":  # which has one factor
-        batch["size"] = (round(93 * scale), round(71 * scale * stretch))
+    batch = lr_batch(height, width, scale)
+    if method != "ResShift":  # whose factor is that of both sides
+        batch["size"] = (round(height * scale), round(width * scale * stretch))
 
-    sr = in_tiles(model, batch, size=64, window=window, overlap=44, batch=2)
+    # A quarter of the overlap is discarded on each side: 11 px, more than any of these sees.
+    sr = in_tiles(model, batch, size=64, overlap=44, window=window, batch=2)
 
     assert model.tile_count > 1
     assert_near(sr, at_once(model, batch), 1e-5)
@@ -111,9 +114,9 @@ def test_a_tile_is_a_part_of_the_whole(method, scale, stretch, window):
 
 @pytest.mark.parametrize("side", [100, 101])
 @pytest.mark.parametrize("method", [lm.Regression, partial(lm.CasArbi, network=None)])
-def test_pixels_that_a_network_folds_keep_their_phase(method, side, monkeypatch):
-    """Also where the tile at the end of an odd side would start within a square."""
-    # So that far pixels count little.
+def test_tiles_begin_at_whole_squares_of_a_network_that_folds_pixels(method, side, monkeypatch):
+    """RRDBNet of x2 folds squares of 2 x 2 pixels; the last tile of an odd side would cut one."""
+    # Thin layers, so that pixels beyond the overlap change less than 1e-3.
     monkeypatch.setattr("lightning_modules.networks.rrdb.GROWTH", 4)
     network = partial(lm.RRDBNet, channels=8, blocks=1)
     model = fill(method(2, partial(lm.AnySize, network=network)))
@@ -125,8 +128,8 @@ def test_pixels_that_a_network_folds_keep_their_phase(method, side, monkeypatch)
 
 
 @pytest.mark.parametrize("scale", [2.0, 3.7])
-def test_tiles_of_one_pass_overlap_by_what_it_sees(scale):
-    """By default, so that they change nothing; of any network that does not see everything."""
+def test_by_default_tiles_of_a_network_overlap_by_its_receptive_field(scale):
+    """So that they change nothing."""
     model = fill(lm.Regression(scale, network=SMALL_EDSR))
     batch = lr_batch(90, 100, scale)
 
@@ -139,11 +142,12 @@ def test_tiles_of_one_pass_overlap_by_what_it_sees(scale):
 # ----------------------------------------------------------------------------- memory, precision
 
 
-@pytest.mark.parametrize(("memory", "tiles"), [(1 << 40, 1), (50_000_000, 4 * 4)])  # bytes
-def test_memory_decides_how_large_tiles_are(memory, tiles, monkeypatch):
-    monkeypatch.setattr("lightning_modules.methods.regression.free_memory", lambda _: memory)
+# Room for the image; half of 50 MB for a tile.
+@pytest.mark.parametrize(("free_bytes", "tiles"), [(1 << 40, 1), (50_000_000, 4 * 4)])
+def test_free_memory_decides_how_large_tiles_are(free_bytes, tiles, monkeypatch):
+    monkeypatch.setattr("lightning_modules.methods.regression.free_memory", lambda _: free_bytes)
     model = fill(lm.Regression(1, network=SMALL_EDSR))
-    batch = lr_batch(700, 700, 1)
+    batch = lr_batch(700, 700, scale=1)
 
     sr = in_tiles(model, batch)
 
@@ -151,8 +155,8 @@ def test_memory_decides_how_large_tiles_are(memory, tiles, monkeypatch):
     assert_near(sr, at_once(model, batch), 1e-5)
 
 
-class Rounding(nn.Module):
-    """In bfloat16 it is off by ``error``; half a level, 0.002, is allowed."""
+class OffInBfloat16(nn.Module):
+    """Its output in bfloat16 is off by ``error``."""
 
     def __init__(self, scale, error=0.0):
         super().__init__()
@@ -165,45 +169,44 @@ class Rounding(nn.Module):
 @pytest.mark.parametrize(
     ("error", "bits", "allowed", "tiled", "expected"),
     [
-        (0.0, 8, True, True, True),
-        (0.01, 8, True, True, False),
-        (0.0, 16, True, True, False),
-        (0.0, 8, False, True, False),
-        (0.0, 8, True, False, False),
+        pytest.param(0.0, 8, True, True, True, id="used"),
+        pytest.param(0.01, 8, True, True, False, id="error above half of 1/255"),
+        pytest.param(0.0, 16, True, True, False, id="16 bits a channel"),
+        pytest.param(0.0, 8, False, True, False, id="not allowed by the command"),
+        pytest.param(0.0, 8, True, False, False, id="evaluation"),
     ],
 )
-def test_bfloat16_where_it_loses_next_to_nothing(
+def test_prediction_of_8_bits_is_in_bfloat16_where_allowed_and_accurate(
     error, bits, allowed, tiled, expected, monkeypatch
 ):
-    """In prediction alone, of 8 bits a channel, and only if a command allows it."""
     monkeypatch.setattr("lightning_modules.methods.regression.computes_in_bf16", lambda: True)
-    model = lm.Regression(1, network=partial(Rounding, error=error)).eval()
+    model = lm.Regression(1, network=partial(OffInBfloat16, error=error)).eval()
     model.may_use_bf16 = allowed
-    batch = lr_batch(20, 22, 1) | {"meta": [{"bit_depth": bits}]}
+    batch = lr_batch(20, 22, scale=1) | {"meta": [{"bit_depth": bits}]}
 
-    model.enlarge(batch, tiled=tiled)
+    model.enlarge(batch, tiled=tiled)  # as predict does; evaluation does not
 
     assert model.uses_bf16 == expected
 
 
-class Full(Stochastic):
-    """Has room for tiles of so many LR pixels."""
+class OnAFullCard(Stochastic):
+    """Has memory for tiles of ``fits`` LR pixels a side."""
 
     tile = 96
-    room = 24
+    fits = 24
 
     def restore(self, batch, noise):
-        if max(batch["lr"].shape[-2:]) > self.room:
+        if max(batch["lr"].shape[-2:]) > self.fits:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return super().restore(batch, noise)
 
 
-# At last tiles of 24 with an overlap of 12: ceil((side - 12) / (24 - 12)) of them a side.
+# First in tiles of 96, or at once. At last tiles of 24 with an overlap of 12, of which there are
+# ceil((side - 12) / (24 - 12)) a side.
 @pytest.mark.parametrize(("side", "tiles"), [(100, 8 * 8), (90, 7 * 7)])
-def test_a_full_card_gets_tiles_of_half_the_side(side, tiles, caplog):
-    """Of an image of several tiles, and of one that was not to be cut."""
+def test_tiles_are_halved_until_they_fit_into_the_memory(side, tiles, caplog):
     batch = lr_batch(side, side)
-    model = Full()
+    model = OnAFullCard()
 
     sr = in_tiles(model, batch)
 
@@ -222,7 +225,7 @@ class Tinted(Stochastic):
         return functional.interpolate(batch["lr"], batch["size"]) * 0.8 + 0.1
 
 
-def test_colors_are_fixed_once_behind_the_tiles():
+def test_colours_are_fixed_once_after_the_tiles():
     batch = lr_batch(60, 62)
     plain = in_tiles(Tinted(), batch)
     model = Tinted()
@@ -235,9 +238,9 @@ def test_colors_are_fixed_once_behind_the_tiles():
 
 
 def test_a_method_with_tile_always_is_cut_in_evaluation_too():
-    """The size of tiles is then among the settings beside the number."""
+    """The size of tiles then changes metrics, so it is among the settings that label them."""
     model = Stochastic().eval()
-    model.set_tiling(Tiling(64))
+    model.set_tiling(Tiling(size=64))
     assert model.output_settings == {}
 
     model.tile_always = True
@@ -247,27 +250,27 @@ def test_a_method_with_tile_always_is_cut_in_evaluation_too():
     assert model.output_settings == {"tiling.size": 64}
 
 
-def test_no_tile_is_smaller_than_the_methods_least():
-    class Filling(Full):
-        tile_least = 50  # 96 / 2 is below it
-        room = 50
-
-    model = Filling()
-    batch = lr_batch(140, 140)
-    in_tiles(model, batch)
-    assert model.tile_count == 16  # ceil((140 - 12) / (50 - 12)) a side, with the overlap of 12
-
-    in_tiles(model, batch, size=50)
-    with pytest.raises(ValueError, match=r"tiling\.size is 49, and Filling pads .* to 50"):
-        in_tiles(model, batch, size=49)
+class OfAtLeast50(OnAFullCard):
+    tile_least = 50
+    fits = 50
 
 
+def test_halved_tiles_are_not_smaller_than_the_methods_least():
+    model = OfAtLeast50()
+    in_tiles(model, lr_batch(140, 140))  # first in tiles of 96, of which 48 is half
+    assert model.tile_count == 4 * 4  # ceil((140 - 12) / (50 - 12)) a side, with an overlap of 12
+
+
+def test_a_size_of_tiles_below_the_methods_least_is_refused():
+    in_tiles(OfAtLeast50(), lr_batch(140, 140), size=50)
+    with pytest.raises(ValueError, match=r"tiling\.size is 49, and OfAtLeast50 pads .* to 50"):
+        in_tiles(OfAtLeast50(), lr_batch(140, 140), size=49)
+
+
+# At most 640 px and an output of 1280: 640, 320 and 256 px at x2, x4 and x5; but at least four
+# overlaps of 32, as at x12. Two tiles have (700 + 32) / 2 px, three (700 + 2 * 32) / 3, rounded up.
 @pytest.mark.parametrize(("scale", "side"), [(1, 366), (2, 366), (4, 255), (5, 255), (12, 128)])
-def test_tiles_are_as_few_and_small_as_they_can_be(scale, side):
-    """Of at most 640 pixels, an output of 1280 or four overlaps, whichever decides.
-
-    With the overlap of 32: (700 + 32) / 2, (700 + 2 * 32) / 3 rounded up, and 4 * 32.
-    """
+def test_default_tiles_of_a_side_of_700_are_as_few_and_small_as_they_can_be(scale, side):
     sides = set()
 
     class Watched(lm.Bicubic):

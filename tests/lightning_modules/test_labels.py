@@ -1,4 +1,4 @@
-"""What names the numbers in results: all that changes the outputs of the same weights."""
+"""Labels of results: all that changes the outputs of the same weights."""
 
 from __future__ import annotations
 
@@ -24,27 +24,28 @@ def label(method):
     return made_by(method)
 
 
-def test_a_setting_and_a_sampler_are_in_the_label():
+def test_a_setting_is_in_the_label():
     of_hr = lm.RoundTrip(2.0, lm.PixelSpace(), "hr")
     of_lr = lm.RoundTrip(2.0, lm.PixelSpace(), "bicubic")
     assert label(of_hr) != label(of_lr)
 
-    ddim = lm.Diffusion(1.0, wrapped(), sampler=Sampler(3))
-    ancestral = lm.Diffusion(1.0, wrapped(), sampler=Sampler(3, eta=1.0))
+
+def test_a_sampler_is_in_the_label():
+    ddim = lm.Diffusion(1.0, wrapped(), sampler=Sampler(steps=3))
+    ancestral = lm.Diffusion(1.0, wrapped(), sampler=Sampler(steps=3, eta=1.0))
     assert label(ddim) != label(ancestral)
 
 
-def test_the_file_of_a_frozen_part_is_in_the_label():
-    method = lm.Direct(2.0, denoiser=base(), encoder=Words())
-    method.encoder.source = "a 0000000000000000"
+@pytest.mark.parametrize(
+    ("make_method", "part"),
+    [(lambda: lm.Direct(2.0, denoiser=base(), encoder=Words()), "encoder"), (invsr, "space")],
+    ids=["text encoder", "autoencoder"],
+)
+def test_the_file_of_a_frozen_part_is_in_the_label(make_method, part):
+    method = make_method()
+    getattr(method, part).source = "a 0000000000000000"
     first = label(method)
-    method.encoder.source = "a 1111111111111111"
-    assert label(method) != first
-
-    method = invsr()
-    method.space.source = "a 0000000000000000"
-    first = label(method)
-    method.space.source = "a 1111111111111111"
+    getattr(method, part).source = "a 1111111111111111"
     assert label(method) != first
 
 
@@ -53,7 +54,7 @@ def resshift(side):
 
 
 def liif(skip):
-    return lm.Regression(2, lm.LIIF(2, 1, 8, (8,), global_skip=skip))
+    return lm.Regression(2, lm.LIIF(2, blocks=1, channels=8, hidden=(8,), global_skip=skip))
 
 
 def self_cascade(resize, pivot_features):
@@ -64,7 +65,11 @@ def self_cascade(resize, pivot_features):
 @pytest.mark.parametrize(
     ("one", "other", "expected"),
     [
-        (invsr, lambda: invsr(predictor=predictor(32)), ["predictor.head_width 16, there 32"]),
+        (
+            lambda: invsr(predictor=predictor(head_width=16)),
+            lambda: invsr(predictor=predictor(head_width=32)),
+            ["predictor.head_width 16, there 32"],
+        ),
         (lambda: resshift(16), lambda: resshift(64), ["network.size 16, there 64"]),
         (
             lambda: stage_one(estimate((2, 2))),
@@ -72,28 +77,28 @@ def self_cascade(resize, pivot_features):
             ["enlarge_lr False, there True"],
         ),
         (
-            lambda: lm.CasArbi(2.0, process=lm.ResidualShift(kappa=4)),
-            lambda: lm.CasArbi(2.0, domain="image"),
-            ["process.kappa 4, there 2.0", "domain residual, there image"],
+            lambda: lm.CasArbi(2.0, process=lm.ResidualShift(kappa=4), domain="residual"),
+            lambda: lm.CasArbi(2.0, process=lm.ResidualShift(kappa=2), domain="image"),
+            ["process.kappa 4, there 2", "domain residual, there image"],
         ),
         (lambda: liif(True), lambda: liif(False), ["network.global_skip True, there False"]),
         (
             lambda: self_cascade("bilinear", "cached_t0"),
             lambda: self_cascade("nearest", "per_step"),  # torch's exact one
-            [
-                "pivot_features cached_t0, there per_step",
-                "resize bilinear, there nearest-exact",
-            ],
+            ["pivot_features cached_t0, there per_step", "resize bilinear, there nearest-exact"],
         ),
     ],
+    ids=["InvSR", "ResShift", "NSARM", "CasArbi", "LIIF", "Self-Cascade"],
 )
-def test_weights_know_settings_that_no_tensors_shape_shows(one, other, expected):
+def test_weights_are_kept_with_the_settings_that_no_tensors_shape_shows(one, other, expected):
+    """Weights of another one would be loaded without a word, and make other images."""
     assert unlike(one().trained_with, other().trained_with) == expected
 
 
-def test_parts_that_the_weights_require_are_not_in_the_label(tmp_path):
+def test_the_file_of_a_part_that_weights_require_is_not_in_the_label(tmp_path):
+    """As the name of the run says it already."""
     run = invsr()
     run.space.source = "a 0000000000000000"
     path = make.save_run(run, tmp_path / "a.ckpt")
     run.load_weights(path)
-    assert made_by(run) == f"{path}, timesteps 200, patch 16"  # not the space's file
+    assert made_by(run) == f"{path}, timesteps 200, patch 16"  # settings alone

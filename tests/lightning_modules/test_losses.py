@@ -17,76 +17,94 @@ from lightning_modules import losses
 from tests.lightning_modules.vgg19 import save_vgg19
 from tests.make import uniform
 
+SIDE = 12
 
-def images(seed, side=12):
+
+def images(seed, side=SIDE):
     return uniform(2, 3, side, side, seed=seed)
 
 
 # ----------------------------------------------------------------------------------------- pixels
 
 
-def test_l1_and_charbonnier_by_hand():
-    sr = torch.tensor([[[[0.5, 1.25]]]])
-    hr = torch.tensor([[[[0.5, 0.25]]]])
-    assert losses.L1()(sr, hr).item() == 0.5
-    expected = (0.1 + (1 + 0.1**2) ** 0.5) / 2  # sqrt(difference^2 + eps^2), of 0 and of 1
-    assert losses.Charbonnier(eps=0.1)(sr, hr).item() == pytest.approx(expected)
+SR = torch.tensor([[[[0.5, 1.25]]]])
+HR = torch.tensor([[[[0.5, 0.25]]]])
+
+
+def test_l1_is_the_mean_absolute_difference():
+    assert losses.L1()(SR, HR).item() == (0 + 1) / 2
+
+
+def test_charbonnier_is_the_root_of_squared_difference_and_squared_eps():
+    expected = (0.1 + (1 + 0.1**2) ** 0.5) / 2  # of the differences 0 and 1
+    assert losses.Charbonnier(eps=0.1)(SR, HR).item() == pytest.approx(expected)
 
 
 def test_ms_ssim_is_torchmetrics_also_under_autocast():
-    loss = losses.MSSSIM()
-    hr = images(0, 176)
-    sr = hr + 0.1 * images(1, 176)
+    hr = images(0, side=176)
+    sr = hr + 0.1 * images(1, side=176)
     theirs = torchmetrics.multiscale_structural_similarity_index_measure(sr, hr, data_range=1.0)
-
     with torch.autocast("cpu", torch.bfloat16):
-        assert loss(sr, hr).item() == pytest.approx(1 - theirs.item())
+        assert losses.MSSSIM()(sr, hr).item() == pytest.approx(1 - theirs.item())
+
+
+def test_ms_ssim_of_images_smaller_than_its_window_is_refused():
+    """At the coarsest of its five scales 160 pixels are 10, and the window has 11."""
     with pytest.raises(ValueError, match="more than 160 pixels a side"):
-        loss(sr[..., :160], hr[..., :160])
+        losses.MSSSIM()(images(0, side=160), images(1, side=160))
 
 
 def test_the_gradient_of_ms_ssim_is_finite_where_images_are_opposite():
-    hr = images(0, 176)
+    """Its terms are negative there, and a power of them would be NaN."""
+    hr = images(0, side=176)
     opposite = (1 - hr).requires_grad_()
     losses.MSSSIM()(opposite, hr).backward()
     assert opposite.grad.isfinite().all()
 
 
-def test_fft_and_focal_frequency_by_numpy():
+def test_fft_is_the_mean_absolute_part_of_the_differences_spectrum():
     sr = images(0)
     hr = images(1)
-    spectrum = np.fft.fft2(sr.double().numpy() - hr.double().numpy())
+    spectrum = np.fft.fft2((sr - hr).double().numpy())
     parts = np.stack([spectrum.real, spectrum.imag])
     assert losses.FFT()(sr, hr).item() == pytest.approx(np.abs(parts).mean(), rel=1e-5)
 
-    size = np.abs(spectrum) / 12  # by the side: orthonormal
-    weights = size / size.max((2, 3), keepdims=True)
+
+def test_focal_frequency_weighs_each_power_by_its_relative_amplitude():
+    sr = images(0)
+    hr = images(1)
+    amplitude = np.abs(np.fft.fft2((sr - hr).double().numpy())) / SIDE  # orthonormal
+    weights = amplitude / amplitude.max((2, 3), keepdims=True)
     focal = losses.FocalFrequency()
-    assert focal(sr, hr).item() == pytest.approx((weights * size**2).mean(), rel=1e-5)
-    assert focal(hr, hr).item() == 0
+    assert focal(sr, hr).item() == pytest.approx((weights * amplitude**2).mean(), rel=1e-5)
+    assert focal(hr, hr).item() == 0  # without a division by the largest, 0
 
 
-def test_ldl_by_numpy():
-    """L1 weighed by the variance of 7x7 pixels; 0 where the averaged weights' output is worse."""
+def test_ldl_is_the_papers_weighted_l1():
+    """The residual, summed over colours, times its variance in 7x7 pixels and its image's ** 0.2.
+
+    It counts where it is not below that of the averaged weights' output.
+    """
     sr = images(0).double()
     hr = images(1).double()
-    average = images(2).double()
+    of_averaged_weights = images(2).double()
     residual = (hr - sr).abs().sum(1).numpy()
-    of_average = (hr - average).abs().sum(1).numpy()
+    averaged_residual = (hr - of_averaged_weights).abs().sum(1).numpy()
     padded = np.pad(residual, ((0, 0), (3, 3), (3, 3)), "reflect")
     total = 0.0
-    for image, y, x in np.ndindex(2, 12, 12):
-        if residual[image, y, x] >= of_average[image, y, x]:
-            spread = residual[image].var(ddof=1) ** 0.2  # the paper's exponent
-            local = padded[image, y : y + 7, x : x + 7].var(ddof=1)
-            total += spread * local * residual[image, y, x]
+    for image, y, x in np.ndindex(2, SIDE, SIDE):
+        if residual[image, y, x] >= averaged_residual[image, y, x]:
+            global_weight = residual[image].var(ddof=1) ** 0.2
+            local_weight = padded[image, y : y + 7, x : x + 7].var(ddof=1)
+            total += global_weight * local_weight * residual[image, y, x]
 
-    loss = losses.LDL()(sr, hr, average)
+    loss = losses.LDL()(sr, hr, of_averaged_weights)
 
     assert loss.item() == pytest.approx(total / sr.numel())
 
 
 def test_the_gradient_of_ldl_is_finite_where_images_are_equal():
+    """The power 0.2 has an infinite slope at 0."""
     sr = torch.zeros(1, 3, 12, 12, requires_grad=True)
     black = torch.zeros(1, 3, 12, 12)
     losses.LDL()(sr, black, black).backward()
@@ -96,40 +114,55 @@ def test_the_gradient_of_ldl_is_finite_where_images_are_equal():
 # ------------------------------------------------------------------------------------- perceptual
 
 
-def test_dists_is_torchmetrics(tmp_path, monkeypatch):
+@pytest.fixture
+def vgg16():
+    """The layers of VGG16, with random weights."""
     torch.manual_seed(0)
-    features = make_layers(cfgs["D"])
-    state = {f"features.{name}": tensor for name, tensor in features.state_dict().items()}
+    return make_layers(cfgs["D"])
+
+
+@pytest.fixture
+def dists(vgg16, tmp_path):
+    """DISTS with these weights."""
+    state = {f"features.{name}": tensor for name, tensor in vgg16.state_dict().items()}
     torch.save(state, tmp_path / "vgg16.pth")
-    vgg16 = SimpleNamespace(features=features)
-    monkeypatch.setattr(torchmetrics.dists, "vgg16", lambda weights: vgg16)
-    theirs = torchmetrics.dists.deep_image_structure_and_texture_similarity
     loss = losses.DISTS()
     loss.load(tmp_path / "vgg16.pth")
-    sr = images(0, 48).requires_grad_()
-    hr = images(1, 48)
+    return loss
 
-    distance = loss(sr, hr)
+
+def test_dists_is_torchmetrics(dists, vgg16, monkeypatch):
+    model = SimpleNamespace(features=vgg16)
+    monkeypatch.setattr(torchmetrics.dists, "vgg16", lambda weights: model)
+    theirs = torchmetrics.dists.deep_image_structure_and_texture_similarity
+    sr = images(0, side=48).requires_grad_()
+    hr = images(1, side=48)
+
+    distance = dists(sr, hr)
     distance.backward()
 
     assert distance.item() == pytest.approx(theirs(sr, hr).mean().item(), abs=1e-6)
     assert sr.grad.abs().sum() > 0
-    near = hr + 0.2 * (sr.detach() - 0.5)
-    expected = loss(near, hr).item()
+
+
+def test_dists_under_autocast_is_near_that_in_float32(dists):
+    hr = images(1, side=48)
+    sr = hr + 0.2 * (images(0, side=48) - 0.5)
+    expected = dists(sr, hr).item()
     with torch.autocast("cpu", torch.bfloat16):
-        assert loss(near, hr).item() == pytest.approx(expected, rel=0.05)
+        assert dists(sr, hr).item() == pytest.approx(expected, rel=0.05)
 
 
 @torch.no_grad()
-def test_vgg19_is_torchvisions_layer_by_layer(tmp_path):
-    """Before each ReLU, from the same file."""
+def test_maps_of_vgg19_are_torchvisions_before_each_relu(tmp_path):
+    """From the same file."""
     path = save_vgg19(tmp_path)
     with torch.device("meta"):
         vgg19 = models.vgg19(weights=None)
     vgg19.load_state_dict(torch.load(path), assign=True)
     loss = losses.VGG19Perceptual()
     loss.load(path)
-    x = images(0, 32)
+    x = images(0, side=32)
 
     maps = loss.network(x)
 
@@ -152,7 +185,8 @@ def test_vgg19_is_torchvisions_layer_by_layer(tmp_path):
     assert not maps
 
 
-def test_layers_have_weights_by_their_names(tmp_path):
+def test_vgg19s_distance_is_the_sum_over_layers_with_their_weights(tmp_path):
+    """Whatever their order."""
     path = save_vgg19(tmp_path, ("conv1_1", "conv1_2", "conv2_1"))
 
     def distance(**layers):
@@ -168,23 +202,33 @@ def test_layers_have_weights_by_their_names(tmp_path):
 
 
 def softplus(*values):
+    """The mean of log(1 + e^x)."""
     return float(np.log1p(np.exp(values)).mean())
 
 
+REAL = [torch.tensor([[[[2.0, 0.0]]]])]  # logits
+FAKE = [torch.tensor([[[[-3.0, 1.0]]]])]
+
+
 @pytest.mark.parametrize(
-    ("kind", "of_generator", "of_real", "of_fake"),
+    ("kind", "generator", "of_real", "of_fake"),
     [
+        # softplus(-x) of real and softplus(x) of fake
         ("vanilla", softplus(3, -1), softplus(-2, 0), softplus(-3, 1)),
-        ("lsgan", (16 + 0) / 2, (1 + 1) / 2, (9 + 1) / 2),
+        # (x - 1)^2 and x^2
+        ("lsgan", ((-3 - 1) ** 2 + 0) / 2, ((2 - 1) ** 2 + 1) / 2, ((-3) ** 2 + 1) / 2),
+        # max(1 - x, 0) and max(1 + x, 0); the generator's is -x
         ("hinge", (3 - 1) / 2, (0 + 1) / 2, (0 + 2) / 2),
     ],
 )
-def test_the_gan_losses_by_hand(kind, of_generator, of_real, of_fake):
-    real = [torch.tensor([[[[2.0, 0.0]]]])]
-    fake = [torch.tensor([[[[-3.0, 1.0]]]])]
-    loss = losses.GAN(kind=kind)  # real is 1, or above 0
-    assert loss.generator(fake).item() == pytest.approx(of_generator)
-    assert loss.discriminator(real, fake).item() == pytest.approx(of_real + of_fake)
+def test_the_gan_losses_by_hand(kind, generator, of_real, of_fake):
+    loss = losses.GAN(kind=kind)
+    assert loss.generator(FAKE).item() == pytest.approx(generator)
+    assert loss.discriminator(REAL, FAKE).item() == pytest.approx(of_real + of_fake)
 
-    maps = [torch.tensor([[[[-3.0]]]]), torch.ones(1, 1, 3, 3)]  # which count alike
-    assert loss.generator(maps).item() == pytest.approx(of_generator)
+
+@pytest.mark.parametrize("kind", ["vanilla", "lsgan", "hinge"])
+def test_maps_of_logits_count_alike_whatever_their_sizes(kind):
+    loss = losses.GAN(kind=kind)
+    maps = [torch.tensor([[[[-3.0]]]]), torch.ones(1, 1, 3, 3)]
+    assert_close(loss.generator(maps), loss.generator(FAKE))

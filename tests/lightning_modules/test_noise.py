@@ -1,4 +1,4 @@
-"""Noise belongs to the image: by its seed, its stream, its place; and by the run's seed."""
+"""An image's noise follows from its seed, the stream, the place and the run's seed."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ def test_noise_of_images_and_of_calls_is_independent():
     noise = Noise(SEEDS)
     fields = torch.cat([noise.normal((16, 50)) for _ in range(3)])
     correlation = torch.corrcoef(fields) - torch.eye(48)
-    assert correlation.abs().max() < 0.7  # 0.14 is one standard deviation
+    # Of 50 numbers each, so that one standard deviation is 50^-0.5 = 0.14.
+    assert correlation.abs().max() < 0.7
 
 
-def test_a_seed_has_the_same_field_for_ever():
+def test_a_seeds_field_is_the_same_in_every_version():
     """Others would change the results of every method that draws."""
     field = Noise(torch.tensor([12345])).normal((1, 3))
     assert_near(field, torch.tensor([[0.632896, 1.635226, 0.304509]]), 1e-6)
 
 
-def test_float32_whatever_the_default_is():
+def test_noise_is_in_float32_whatever_torchs_default_is():
     expected = Noise(SEEDS).normal((16, 8))
     torch.set_default_dtype(torch.bfloat16)
     try:
@@ -49,7 +50,7 @@ def test_a_gpu_gets_the_same_fields():
     assert torch.equal(on_gpu.cpu(), Noise(SEEDS).normal((16, 8)))
 
 
-def test_a_stream_is_its_own_whatever_else_is_drawn():
+def test_a_stream_does_not_depend_on_what_else_is_drawn():
     field = Noise(SEEDS).stream(1).normal((16, 3))
 
     noise = Noise(SEEDS)
@@ -57,7 +58,7 @@ def test_a_stream_is_its_own_whatever_else_is_drawn():
     other = noise.stream(0).normal((16, 3))
 
     assert torch.equal(noise.stream(1).normal((16, 3)), field)
-    assert not torch.equal(first, field)
+    assert not torch.equal(first, field)  # each has a field of its own
     assert not torch.equal(other, field)
 
 
@@ -72,31 +73,33 @@ def span(start, length, factor):
 
 
 def field_of_tile(top, left, h, w, factor):
-    """In pixels of the output; the second call of a stream."""
+    """Noise of a tile of h x w LR pixels, for each pixel of the output."""
     tile = Tile(span(top, h, factor), span(left, w, factor))
     noise = PlacedNoise(torch.arange(2), [tile, tile]).stream(1)
-    noise.normal((2, 1))
+    noise.normal((2, 1))  # the second call shall be that of the image, too
     return noise.normal((2, 3, factor * h, factor * w))
 
 
 @pytest.mark.parametrize("factor", [2, 3])
 @pytest.mark.parametrize(("top", "left"), [(0, 0), (31, 17)])
-def test_a_tile_has_its_part_of_the_images_field(factor, top, left):
-    """Over the borders of the squares that are drawn together."""
-    image = field_of_tile(0, 0, 100, 90, factor)
-    rows = slice(factor * top, factor * (top + 60))
-    columns = slice(factor * left, factor * (left + 73))
-    assert torch.equal(field_of_tile(top, left, 60, 73, factor), image[..., rows, columns])
+def test_a_tiles_field_is_its_part_of_the_images_field(factor, top, left):
+    """Fields are drawn in squares of 64 numbers, over whose borders these tiles reach."""
+    h, w = 60, 73
+    image = field_of_tile(top=0, left=0, h=100, w=90, factor=factor)
+    rows = slice(factor * top, factor * (top + h))
+    columns = slice(factor * left, factor * (left + w))
+    assert torch.equal(field_of_tile(top, left, h, w, factor), image[..., rows, columns])
 
 
 @pytest.mark.parametrize(
     ("side", "out_side"),
     [(2301, 6213), (2301, 7593), (2301, 7013), (2300, 2950), (2304, 9216)],
+    ids=["x2.7", "x3.3", "a prime side", "x1.28", "x4"],
 )
 @pytest.mark.parametrize("field", ["output", "lr", "twice lr", "half of lr"])
-def test_neighbours_draw_alike_at_any_ratio(side, out_side, field):
-    """x2.7, x3.3, free sizes and x4: a tile's own ratio is often another than the image's."""
-    (row,) = grid((16, side), (40, out_side), (200, 200), 32, multiple=2)
+def test_overlapping_tiles_draw_the_same_noise_at_any_ratio(side, out_side, field):
+    """A tile's own ratio of output to LR is often not the image's, as its sides are rounded."""
+    (row,) = grid((16, side), (40, out_side), tile=(200, 200), overlap=32, multiple=2)
     begins = []
     fields = []
     for each in row:
@@ -116,7 +119,7 @@ def test_neighbours_draw_alike_at_any_ratio(side, out_side, field):
     assert len(fields) > 10
     for before, after in itertools.pairwise(range(len(fields))):
         shared = begins[before] + len(fields[before]) - begins[after]
-        assert shared > 15  # half of the overlap of 32 is the least, in half of LR
+        assert shared >= 16  # the overlap of 32, in half of LR
         assert torch.equal(fields[before][-shared:], fields[after][:shared])
 
 
@@ -131,22 +134,22 @@ class Tiled(make.Model):
 @pytest.mark.parametrize("kind", [make.Model, Tiled, make.Painter])
 def test_the_runs_seed_changes_what_is_drawn(kind):
     model = kind(2.0).eval()
-    batch = make.batch_of(2, 20)
-    assert not model.drew_noise
-    first = model.predict_step(batch, 0)["sr"]
-    assert model.drew_noise
+    batch = make.batch_of(2, side=20)  # larger than a tile
+    with_seed_0 = model.predict_step(batch, 0)["sr"]
 
     model.set_noise_seed(1)
-    other = model.predict_step(batch, 0)["sr"]
+    with_seed_1 = model.predict_step(batch, 0)["sr"]
     model.set_noise_seed(0)
-    again = model.predict_step(batch, 0)["sr"]
+    with_seed_0_again = model.predict_step(batch, 0)["sr"]
 
-    assert torch.equal(again, first)
-    assert not torch.equal(other[0], first[0])
-    assert not torch.equal(other[1], first[1])
+    assert torch.equal(with_seed_0_again, with_seed_0)
+    assert not torch.equal(with_seed_1[0], with_seed_0[0])
+    assert not torch.equal(with_seed_1[1], with_seed_0[1])
 
 
-def test_a_model_knows_that_it_drew_nothing():
-    model = Bicubic(2.0).eval()
-    model.predict_step(make.batch_of(1, 20), 0)
+@pytest.mark.parametrize("kind", [make.Model, Tiled, make.Painter, Bicubic])
+def test_a_model_knows_whether_it_drew_noise(kind):
+    model = kind(2.0).eval()
     assert not model.drew_noise
+    model.predict_step(make.batch_of(1, side=20), 0)
+    assert model.drew_noise == (kind is not Bicubic)

@@ -13,8 +13,8 @@ from lightning_modules import RealESRGAN, Regression
 from lightning_modules.parallel import networks, refuse_other_results
 
 
-def refuse_or_pass(method, strategy, processes=2):
-    """As before the first step of a run on several processes."""
+def check_before_training(method, strategy, processes=2):
+    """As before the first step of a run on several processes; raises where it is refused."""
     method._trainer = SimpleNamespace(strategy=strategy, world_size=processes)
     refuse_other_results(method)
 
@@ -26,26 +26,26 @@ def regression(*layers):
 # ------------------------------------------------------------------------------------------- FSDP
 
 
-def of_its_own():
+def parameter_of_the_method():
     method = regression()
     method.gain = nn.Parameter(torch.ones(1))
     return method
 
 
-def in_a_list():
+def parameter_in_a_list():
     method = regression()
     method.trained_parts = ("network", "gains")
     method.gains = nn.ParameterList([torch.ones(3)])
     return method
 
 
-def one_number():
+def parameter_without_dimensions():
     method = regression()
     method.network.gain = nn.Parameter(torch.ones(()))
     return method
 
 
-def in_two_networks():
+def parameter_of_two_networks():
     method = regression()
     method.trained_parts = ("network", "other")
     method.other = nn.Conv2d(3, 3, 1)
@@ -56,25 +56,26 @@ def in_two_networks():
 @pytest.mark.parametrize(
     ("make", "name"),
     [
-        (of_its_own, "gain"),
-        (in_a_list, "gains.0"),
-        (one_number, "network.gain"),
-        (in_two_networks, "other.weight"),
+        (parameter_of_the_method, "gain"),
+        (parameter_in_a_list, "gains.0"),
+        (parameter_without_dimensions, "network.gain"),
+        (parameter_of_two_networks, "other.weight"),
     ],
 )
 def test_a_parameter_that_fsdp_would_not_average_is_refused(make, name):
+    check_before_training(make(), DDPStrategy())  # which averages it
     with pytest.raises(ValueError, match=f"and {name} of Regression .* to ddp"):
-        refuse_or_pass(make(), ModelParallelStrategy())
-    refuse_or_pass(make(), DDPStrategy())
+        check_before_training(make(), ModelParallelStrategy())
 
 
 def test_a_frozen_parameter_outside_the_networks_is_not_refused_under_fsdp():
-    method = of_its_own()
+    method = parameter_of_the_method()
     method.gain.requires_grad_(False)
-    refuse_or_pass(method, ModelParallelStrategy())
+    check_before_training(method, ModelParallelStrategy())
 
 
 def test_networks_in_containers_are_sharded_one_by_one():
+    """`networks` yields what FSDP shards: the outermost modules with a `forward`."""
     one = nn.Conv2d(3, 3, 1)
     two = nn.Conv2d(3, 3, 1)
     three = nn.Conv2d(3, 3, 1)
@@ -84,10 +85,10 @@ def test_networks_in_containers_are_sharded_one_by_one():
     assert list(networks(method)) == [one, two, three]
 
 
-# ---------------------------------------------------------------------------------- running values
+# ------------------------------------------------------------------- statistics of normalisation
 
 
-def discriminator():
+def with_a_discriminator():
     return RealESRGAN(1, nn.Identity(), discriminator=nn.Sequential(nn.BatchNorm2d(3)))
 
 
@@ -98,14 +99,15 @@ def discriminator():
         (lambda: regression(nn.BatchNorm2d(3)), "network.1"),
         (lambda: regression(nn.BatchNorm2d(3, track_running_stats=False)), "network.1"),
         (lambda: regression(nn.InstanceNorm2d(3, track_running_stats=True)), "network.1"),
-        (lambda: regression(nn.SyncBatchNorm(3)), "network.1"),  # it does not on a CPU
-        (discriminator, "discriminator.0"),
+        (lambda: regression(nn.SyncBatchNorm(3)), "network.1"),
+        (with_a_discriminator, "discriminator.0"),
     ],
+    ids=["batch", "batch, untracked", "instance, tracked", "sync on a CPU", "discriminator"],
 )
 def test_a_norm_with_statistics_of_each_process_is_refused(make, name, strategy):
+    check_before_training(make(), strategy(), processes=1)
     with pytest.raises(ValueError, match=f"{name} is .*trainer.sync_batchnorm to true"):
-        refuse_or_pass(make(), strategy())
-    refuse_or_pass(make(), strategy(), processes=1)
+        check_before_training(make(), strategy())
 
 
 @pytest.mark.parametrize(
@@ -113,10 +115,10 @@ def test_a_norm_with_statistics_of_each_process_is_refused(make, name, strategy)
     [nn.InstanceNorm2d(3, affine=True), nn.GroupNorm(1, 3), nn.BatchNorm2d(3).eval()],
 )
 def test_other_norms_train_on_several_processes(norm):
-    refuse_or_pass(regression(norm), DDPStrategy())
+    check_before_training(regression(norm), DDPStrategy())
 
 
-def test_batch_norms_that_synchronise_train_on_gpus():
+def test_synchronised_batch_norms_train_on_gpus():
     method = regression(nn.SyncBatchNorm(3))
     method._device = torch.device("cuda:0")
-    refuse_or_pass(method, DDPStrategy())
+    check_before_training(method, DDPStrategy())

@@ -64,13 +64,13 @@ def asymmetric_fit(x):
 def statistics(block):
     """18 of one block: of its pixels, and of the products of neighbours in four directions."""
     alpha, left, right = asymmetric_fit(block)
-    found = [alpha, (left + right) / 2]
+    values = [alpha, (left + right) / 2]
     for down, across in ((0, 1), (1, 0), (1, 1), (1, -1)):
         neighbour = np.roll(np.roll(block, down, axis=0), across, axis=1)
         alpha, left, right = asymmetric_fit(block * neighbour)
         mean = (right - left) * gamma(2 / alpha) / gamma(1 / alpha)
-        found += [alpha, float(mean), left, right]
-    return found
+        values += [alpha, float(mean), left, right]
+    return values
 
 
 def half(image):
@@ -112,8 +112,8 @@ def features(image, precision=np.float64):
 def niqe(image, mean, covariance, precision=np.float64):
     """Distance of an image (H, W) of levels from a pristine model (Eq. 10)."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        found = features(image, precision)
-    difference = mean.ravel() - np.nanmean(found, axis=0)
-    whole = found[~np.isnan(found).any(axis=1)]
-    pooled = (covariance + np.cov(whole, rowvar=False)) / 2
+        of_blocks = features(image, precision)
+    difference = mean.ravel() - np.nanmean(of_blocks, axis=0)
+    without_nan = of_blocks[~np.isnan(of_blocks).any(axis=1)]
+    pooled = (covariance + np.cov(without_nan, rowvar=False)) / 2
     return float(np.sqrt(difference @ np.linalg.pinv(pooled) @ difference))

@@ -18,12 +18,15 @@ from tests.lightning_modules.backbone.texts import save_text_encoder
 from tests.lightning_modules.backbone.unets import SDXL, base
 
 
-@pytest.mark.parametrize(("scale", "calls"), [(1.0, [2]), (7.5, [4])])
-def test_guidance_extrapolates_in_one_call_of_both(scale, calls):
-    counts = []
+@pytest.mark.parametrize(
+    ("scale", "batch_sizes"),
+    [pytest.param(1.0, [2], id="the text alone"), pytest.param(7.5, [2 + 2], id="guidance")],
+)
+def test_guidance_extrapolates_from_one_call_with_and_without_a_text(scale, batch_sizes):
+    calls = []
 
     def predict(z, t, condition):
-        counts.append(len(z))
+        calls.append(len(z))
         return z * condition.text.mean((1, 2)).view(-1, 1) + t.view(-1, 1)
 
     text = Condition(text=make.normal(2, 3, 4))
@@ -33,7 +36,7 @@ def test_guidance_extrapolates_in_one_call_of_both(scale, calls):
 
     output = guided(predict, z, t, text, nothing, scale)
 
-    assert counts == calls
+    assert calls == batch_sizes
     without = predict(z, t, nothing)
     assert_close(output, without + scale * (predict(z, t, text) - without))
 
@@ -89,9 +92,8 @@ def t5(tmp_path_factory):
     return str(folder)
 
 
-def test_rows_of_t5_are_tokens_and_padding_does_not_count(t5, monkeypatch):
-    monkeypatch.setenv("T5", t5)
-    encoder = T5("$T5")
+def test_t5_gives_features_of_each_token_which_do_not_depend_on_padding(t5):
+    encoder = T5(t5)
 
     both = encoder(["a red car", "car"])
 
@@ -99,47 +101,73 @@ def test_rows_of_t5_are_tokens_and_padding_does_not_count(t5, monkeypatch):
     assert both.lengths.tolist() == [4, 2]  # words, and the end of the text
     assert_close(both.features[1, :2], encoder(["car"]).features[0])
     assert_frozen(encoder)
-    assert encoder.source.split()[-1] == T5(t5).source.split()[-1]  # its fingerprint
+
+
+def test_the_fingerprint_of_t5_does_not_depend_on_how_its_folder_is_written(t5, monkeypatch):
+    monkeypatch.setenv("T5", t5)
+    assert T5("$T5").source.split()[-1] == T5(t5).source.split()[-1]
 
 
 # ------------------------------------------------------------------------------------- from a file
 
 
-def test_a_command_writes_embeddings_of_invsrs_prompt(tmp_path, monkeypatch):
+INVSRS_FILE = "$ENLARGER_WEIGHTS/invsr_prompt.safetensors"
+
+
+@pytest.fixture
+def written(tmp_path, monkeypatch):
+    """Where the command without `--out` writes the embeddings of InvSR's prompt."""
     pytest.importorskip("transformers")
     monkeypatch.setenv("ENLARGER_WEIGHTS", str(tmp_path / "weights"))
     monkeypatch.chdir(tmp_path)
     save_text_encoder(tmp_path / "sd")
-
     assert prompts.main(["--model", "sd"]) == 0
+    return tmp_path / "weights/invsr_prompt.safetensors"
 
+
+def test_a_fixed_prompt_is_what_the_text_encoder_made_of_invsrs_prompt(written):
     encoder = TextEncoder("sd")
-    prompt = FixedPrompt("$ENLARGER_WEIGHTS/invsr_prompt.safetensors")
-    assert prompt.source.startswith("$ENLARGER_WEIGHTS/invsr_prompt.safetensors ")
-    assert prompt.state_dict() == {}
+
+    prompt = FixedPrompt(INVSRS_FILE)
+
     assert_close(prompt.condition(3).text, encoder([PROMPT] * 3))
     assert_close(prompt.unconditional(2).text, encoder([NEGATIVE] * 2))
+    assert prompt.source.startswith(f"{INVSRS_FILE} ")
+    assert prompt.state_dict() == {}
     assert prompt.double().condition(1).text.dtype == torch.float64  # it moves with the model
-    with safe_open(tmp_path / "weights/invsr_prompt.safetensors", "pt") as file:
+
+
+def test_a_file_of_embeddings_has_their_texts_and_is_not_replaced(written):
+    with safe_open(written, "pt") as file:
         texts = json.loads(file.metadata()["texts"])
     assert texts == {"prompt": PROMPT, "negative": NEGATIVE}
-    with pytest.raises(ValueError, match="already exists"):  # nothing is replaced
+    with pytest.raises(ValueError, match="already exists"):
         prompts.main(["--model", "sd"])
 
 
-def test_a_command_writes_features_of_t5_which_are_one_text_for_all_images(t5, tmp_path):
+@pytest.fixture
+def fixed_text(t5, tmp_path):
     out = tmp_path / "text.safetensors"
-    with pytest.raises(FileNotFoundError, match=r"no embedding of a prompt at .*--t5"):
-        FixedText(out)
-
     words = ["--t5", "--model", t5, "--prompt", "a red car", "--out", str(out)]
     assert prompts.main(words) == 0
+    return FixedText(out)
 
-    fixed = FixedText(out)
-    text = text_of({"key": ["a", "b"]}, fixed, None)  # one for all images
+
+def test_a_fixed_text_is_what_t5_made_of_it_for_each_image(fixed_text, t5):
+    text = text_of({"key": ["a", "b"]}, fixed_text, None)
+
     assert_close(text.features, T5(t5)(["a red car", "a red car"]).features)
     assert text.lengths.tolist() == [4, 4]  # three words, and the end of the text
-    assert "text.safetensors" in fixed.source
-    cached = {"key": ["a"], "text_features": text.features, "text_lengths": text.lengths}
+    assert "text.safetensors" in fixed_text.source
+
+
+def test_features_of_captions_beside_a_fixed_text_are_refused(fixed_text):
+    features = make.normal(1, 4, small_t5.WIDTH)
+    batch = {"key": ["a"], "text_features": features, "text_lengths": torch.tensor([4])}
     with pytest.raises(ValueError, match=r"a has features .*encoder is for all"):
-        text_of(cached, fixed, None)
+        text_of(batch, fixed_text, None)
+
+
+def test_without_its_file_a_fixed_text_names_the_command_that_writes_it(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no embedding of a prompt at .*--t5"):
+        FixedText(tmp_path / "text.safetensors")

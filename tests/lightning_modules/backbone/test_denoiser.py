@@ -12,10 +12,11 @@ from lightning_modules.backbone.denoiser import UNet2D
 from lightning_modules.backbone.library import Flags
 from lightning_modules.networks.attachments import Residuals, skip_shapes
 from tests import make
-from tests.lightning_modules.backbone.unets import SDXL, WRAPPERS, bare, inputs, wrapped
+from tests.lightning_modules.backbone.unets import FLAT, SDXL, WRAPPERS, bare, inputs, wrapped
 from tests.make import assert_near
 
 KINDS = pytest.mark.parametrize("kind", WRAPPERS)
+WIDTH = FLAT["cross_attention_dim"]  # of a token
 
 
 # ------------------------------------------------------------------------------------ the network
@@ -37,8 +38,9 @@ def test_a_network_from_a_folder_is_that_of_diffusers(kind, tmp_path):
 
 
 @torch.no_grad()
-def test_sizes_and_a_pooled_text_as_of_sdxl():
+def test_sizes_and_pooled_text_are_sdxls_added_conditions():
     z, t, text = inputs()
+    # Of the original, of its cut corner, and of the image: height and width each.
     sizes = torch.tensor([[64.0, 32, 0, 0, 64, 32], [16, 8, 0, 0, 16, 8]])
     pooled = make.normal(2, 5)
 
@@ -49,16 +51,23 @@ def test_sizes_and_a_pooled_text_as_of_sdxl():
 
 
 @torch.no_grad()
-def test_the_null_text_is_zeros_or_learned():
+def test_without_a_text_a_null_of_zeros_is_a_token_of_zeros():
     z, t, _ = inputs()
-    zero = wrapped(null="zero")
-    assert torch.equal(zero(z, t), bare()(z, t, torch.zeros(2, 1, 6)).sample)
-    assert "null" not in zero.state_dict()
+    denoiser = wrapped(null="zero")
+    token = torch.zeros(2, 1, WIDTH)
+    assert torch.equal(denoiser(z, t), bare()(z, t, token).sample)
+    assert "null" not in denoiser.state_dict()
 
-    learned = wrapped(null="learned")
-    learned.null.copy_(make.normal(1, 1, 6))
-    assert torch.equal(learned(z, t), bare()(z, t, learned.null.expand(2, -1, -1)).sample)
-    assert_close(learned(z, t, Condition(text=learned.null_text(2, 5))), learned(z, t))
+
+@torch.no_grad()
+def test_without_a_text_a_learned_null_is_a_token_in_any_number():
+    """Attention gives the same for equal tokens as for one."""
+    z, t, _ = inputs()
+    denoiser = wrapped(null="learned")
+    denoiser.null.copy_(make.normal(1, 1, WIDTH))
+    token = denoiser.null.expand(2, -1, -1)
+    assert torch.equal(denoiser(z, t), bare()(z, t, token).sample)
+    assert_close(denoiser(z, t, Condition(text=denoiser.null_text(2, 5))), denoiser(z, t))
 
 
 # --------------------------------------------------------------------------- features, residuals
@@ -66,59 +75,57 @@ def test_the_null_text_is_zeros_or_learned():
 
 @KINDS
 @torch.no_grad()
-def test_features_are_what_the_way_up_gets(kind):
+def test_features_are_the_skips_and_the_middle_that_the_up_blocks_get(kind):
     z, t, text = inputs(kind)
     denoiser = wrapped(kind)
     features = denoiser.features(z, t, Condition(text=text), middle=True)
     assert denoiser.features(z, t, Condition(text=text)).middle is None
-    skips = []
-    starts = []
+    skips_of_blocks = []
+    inputs_of_blocks = []
 
     def note(_, args, kwargs):
-        skips.insert(0, kwargs["res_hidden_states_tuple"])
-        starts.append(kwargs["hidden_states"])
+        skips_of_blocks.append(kwargs["res_hidden_states_tuple"])
+        inputs_of_blocks.append(kwargs["hidden_states"])
 
     for block in denoiser.unet.up_blocks:
         block.register_forward_pre_hook(note, with_kwargs=True)
     denoiser(z, t, Condition(text=text))
 
-    expected = [skip for of_block in skips for skip in of_block]
+    # The first block up takes the last skips.
+    expected = [skip for skips in reversed(skips_of_blocks) for skip in skips]
     assert len(expected) == len(skip_shapes(denoiser.unet))
     assert_close(list(features.skips), expected, rtol=0, atol=0)
-    assert torch.equal(features.middle, starts[0])
+    assert torch.equal(features.middle, inputs_of_blocks[0])
 
 
 @KINDS
+@pytest.mark.parametrize("given", ["all", "one"])
 @torch.no_grad()
-def test_residuals_are_added_and_missing_ones_are_zero(kind):
+def test_residuals_are_added_and_missing_ones_are_zero(kind, given):
     z, t, text = inputs(kind)
     condition = Condition(text=text)
     denoiser = wrapped(kind)
     features = denoiser.features(z, t, condition, middle=True)
     skips = [torch.randn_like(skip) for skip in features.skips]
     middle = torch.randn_like(features.middle)
+    residuals = Residuals(dict(enumerate(skips)), middle)
+    if given == "one":
+        residuals = Residuals({2: skips[2]})
+        skips = [skip if number == 2 else 0 * skip for number, skip in enumerate(skips)]
+        middle = 0 * middle
 
-    def by_diffusers(skips, middle):
-        residuals = {
-            "down_block_additional_residuals": tuple(skips),
-            "mid_block_additional_residual": middle,
-        }
-        return bare(kind)(z, t, text, **residuals).sample
+    output = denoiser(z, t, condition, residuals)
 
-    output = denoiser(z, t, condition, Residuals(dict(enumerate(skips)), middle))
-    assert torch.equal(output, by_diffusers(skips, middle))
-
-    output = denoiser(z, t, condition, Residuals({2: skips[2]}))
-    zeros = [torch.zeros_like(skip) for skip in skips]
-    zeros[2] = skips[2]
-    assert torch.equal(output, by_diffusers(zeros, torch.zeros_like(middle)))
+    added = {"mid_block_additional_residual": middle}
+    added["down_block_additional_residuals"] = tuple(skips)
+    assert torch.equal(output, bare(kind)(z, t, text, **added).sample)
 
 
 # ------------------------------------------------------------------------------------------ flags
 
 
 @torch.no_grad()
-def test_a_frozen_network_in_bfloat16():
+def test_a_frozen_network_in_bfloat16_takes_and_gives_float32():
     z, t, text = inputs()
     expected = wrapped()(z, t, Condition(text=text))
     denoiser = wrapped(flags=Flags(frozen=True, dtype="bfloat16"))
@@ -127,15 +134,19 @@ def test_a_frozen_network_in_bfloat16():
 
     assert output.dtype == torch.float32
     assert {parameter.dtype for parameter in denoiser.unet.parameters()} == {torch.bfloat16}
+    # It rounds, by 2^-9 at each layer.
     assert 0 < (output - expected).abs().mean() < 0.05 * expected.abs().mean()
+
+
+def test_bfloat16_of_a_network_that_trains_is_refused():
     with pytest.raises(ValueError, match=r"trains.*trainer\.precision"):
-        Flags(dtype="bfloat16")
+        Flags(frozen=False, dtype="bfloat16")
 
 
 @KINDS
 @pytest.mark.parametrize("frozen", [False, True])
 def test_gradient_checkpointing_runs_blocks_twice_and_gives_the_same_gradients(kind, frozen):
-    """Of videos by our code, for diffusers has none."""
+    """Of images it is diffusers', of videos ours, as diffusers has none."""
     gradients = []
     calls = []
     for checkpointing in (False, True):
@@ -149,7 +160,7 @@ def test_gradient_checkpointing_runs_blocks_twice_and_gives_the_same_gradients(k
         denoiser(z, t, Condition(text=text)).square().sum().backward()
 
         gradients.append([p.grad for p in (z, *denoiser.parameters()) if p.grad is not None])
-    assert calls == [False, True, True]
+    assert calls == [False, True, True]  # once without, twice with it
     assert (len(gradients[0]) == 1) == frozen  # of z alone
     assert_close(gradients[0], gradients[1])
 
@@ -160,6 +171,7 @@ def test_gradient_checkpointing_runs_blocks_twice_and_gives_the_same_gradients(k
 )
 @torch.inference_mode()
 def test_outputs_of_a_graph_stay_when_it_is_replayed(device):
+    """It writes to the same memory each time, so that later calls would change earlier outputs."""
     graph = wrapped(flags=Flags(frozen=True, compile="graphs")).to(device)
     plain = wrapped().to(device)
     z, t, text = (x.to(device) for x in inputs())
@@ -174,22 +186,27 @@ def test_outputs_of_a_graph_stay_when_it_is_replayed(device):
 # -------------------------------------------------------------------------------------- its files
 
 
-def test_a_folder_that_is_missing_unlike_its_configuration_or_damaged_is_refused(tmp_path):
+def test_without_its_folder_a_network_names_the_command_that_downloads_it():
     with pytest.raises(FileNotFoundError, match="hf download no/such-model"):
         UNet2D("no/such-model")
 
+
+def test_weights_that_do_not_fit_their_folders_configuration_are_refused(tmp_path):
     bare(in_channels=4).save_pretrained(tmp_path / "unet")
-    bare().save_config(tmp_path / "unet")
+    bare(in_channels=3).save_config(tmp_path / "unet")
     with pytest.raises(ValueError, match=r"1 of another shape \(conv_in\.weight"):
         UNet2D(str(tmp_path))
 
+
+def test_weights_with_another_checksum_than_the_one_beside_them_are_refused(tmp_path):
+    bare().save_pretrained(tmp_path / "unet")
     (file,) = (tmp_path / "unet").glob("*.safetensors")
     file.with_name(f"{file.name}.sha256").write_text("0" * 64)
     with pytest.raises(ValueError, match=f"{file.name} is damaged"):
         UNet2D(str(tmp_path))
 
 
-@pytest.mark.parametrize("prefix", ["", "denoiser.unet."])
+@pytest.mark.parametrize("prefix", ["", "denoiser.unet."], ids=["of a network", "of a run"])
 def test_weights_come_from_a_file_of_the_network_or_of_a_run(prefix, tmp_path):
     state = bare(seed=3).state_dict()
     tensors = {prefix + name: tensor for name, tensor in state.items()}

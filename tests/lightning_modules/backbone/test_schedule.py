@@ -19,20 +19,23 @@ from tests.make import assert_near
 @pytest.mark.parametrize("kind", [Schedule, ResidualShift])
 def test_tables_are_the_same_where_a_model_is_built_on_the_meta_device(kind):
     with torch.device("meta"):
-        built = kind()
-    assert built.level(7).alpha == kind().level(7).alpha
+        schedule = kind()
+    assert schedule.level(7).alpha == kind().level(7).alpha
 
 
 # -------------------------------------------------------------------------------------- diffusion
 
 
+SD = {"beta_start": 0.00085, "beta_end": 0.012}  # as of Stable Diffusion
+
+
 @pytest.mark.parametrize("betas", ["linear", "scaled_linear", "squaredcos_cap_v2"])
 def test_levels_are_those_of_diffusers(betas):
-    schedule = Schedule(1000, 0.00085, 0.012, betas)
-    theirs = diffusers.DDPMScheduler(1000, 0.00085, 0.012, betas)
+    schedule = Schedule(steps=1000, **SD, betas=betas)
+    theirs = diffusers.DDPMScheduler(num_train_timesteps=1000, **SD, beta_schedule=betas)
     for t in (0, 1, 17, 500, 998, 999):
         alpha, sigma = schedule.level(t)
-        # Theirs are made in float32.
+        # Theirs are computed in float32.
         assert alpha**2 == pytest.approx(theirs.alphas_cumprod[t].item(), rel=2e-4, abs=1e-6)
         assert alpha**2 + sigma**2 == pytest.approx(1, abs=1e-15)
     assert schedule.level(-1) == CLEAN
@@ -40,9 +43,9 @@ def test_levels_are_those_of_diffusers(betas):
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 def test_noise_and_clean_samples_are_those_of_diffusers(prediction):
-    schedule = Schedule(prediction=prediction)
+    schedule = Schedule(**SD, betas="scaled_linear", prediction=prediction)
     theirs = diffusers.DDIMScheduler(
-        1000, 0.00085, 0.012, "scaled_linear", prediction_type=prediction, clip_sample=False
+        **SD, beta_schedule="scaled_linear", prediction_type=prediction, clip_sample=False
     )
     theirs.set_timesteps(1000)
     x0, eps, raw = make.normal(3, 3, 2, 4, 5)
@@ -70,7 +73,7 @@ def test_spacings_are_those_of_diffusers(count, spacing):
 
 def test_a_schedule_from_the_configuration_of_diffusers():
     theirs = diffusers.EulerDiscreteScheduler(
-        1000, 0.00085, 0.012, "scaled_linear", prediction_type="v_prediction"
+        **SD, beta_schedule="scaled_linear", prediction_type="v_prediction"
     )
     schedule = Schedule.from_config(dict(theirs.config))
     level = schedule.level(999)
@@ -78,13 +81,16 @@ def test_a_schedule_from_the_configuration_of_diffusers():
     assert level.sigma / level.alpha == pytest.approx(theirs.sigmas[0].item(), rel=1e-4)
     # The default beta_start of diffusers.
     assert Schedule.from_config({}).level(0).sigma ** 2 == pytest.approx(1e-4)
+
+
+def test_a_configuration_with_trained_betas_is_refused():
     with pytest.raises(ValueError, match="trained_betas"):
         Schedule.from_config({"trained_betas": [0.1]})
 
 
 # ------------------------------------------------------------------------------- residual shifting
 
-# sqrt(eta) of the released code, to six digits.
+# sqrt(eta) of each step, as the released code prints it.
 FIFTEEN = """0.020000 0.117165 0.176305 0.233629 0.291574 0.351009 0.412356 0.475858 0.541672
 0.609910 0.680658 0.753985 0.829951 0.908606 0.990000"""
 FOUR = "0.100000 0.520096 0.761382 0.990000"
@@ -97,52 +103,68 @@ def test_shifts_are_those_of_the_released_code(steps, min_noise, printed):
     assert roots == printed.split()
 
 
-def test_the_papers_first_and_last_shift():
-    process = ResidualShift(form="paper")
-    assert process.eta(0) == pytest.approx((0.04 / 2) ** 2)  # (min_noise / kappa)^2
-    assert process.eta(14) == pytest.approx(0.999)
-    assert ResidualShift(kappa=1.0, form="paper").eta(0) == pytest.approx(0.001)  # the cap
-    assert ResidualShift(kappa=1.0).eta(0) == pytest.approx(0.04**2)  # as released: no cap
+@pytest.mark.parametrize(
+    ("kappa", "form", "first", "last"),
+    [
+        (2.0, "paper", (0.04 / 2) ** 2, 0.999),
+        (1.0, "paper", 0.001, 0.999),  # at most 0.001
+        (1.0, "released", (0.04 / 1) ** 2, 0.99**2),
+    ],
+)
+def test_the_first_and_last_shift(kappa, form, first, last):
+    """The first is (min_noise / kappa)^2."""
+    process = ResidualShift(steps=15, kappa=kappa, min_noise=0.04, form=form)
+    assert process.eta(0) == pytest.approx(first)
+    assert process.eta(14) == pytest.approx(last)
 
 
 def test_a_chain_of_posteriors_has_the_marginals():
-    """Mean and variance, in closed form, of sampling when x0 is known."""
-    process = ResidualShift()
+    """With a known x0, x_t is normal: of mean x0 + eta (y - x0) and variance kappa^2 eta.
+
+    A step is linear in x and the noise, so its factors of both are its outputs for 1 of one and 0
+    of the other.
+    """
+    process = ResidualShift(steps=15, kappa=2.0)
     zero = torch.zeros((), dtype=torch.float64)
     one = torch.ones((), dtype=torch.float64)
     x0 = 0.3 * one
-    anchor = -0.9 * one
-    mean = x0 + process.eta(14) * (anchor - x0)
-    variance = 4 * process.eta(14)  # of kappa 2
+    y = -0.9 * one
+    mean = x0 + process.eta(14) * (y - x0)
+    variance = 2.0**2 * process.eta(14)
 
     for t in range(14, -1, -1):
         eta = process.eta(t)
         previous = process.eta(t - 1)
-        added = residual_shift(zero, zero, eta, previous, 2.0, one)
-        kept = residual_shift(one, zero, eta, previous, 2.0, zero)
-        mean = residual_shift(mean, x0, eta, previous, 2.0, zero)
-        variance = kept**2 * variance + added**2
-        assert_near(mean, x0 + previous * (anchor - x0), 1e-12)
-        assert variance.item() == pytest.approx(4 * previous, abs=1e-12)
+        factor_of_noise = residual_shift(zero, zero, eta, previous, kappa=2.0, noise=one)
+        factor_of_x = residual_shift(one, zero, eta, previous, kappa=2.0, noise=zero)
+        mean = residual_shift(mean, x0, eta, previous, kappa=2.0, noise=zero)
+        variance = factor_of_x**2 * variance + factor_of_noise**2
+        assert_near(mean, x0 + previous * (y - x0), 1e-12)
+        assert variance.item() == pytest.approx(2.0**2 * previous, abs=1e-12)
     assert mean == x0
 
 
-def test_input_scales_and_the_prior():
-    """(kappa^2 eta + 1)^-1/2, 1 / (3 kappa sqrt(eta) + 1), and y + kappa sqrt(eta), of kappa 2."""
-    x = torch.ones(2, 1, 1, 1, dtype=torch.float64)
-    t = torch.tensor([0, 14])  # of eta 0.02^2 and 0.99^2
+ONES = torch.ones(2, 1, 1, 1, dtype=torch.float64)
+
+
+def test_inputs_are_divided_by_their_deviation_in_latents_or_by_their_range_in_pixels():
+    """(kappa^2 eta + 1)^1/2, or 3 kappa sqrt(eta) + 1."""
+    t = torch.tensor([0, 14])  # of eta (0.04 / 2)^2 and 0.99^2
     root = torch.tensor([0.02, 0.99], dtype=torch.float64).view(2, 1, 1, 1)
-    latent = ResidualShift()
-    pixel = ResidualShift(input_scale="pixel")
-    assert_close(latent.scale_input(x, t), (4 * root**2 + 1) ** -0.5)
-    assert_close(pixel.scale_input(x, t), 1 / (6 * root + 1))
-    assert_close(latent.prior(x, x), x + 2 * 0.99)
+    latent = ResidualShift(steps=15, kappa=2.0, min_noise=0.04, input_scale="latent")
+    pixel = ResidualShift(steps=15, kappa=2.0, min_noise=0.04, input_scale="pixel")
+    assert_close(latent.scale_input(ONES, t), (2**2 * root**2 + 1) ** -0.5)
+    assert_close(pixel.scale_input(ONES, t), 1 / (3 * 2 * root + 1))
+
+
+def test_the_prior_is_the_anchor_with_the_noise_of_the_last_step():
+    assert_close(ResidualShift(kappa=2.0).prior(ONES, eps=ONES), ONES + 2 * 0.99)
 
 
 @pytest.mark.parametrize("prediction", ["sample", "epsilon", "scaled_epsilon", "residual"])
-def test_the_loss_of_scaled_noise_is_scaled_back(prediction):
-    """As released: divided by kappa^2 eta, so that errors of the noise count equally."""
-    process = ResidualShift(4, min_noise=0.2, prediction=prediction)
+def test_the_loss_is_the_squared_error_but_of_scaled_noise_that_of_the_noise(prediction):
+    """As released: divided by kappa^2 eta, so that errors of all timesteps count alike."""
+    process = ResidualShift(steps=4, min_noise=0.2, prediction=prediction)
     x0, anchor, eps, raw = make.normal(4, 4, 3, 2, 2)
     t = torch.arange(4)
 

@@ -8,12 +8,7 @@ from torch.testing import assert_close
 
 from files.weights import fingerprint
 from lightning_modules.backbone.bitwise import BitwiseSpace
-from lightning_modules.backbone.space import (
-    KLSpace,
-    PixelSpace,
-    ResShiftVQ,
-    Taef2Space,
-)
+from lightning_modules.backbone.space import KLSpace, PixelSpace, ResShiftVQ, Taef2Space
 from lightning_modules.first_stage.autoencoder import Autoencoder
 from lightning_modules.networks.autoencoders import BitwiseVAE, vq_from_official
 from lightning_modules.networks.bsq import from_bits, published, to_bits, total_after
@@ -30,6 +25,7 @@ SPACES = {
     "KL": lambda: KLSpace(small_kl()),
     "VQ": lambda: ResShiftVQ((32, 64), entries=16),
     "TAEF2": Taef2Space,
+    "bits": space,
 }
 
 
@@ -82,18 +78,23 @@ def test_latents_are_standardised_by_mean_and_deviation():
     assert_close(standardised.decode((z - 0.5) / 2), plain.decode(z))
 
 
-def test_a_run_with_other_groups_of_norms_is_refused(tmp_path):
-    """Their number is in the shape of no tensor; latents of it are others, too."""
-    config = dict(small_kl().config)
-    run = make.save_run(Autoencoder(1, KLSpace(config)), tmp_path / "run.ckpt")
-    same = KLSpace(config)
-    same.load_official(run)
+def kl_with(groups):
+    """Weights fit any number of groups, so only the configuration tells it."""
+    return KLSpace(dict(small_kl().config) | {"norm_num_groups": groups})
 
-    other = KLSpace(config | {"norm_num_groups": 8})
+
+def test_a_run_with_another_number_of_groups_in_its_norms_is_refused(tmp_path):
+    run = make.save_run(Autoencoder(1, kl_with(groups=4)), tmp_path / "run.ckpt")
+    kl_with(groups=4).load_official(run)
     with pytest.raises(ValueError, match=r"of its space \(norm_num_groups 8, there 4\)"):
-        other.load_official(run)
-    other.load_state_dict(same.state_dict())
-    assert other.identity != same.identity
+        kl_with(groups=8).load_official(run)
+
+
+def test_the_same_weights_with_another_number_of_groups_are_another_space():
+    four = kl_with(groups=4)
+    eight = kl_with(groups=8)
+    eight.load_state_dict(four.state_dict())
+    assert eight.identity != four.identity
 
 
 def test_kl_from_a_folder_of_diffusers(tmp_path):
@@ -120,26 +121,37 @@ def test_a_released_vq_computes_what_vqgan_does(tmp_path):
     assert_close(z, official.encode(IMAGES * 2 - 1), rtol=1e-5, atol=1e-5)
     assert_close(space.decode(z), (official.decode(z) + 1) / 2, rtol=1e-5, atol=1e-5)
     assert space.source.startswith("autoencoder.pth ")
+    # None of the file is left out.
     assert len(vq_from_official(official.state_dict())) == len(official.state_dict())
 
 
 # -------------------------------------------------------------------------------------------- bits
 
 
-def test_the_released_bits_have_scales_for_all_aspect_ratios():
+@pytest.fixture(scope="module")
+def released():
     with torch.device("meta"):
-        released = BitwiseSpace()
+        return BitwiseSpace()
+
+
+def test_the_default_space_of_bits_is_the_released_one(released):
     assert released.channels == 14
     assert released.factor == 8
-    assert released.bits == 56  # of a token of 2 x 2 positions
-    assert released.scales((128, 128)).tokens == 10_521  # of the square grids of 1M pixels
-    assert released.scales((180, 90)) == published(2.0, "1M", 2)
-    assert released.scales((90, 180)) == published(0.5, "1M", 2)
+    assert released.bits == 2 * 2 * 14  # a token has 2 x 2 positions
+
+
+@pytest.mark.parametrize(("latent", "ratio"), [((128, 128), 1), ((180, 90), 2), ((90, 180), 0.5)])
+def test_scales_of_latents_are_the_published_ones_of_their_aspect_ratio(released, latent, ratio):
+    """Height over width, at about a million pixels."""
+    assert released.scales(latent) == published(ratio, "1M", patch=2)
+
+
+def test_latents_of_a_size_without_published_scales_are_refused(released):
     with pytest.raises(ValueError, match=r"800x800 pixels has no scales: .* 1024x1024"):
-        released.scales((100, 100))
+        released.scales((100, 100))  # of factor 8
 
 
-def test_a_round_trip_through_bits():
+def test_images_are_decoded_from_the_sum_of_the_bits_of_all_scales():
     bitwise = space()
     z = bitwise.encode(IMAGES)
 
@@ -149,19 +161,17 @@ def test_a_round_trip_through_bits():
     bits = [to_bits(scale.residual) for scale in scales]
     total = total_after([from_bits(each) for each in bits])
     assert torch.equal(bitwise.images(total), bitwise.decode(z))
-    assert not torch.allclose(bitwise.images(z), bitwise.decode(z))
+    assert not torch.allclose(bitwise.images(z), bitwise.decode(z))  # z is not quantised
 
 
-def test_a_space_of_bits_loads_released_weights_and_stays_frozen(tmp_path):
+def test_a_space_of_bits_loads_released_weights(tmp_path):
     widths = (64, 64, 64, 64)
     _, official = released_vae(widths, BITS)
     torch.save({"vae": official}, tmp_path / "vae.pth")
-    bitwise = BitwiseSpace(BitwiseVAE(BITS, widths), GRIDS, 1)
+    bitwise = BitwiseSpace(BitwiseVAE(BITS, widths), GRIDS, patch=1)
 
     bitwise.load_official(tmp_path / "vae.pth")
 
     assert bitwise.source.startswith(str(tmp_path / "vae.pth"))
     weight = official["encoder.conv_in.conv.weight"]
     assert torch.equal(bitwise.vae.encoder.conv_in.weight, weight)
-    assert not bitwise.train().training
-    assert not any(parameter.requires_grad for parameter in bitwise.parameters())

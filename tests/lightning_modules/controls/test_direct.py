@@ -21,13 +21,13 @@ from tests import make
 from tests.lightning_modules.backbone.texts import Words
 from tests.lightning_modules.backbone.unets import bare, base, noted, small_kl, wrapped
 
-TWICE = Step(0, 50, (16, 16), (8, 8))  # the first of 50 steps at twice the base's sides
+TWICE = Step(number=0, count=50, size=(16, 16), trained=(8, 8))
 
 
 def direct(**settings):
+    """A method of x2; its timesteps are 750, 500, 250 and 0, plus 1."""
     torch.manual_seed(0)
-    sampler = Sampler(steps=4)  # timesteps 750, 500, 250 and 0, plus 1
-    settings = {"denoiser": base(), "sampler": sampler} | settings
+    settings = {"denoiser": base(), "sampler": Sampler(steps=4)} | settings
     return Direct(2.0, **settings).eval()
 
 
@@ -41,22 +41,24 @@ def generated(method):
 
 @torch.no_grad()
 def test_all_steps_are_at_the_outputs_size():
-    method = direct(sampler=Sampler())
+    method = direct()
     calls = noted(method)
 
     generated(method)
 
     assert {call.z.shape for call in calls} == {(2, 3, 16, 16)}
-    # By default 50 of 1000 timesteps: 980, 960, ... 0, plus 1 as in Stable Diffusion.
-    assert [int(call.t[0]) for call in calls] == list(range(981, 0, -20))
+    assert [int(call.t[0]) for call in calls] == [751, 501, 251, 1]
 
 
-def test_nothing_is_trained_and_an_untrained_base_is_refused():
+def test_nothing_is_trained_and_the_weights_are_the_bases():
     method = direct()
     assert not any(parameter.requires_grad for parameter in method.parameters())
     assert method.weights_source == "base.ckpt 0123456789abcdef"
     method.setup("test")
 
+
+def test_an_untrained_base_is_refused():
+    method = direct()
     method.denoiser.source = ""
     with pytest.raises(ValueError, match=r"a trained base is required"):
         method.setup("test")
@@ -80,7 +82,8 @@ COSINE = Schedule(betas="squaredcos_cap_v2", prediction="v_prediction")
 def test_a_base_is_accepted_with_the_process_of_its_run(tmp_path):
     set_up(tmp_path, diffusion())
     set_up(tmp_path, diffusion(schedule=COSINE), schedule=COSINE)
-    set_up(tmp_path, diffusion(), schedule=Schedule(variance="exploding"))  # the same process
+    # The same process in another form.
+    set_up(tmp_path, diffusion(), schedule=Schedule(variance="exploding"))
 
 
 @pytest.mark.parametrize(
@@ -92,27 +95,32 @@ def test_a_base_is_accepted_with_the_process_of_its_run(tmp_path):
         ({"timesteps": (0, 300)}, r"timesteps 0 to 299, counted from 0, and 751 to 1 are"),
         ({"timesteps": (100, 1000)}, r"timesteps 100 to 999, .* 751 to 1 are used"),
     ],
+    ids=["schedule", "last beta", "space", "without the first steps", "without the last steps"],
 )
 def test_a_base_of_another_process_is_refused(settings, message, tmp_path):
-    """It would make noise without a word."""
+    """Its outputs would be noise, without an error."""
     with pytest.raises(ValueError, match=message):
         set_up(tmp_path, diffusion(**settings))
 
 
-def test_a_base_of_other_latents_is_refused(tmp_path):
-    """The same weights may have another name."""
-    theirs = KLSpace(small_kl())
-    theirs.source = "autoencoder 0123456789abcdef"
-    denoiser = wrapped(null="learned", in_channels=4, out_channels=4)
-    trained = Diffusion(1.0, denoiser, space=theirs)
-    four = base(in_channels=4, out_channels=4)
-    ours = KLSpace(small_kl())
-    ours.source = "one 0123456789abcdef"
-    set_up(tmp_path, trained, denoiser=four, space=ours)
+def autoencoder(source):
+    space = KLSpace(small_kl())
+    space.source = source
+    return space
 
-    ours.source = "two fedcba9876543210"
+
+def test_a_base_is_accepted_with_the_fingerprint_of_its_autoencoder_alone(tmp_path):
+    """The same weights may have another name."""
+    channels = {"in_channels": 4, "out_channels": 4}  # of small_kl
+    trained = Diffusion(
+        1.0, wrapped(null="learned", **channels), space=autoencoder("autoencoder 0123456789abcdef")
+    )
+    ours = {"denoiser": base(**channels), "space": autoencoder("renamed 0123456789abcdef")}
+    set_up(tmp_path, trained, **ours)
+
+    ours["space"].source = "autoencoder fedcba9876543210"
     with pytest.raises(ValueError, match=r"there autoencoder 0123"):
-        set_up(tmp_path, trained, denoiser=four, space=ours)
+        set_up(tmp_path, trained, **ours)
 
 
 @pytest.fixture
@@ -130,16 +138,20 @@ def with_scheduler(tmp_path):
     return make_method
 
 
-def test_the_scheduler_beside_a_base_is_compared(with_scheduler):
-    """As of Stable Diffusion 2.1 of 768 px, which predicts v: its images would be noise."""
+def test_a_base_whose_folder_has_our_scheduler_is_accepted(with_scheduler):
     with_scheduler(prediction_type="epsilon").setup("test")
 
+
+def test_a_base_whose_folder_has_another_prediction_is_refused(with_scheduler):
+    """As of Stable Diffusion 2.1 of 768 px, which predicts v: outputs would be noise."""
     method = with_scheduler(prediction_type="v_prediction")
     with pytest.raises(ValueError, match="there v_prediction"):
         method.setup("test")
     with pytest.raises(ValueError, match="there v_prediction"):
         Diffusion(1.0, method.denoiser).setup("test")
 
+
+def test_a_base_whose_folder_has_a_zero_terminal_snr_is_refused(with_scheduler):
     method = with_scheduler(rescale_betas_zero_snr=True)
     with pytest.raises(ValueError, match="rescale_betas_zero_snr False, there True"):
         method.setup("test")
@@ -152,7 +164,7 @@ DEEP = {"down_blocks": 2.0, "mid_block": 2.0}
 
 @pytest.mark.parametrize("factor", [2, 3])
 @torch.no_grad()
-def test_dilation_is_a_convolution_of_each_phase(factor):
+def test_a_dilated_convolution_is_the_convolution_of_every_nth_pixel(factor):
     conv = make.fill(nn.Conv2d(2, 3, 3, padding=1))
     x = make.normal(1, 2, 12, 18)
 
@@ -166,7 +178,7 @@ def test_dilation_is_a_convolution_of_each_phase(factor):
 
 @pytest.mark.parametrize("factor", [1.5, 4])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_a_layer_is_as_before_afterwards_also_after_an_error(factor, stride):
+def test_redilation_keeps_the_outputs_size_and_ends_also_after_an_error(factor, stride):
     conv = nn.Conv2d(2, 3, 3, stride, padding=1)
     x = make.normal(1, 2, 8, 9)
     before = conv(x)
@@ -174,24 +186,27 @@ def test_a_layer_is_as_before_afterwards_also_after_an_error(factor, stride):
     with redilated(conv, factor):
         assert conv(x).shape == before.shape
     with pytest.raises(RuntimeError), redilated(conv, factor):
-        conv(x[:, :1])
+        conv(x[:, :1])  # one channel of two
 
     assert torch.equal(conv(x), before)
 
 
-def test_factors_fall_step_by_step_or_stay_and_are_1_from_tau_on():
-    """Progressive ones are max(ceil(4 (37 - i) / 37), 2) at step i."""
-    falling = ScaleCrafter(DEEP, tau=37, progressive=True)
-    assert [falling.factor_at(i, 4) for i in (0, 9, 10, 18, 19, 36, 37)] == [4, 4, 3, 3, 2, 2, 1]
-    same = ScaleCrafter(DEEP, tau=20)
-    assert [same.factor_at(i, 2.5) for i in (0, 19, 20)] == [2.5, 2.5, 1]
+def test_progressive_factors_of_dilation_fall_to_2_and_are_1_from_tau_on():
+    """max(ceil(4 (37 - i) / 37), 2) at step i."""
+    patch = ScaleCrafter(DEEP, tau=37, progressive=True)
+    assert [patch.factor_at(i, 4) for i in (0, 9, 10, 18, 19, 36, 37)] == [4, 4, 3, 3, 2, 2, 1]
+
+
+def test_the_factor_of_dilation_is_the_same_up_to_tau():
+    patch = ScaleCrafter(DEEP, tau=20)
+    assert [patch.factor_at(i, 2.5) for i in (0, 19, 20)] == [2.5, 2.5, 1]
 
 
 def dilations(denoiser):
     return {name: layer.dilation[0] for name, layer in convolutions(denoiser.unet).items()}
 
 
-def test_of_several_names_the_longest_counts():
+def test_a_layer_has_the_factor_of_the_longest_name_that_it_begins_with():
     denoiser = base()
     patch = ScaleCrafter({"down_blocks": 2.0, "down_blocks.0.resnets": 3.0})
 
@@ -206,8 +221,9 @@ def test_of_several_names_the_longest_counts():
 
 
 @torch.no_grad()
-def test_damped_guidance_runs_some_layers_undilated_in_a_call_more():
-    patch = ScaleCrafter(DEEP, 4, damped_steps=2, damped_without=("down_blocks",))
+def test_damped_steps_have_a_further_call_with_some_layers_undilated():
+    """Noise-damped guidance predicts without a text by a network in which these stay unchanged."""
+    patch = ScaleCrafter(DEEP, tau=4, damped_steps=2, damped_without=("down_blocks",))
     sampler = Sampler(steps=4, guidance=3.0)
     method = direct(patch=patch, sampler=sampler, encoder=Words())
     calls = []
@@ -220,21 +236,21 @@ def test_damped_guidance_runs_some_layers_undilated_in_a_call_more():
     method.denoiser.forward = forward
     generated(method)
 
-    # Two images, with and without a text: 4; in each damped step first 2 without a text.
+    # Four steps of two images, with and without a text: 4; in the two damped ones first 2 without.
     assert [count for count, _ in calls] == [2, 4, 2, 4, 4, 4]
-    _, damped = calls[0]
-    _, others = calls[1]
-    assert damped["down_blocks.0.resnets.0.conv1"] == 1
-    assert others["down_blocks.0.resnets.0.conv1"] == 2
-    assert damped["mid_block.resnets.0.conv1"] == 2
-    assert others["mid_block.resnets.0.conv1"] == 2
+    _, of_further_call = calls[0]
+    _, of_guidance = calls[1]
+    assert of_further_call["down_blocks.0.resnets.0.conv1"] == 1
+    assert of_guidance["down_blocks.0.resnets.0.conv1"] == 2
+    assert of_further_call["mid_block.resnets.0.conv1"] == 2
+    assert of_guidance["mid_block.resnets.0.conv1"] == 2
 
 
 # ----------------------------------------------------------------------------------------- Attn-SF
 
 
-def test_temperatures_are_those_of_the_paper():
-    """By level, for latents of 64 to 128 and to 256: of areas, not of sides."""
+def test_temperatures_of_attention_are_those_of_the_paper():
+    """By level, each half the side, for latents of 64 to 128 and to 256: of areas, not of sides."""
     to_128 = [temperature((128 >> n) ** 2, (64 >> n) ** 2) for n in range(4)]
     to_256 = [temperature((256 >> n) ** 2, (64 >> n) ** 2) for n in range(4)]
     assert to_128 == pytest.approx([1.0801, 1.0954, 1.1180, 1.1547], abs=5e-5)
@@ -243,7 +259,8 @@ def test_temperatures_are_those_of_the_paper():
 
 @pytest.mark.parametrize("processor", [AttnProcessor, AttnProcessor2_0])
 @torch.no_grad()
-def test_self_attention_has_the_temperature(processor):
+def test_self_attention_is_scaled_by_the_temperature(processor):
+    """sqrt(log 64 / log 16): of 64 positions here, and of 16 at the base's own size."""
     denoiser = base()
     layer = next(iter(self_attention(denoiser.unet).values()))
     layer.set_processor(processor())
@@ -255,7 +272,6 @@ def test_self_attention_has_the_temperature(processor):
     q = layer.to_q(x).unflatten(-1, (layer.heads, -1)).transpose(1, 2)
     k = layer.to_k(x).unflatten(-1, (layer.heads, -1)).transpose(1, 2)
     v = layer.to_v(x).unflatten(-1, (layer.heads, -1)).transpose(1, 2)
-    # 64 positions, where the base has 16 at its own size.
     scale = math.sqrt(math.log(64) / math.log(16)) / math.sqrt(q.shape[-1])
     mixed = (q @ k.mT * scale).softmax(-1) @ v
     expected = layer.to_out[0](mixed.transpose(1, 2).flatten(2))

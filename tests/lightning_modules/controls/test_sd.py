@@ -25,15 +25,15 @@ def images(h=16, w=16):
 
 
 @torch.no_grad()
-def test_the_base_runs_at_its_own_size():
-    sampler = Sampler(clamp=1.0)
+def test_the_base_generates_at_its_own_size_and_the_upscaler_enlarges():
+    sampler = Sampler(steps=4, clamp=1.0)
     method = SDSR(2.0, denoiser=base(), upscaler=Bicubic, sampler=sampler).eval()
     calls = noted(method)
     batch = images(16, 24)
 
     sr = method.sample(batch)["sr"]
 
-    assert [call.z.shape for call in calls] == [(2, 3, 8, 12)] * 50  # the default steps
+    assert [call.z.shape for call in calls] == [(2, 3, 8, 12)] * 4
     seeds = with_noise_seeds(batch, method.noise_seed)["seed"]
     direct = Direct(1.0, denoiser=base(), sampler=sampler)
     small = direct.generate(batch | {"size": (8, 12)}, Noise(seeds).stream(0)).clamp(0, 1)
@@ -48,22 +48,29 @@ class Fourfold(Bicubic):
         return noise.normal((2, 3, *batch["size"])) * 0.1 + 0.5
 
 
-@torch.no_grad()
-def test_the_upscaler_makes_its_own_size_which_is_brought_to_the_outputs():
-    """As Stable Diffusion's, which makes 2048 px on the way to 1024."""
+@pytest.fixture
+def fourfold():
+    """An upscaler of x4 from 8 to 32 px in a method of 8 to 16 px."""
     settings = {"denoiser": base(), "sampler": Sampler(steps=4), "base_size": 8}
-    method = SDSR(2.0, upscaler=Fourfold, upscaler_scale=4.0, **settings).eval()
+    return SDSR(2.0, upscaler=Fourfold, upscaler_scale=4.0, **settings).eval()
+
+
+def test_an_upscaler_of_a_larger_scale_is_followed_by_resizing(fourfold):
+    """As Stable Diffusion's, which makes 2048 px on the way to 1024."""
     batch = images()
-
-    sr = method.sample(batch)["sr"]
-
-    assert method.upscaler.got == ((2, 3, 8, 8), (32, 32), batch["text"])
-    assert method.output_settings["upscaler_scale"] == 4.0
+    sr = fourfold.sample(batch)["sr"]
+    assert fourfold.upscaler.got == ((2, 3, 8, 8), (32, 32), batch["text"])
     assert sr.shape == (2, 3, 16, 16)
-    assert torch.equal(sr, method.sample(batch)["sr"])
-    assert (sr[0] - sr[1]).abs().max() > 0.01  # each image has noise of its own
-    method.set_noise_seed(1)
-    assert not torch.equal(sr, method.sample(batch)["sr"])
+    assert fourfold.output_settings["upscaler_scale"] == 4.0
+
+
+def test_the_upscalers_noise_follows_from_the_image_and_the_runs_seed(fourfold):
+    batch = images()
+    sr = fourfold.sample(batch)["sr"]
+    assert torch.equal(sr, fourfold.sample(batch)["sr"])
+    assert (sr[0] - sr[1]).abs().max() > 0.01
+    fourfold.set_noise_seed(1)
+    assert not torch.equal(sr, fourfold.sample(batch)["sr"])
 
 
 # ------------------------------------------------------------------- Stable Diffusion's upscaler
@@ -87,7 +94,7 @@ def test_the_upscaler_is_the_pipeline_of_diffusers(folder):
         image=batch["lr"],
         num_inference_steps=2,
         guidance_scale=3.0,
-        noise_level=20,
+        noise_level=20,  # the pipeline's default, and ours
         output_type="pt",
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
     )
@@ -95,10 +102,11 @@ def test_the_upscaler_is_the_pipeline_of_diffusers(folder):
 
 
 @pytest.mark.parametrize(("h", "w"), [(9, 14), (3, 12)])
-def test_sides_that_the_pipeline_would_cut_are_mirrored_up_to_its_factor(folder, h, w):
+def test_sides_are_mirrored_up_to_multiples_of_4_and_cut_back(folder, h, w):
+    """The pipeline would cut off the rest."""
     method = SDUpscale(4.0, folder, steps=2, guidance=3.0)
     batch = make.lr_batch(h, w, 4)
-    mirrored = padded(batch["lr"], 4).lr
+    mirrored = padded(batch["lr"], multiple=4).lr
     size = (4 * mirrored.shape[-2], 4 * mirrored.shape[-1])
 
     sr = method.enlarge(batch)["sr"]
@@ -110,8 +118,9 @@ def test_sides_that_the_pipeline_would_cut_are_mirrored_up_to_its_factor(folder,
 # ------------------------------------------------------------------------------------ round trips
 
 
-def test_a_round_trip_of_hr_or_of_the_enlarged_lr():
-    batch = make.pairs((8, 10), 2)
+def test_a_round_trip_is_of_hr_or_of_the_enlarged_lr():
+    """Through pixels, which change nothing."""
+    batch = make.pairs((8, 10), scale=2)
     noise = Noise(batch["seed"])
     of_hr = RoundTrip(2.0, PixelSpace(), "hr").restore(batch, noise)
     of_lr = RoundTrip(2.0, PixelSpace(), "bicubic").restore(batch, noise)
@@ -119,10 +128,11 @@ def test_a_round_trip_of_hr_or_of_the_enlarged_lr():
     assert_near(of_lr, resize(batch["lr"], (16, 20)), 1e-6)
 
 
-def test_a_side_that_is_no_multiple_is_padded_by_its_last_pixels_and_cut():
-    space = Taef2Space()  # of factor 8
-    batch = make.pairs((8, 10), 2)
+def test_a_side_that_is_no_multiple_of_the_factor_is_padded_by_its_last_pixels_and_cut_back():
+    space = Taef2Space()
+    assert space.factor == 8
+    batch = make.pairs((8, 10), scale=2)
     last = batch["hr"][..., -1:].expand(-1, -1, -1, 4)  # HR is 16 x 20, and becomes 16 x 24
-    wide = torch.cat([batch["hr"], last], -1)
+    padded_hr = torch.cat([batch["hr"], last], -1)
     sr = RoundTrip(2.0, space, "hr").restore(batch, Noise(batch["seed"]))
-    assert_close(sr, space.decode(space.encode(wide))[..., :20])
+    assert_close(sr, space.decode(space.encode(padded_hr))[..., :20])

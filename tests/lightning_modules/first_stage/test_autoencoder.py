@@ -80,23 +80,24 @@ def test_the_loss_is_the_sum_of_its_parts():
     assert_close(loss, expected)
 
 
-def test_the_discriminator_counts_from_its_start():
+def test_the_adversarial_loss_counts_from_its_start():
     losses = AutoencoderLosses(adversarial_weight=0.5, adversarial_start=2)
-    method = autoencoder(losses=losses, discriminator=PatchGAN(8, 1))
+    method = autoencoder(losses=losses, discriminator=PatchGAN(width=8, layers=1))
 
     before, _ = method.generator_loss(batch())
     method._trainer.global_step = 2
-    after, made = method.generator_loss(batch())
+    after, (hr, decoded) = method.generator_loss(batch())
 
-    opinion = method.discriminator(made[1])[0].mean()
-    assert_close(after - before, -0.5 * opinion, rtol=1e-4, atol=1e-5)
-    assert method.discriminator_loss(made).requires_grad
+    logits = method.discriminator(decoded)[0]
+    assert_close(after - before, -0.5 * logits.mean(), rtol=1e-4, atol=1e-5)
+    assert method.discriminator_loss((hr, decoded)).requires_grad
 
 
 # ------------------------------------------------------------------------------------- its start
 
 
-def test_principal_components_are_the_best_linear_autoencoder():
+def test_an_autoencoder_of_principal_components_is_the_best_linear_one():
+    """By the singular vectors of patches of 4 x 4 pixels: 12 of 48, with latents of deviation 1."""
     x = images(8)
     network = PCAAutoencoder(latent=12).eval()
 
@@ -113,18 +114,26 @@ def test_principal_components_are_the_best_linear_autoencoder():
     assert_close(z.std((0, 2, 3)), torch.ones(12), rtol=0.02, atol=0)
 
 
-def test_an_autoencoder_starts_from_batches_of_several_sizes_and_once(monkeypatch):
-    """As with ``crops.scales``, whose sides need not be whole latents."""
-    square = images()
-    odd = images(3, 24)[..., :22, :21]
+SQUARE = images(4, side=16)
+ODD = images(3, side=24)[..., :22, :21]  # as of `crops.scales`: no multiples of a latent's 4 px
+
+
+@pytest.fixture
+def set_up(monkeypatch):
+    """An autoencoder that began at the components of these batches."""
     method = autoencoder()
     method._trainer.ckpt_path = None
-    monkeypatch.setattr(module, "first_batches", lambda *_: [batch(square), batch(odd)])
-
+    monkeypatch.setattr(module, "first_batches", lambda *_: [batch(SQUARE), batch(ODD)])
     method.setup("fit")
+    return method
 
-    z = method.space.encode(torch.cat([square, odd[..., :16, :16]]))
+
+def test_an_autoencoder_starts_from_batches_of_several_sizes(set_up):
+    z = set_up.space.encode(torch.cat([SQUARE, ODD[..., :16, :16]]))
     assert z.mean((0, 2, 3)).abs().max() < 1e-3
-    method.generator_loss(batch(odd))[0].backward()
+    set_up.generator_loss(batch(ODD))[0].backward()
+
+
+def test_a_second_fit_goes_on_with_the_weights_of_the_first(set_up, monkeypatch):
     monkeypatch.setattr(module, "first_batches", lambda *_: pytest.fail("it begins again"))
-    method.setup("fit")  # a second training goes on
+    set_up.setup("fit")

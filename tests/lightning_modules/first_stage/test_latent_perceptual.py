@@ -21,11 +21,11 @@ def test_both_distances_are_those_of_the_network_to_the_reference():
     assert_close(second, model.network(reference, batch["p1"] * 2 - 1))
 
 
-def test_agreement_of_people_and_distances():
+def test_agreement_is_the_share_of_people_who_chose_the_nearer_image():
     first = torch.tensor([1.0, 2.0, 1.0])
     second = torch.tensor([2.0, 1.0, 1.0])  # the last ones are equally far
     share_for_second = torch.tensor([0.25, 0.75, 1.0])
-    # Those for the first; those for the second; half, whatever people say.
+    # The first is nearer; the second is nearer; half, whatever people chose.
     assert agreement(first, second, share_for_second).tolist() == [0.75, 0.75, 0.5]
 
 

@@ -17,6 +17,7 @@ PIXELS = TokenizerLosses(pixel_weight=1.0, entropy_weight=0.0, commitment_weight
 
 
 def tokenizer(losses=PIXELS, drop_scales=0.0, **settings):
+    """Of four scales."""
     return make.quiet(Tokenizer(1, vae(), GRIDS, losses, drop_scales=drop_scales, **settings))
 
 
@@ -43,7 +44,7 @@ def test_the_loss_is_the_sum_of_its_parts(name, distance):
     expected = 3 * distance(decoded, batch["hr"]) + 0.5 * entropy
     for scale in scales:
         unit = functional.normalize(scale.residual, dim=1)
-        expected = expected + 0.2 * (unit - scale.code).square().mean() / 4  # of four scales
+        expected = expected + 0.2 * (unit - scale.code).square().mean() / len(scales)
     assert_close(loss, expected)
     assert_close(made, decoded)
     assert torch.equal(real, batch["hr"])
@@ -51,32 +52,33 @@ def test_the_loss_is_the_sum_of_its_parts(name, distance):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_scales_that_are_dropped_are_made_up_for_by_later_ones(seed):
-    """Each by itself, and never the last one."""
+def test_a_scale_that_is_dropped_adds_nothing_and_is_left_to_later_ones(seed):
+    """Each by itself with this probability, but never the last."""
     model = tokenizer(drop_scales=0.5)
     batch = images()
     torch.manual_seed(seed)
     loss, (_, made) = model.generator_loss(batch)
 
     torch.manual_seed(seed)
-    dropped = torch.rand(4) < 0.5
-    dropped[3] = False
-    f = model.vae.encode(batch["hr"])
-    total = torch.zeros_like(f)
-    for size, silent in zip(GRIDS, dropped, strict=True):
-        residual = functional.interpolate(f - total, size, mode="area")
-        code = quantized(residual) * ~silent
-        total = total + functional.interpolate(code, (4, 4), mode="bilinear")
+    dropped = torch.rand(len(GRIDS)) < 0.5
+    dropped[-1] = False
+    latent = model.vae.encode(batch["hr"])
+    total = torch.zeros_like(latent)
+    for grid, is_dropped in zip(GRIDS, dropped, strict=True):
+        if not is_dropped:
+            residual = functional.interpolate(latent - total, grid, mode="area")
+            code = quantized(residual)
+            total = total + functional.interpolate(code, GRIDS[-1], mode="bilinear")
     assert_close(made, model.vae.decode(total))
     assert_close(loss, functional.l1_loss(made, batch["hr"]))
 
 
-def test_smaller_images_count_alike():
+def test_the_loss_is_the_mean_of_that_of_images_and_of_smaller_ones():
     batch = images()
     small = batch | {"hr": functional.interpolate(batch["hr"], (8, 8), mode="area")}
     large_loss, _ = tokenizer().generator_loss(batch)
     small_loss, _ = tokenizer().generator_loss(small)
-    model = tokenizer(smaller=[4])
+    model = tokenizer(smaller=[4])  # times: of 8 px, where the images have 32
 
     loss, _ = model.generator_loss(batch)
 
@@ -85,7 +87,7 @@ def test_smaller_images_count_alike():
 
 
 def test_a_released_file_fills_the_autoencoder_and_the_discriminator_stays():
-    model = tokenizer(discriminator=PatchGAN(8, 2))
+    model = tokenizer(discriminator=PatchGAN(width=8, layers=2))
     tensors = model.import_official({"encoder.conv_in.conv.weight": torch.ones(1)})
     assert torch.equal(tensors["vae.encoder.conv_in.weight"], torch.ones(1))
     assert "discriminator.network.0.weight" in tensors

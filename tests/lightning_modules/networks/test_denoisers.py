@@ -26,10 +26,7 @@ from tests.make import assert_near
 # ------------------------------------------------------------------------------ ResShift's SwinUNet
 
 SWIN = {"width": 32, "multipliers": (1, 2), "size": 32, "swin_width": 48, "heads": 3}
-
-
-def masks(model):
-    return {module.mask for module in model.modules() if isinstance(module, SwinBlock)}
+WINDOWS = {"window": 8, "shift": 4}  # the default of SwinUNet
 
 
 def official(network, mask_of):
@@ -40,116 +37,122 @@ def official(network, mask_of):
         if isinstance(module, SwinBlock):
             tensors[f"{name}.attn.relative_position_index"] = torch.zeros(64, 64).long()
             if module.shift:
-                tensors[f"{name}.attn_mask"] = mask_of(16, 16, 8, 4)
+                tensors[f"{name}.attn_mask"] = mask_of(16, 16, **WINDOWS)
     return tensors
 
 
 @pytest.mark.parametrize(("mask", "mask_of"), [("released", released_mask), ("correct", wrap_mask)])
+@pytest.mark.parametrize("file", ["released", "ours"])
 @torch.no_grad()
-def test_weights_keep_the_mask_that_they_were_trained_with(mask, mask_of):
-    """In a released file, and in our own."""
+def test_weights_are_loaded_with_the_mask_that_they_were_trained_with(mask, mask_of, file):
     trained = make.fill(SwinUNet(**SWIN)).eval()
     trained.set_mask(mask)
+    tensors = trained.state_dict()
+    if file == "released":
+        tensors = from_official(official(trained, mask_of))
+    network = SwinUNet(**SWIN).eval()
+
+    network.load_state_dict(tensors)
+
+    assert {block.mask for block in network.modules() if isinstance(block, SwinBlock)} == {mask}
     x = make.normal(1, 3, 32, 32)
     t = torch.tensor([3])
-
-    for tensors in (from_official(official(trained, mask_of)), trained.state_dict()):
-        network = SwinUNet(**SWIN).eval()
-        network.load_state_dict(tensors)
-        assert masks(network) == {mask}
-        assert_close(network(x, t, x), trained(x, t, x))
+    assert_close(network(x, t, x), trained(x, t, x))
 
 
-def test_attention_with_its_bias_pixel_by_pixel():
+def test_window_attention_is_the_softmax_of_products_bias_and_mask():
+    """Of each of 3 heads of 4 channels: softmax(q k / sqrt(4) + bias + mask) v, pixel by pixel."""
     torch.manual_seed(0)
-    attention = WindowAttention(12, 3, 4)
-    x = torch.randn(2, 2, 16, 12)
+    attention = WindowAttention(width=12, heads=3, window=4)
+    x = torch.randn(2, 2, 16, 12)  # images, windows, pixels, channels
     mask = -100 * (torch.rand(2, 16, 16) < 0.3).float()
     mask.diagonal(dim1=1, dim2=2).zero_()
 
-    output = attention(x, mask)[1, 1]  # of one window
+    output = attention(x, mask)[1, 1]  # the second window of the second image
 
     q, k, v = attention.qkv(x[1, 1]).view(16, 3, 3, 4).permute(1, 2, 0, 3)
     table = attention.relative_position_bias_table
     expected = torch.zeros(16, 12)
     for head in range(3):
         for i in range(16):
-            logits = (q[head, i] @ k[head].T) / 2 + mask[1, i]  # the root of 4 channels a head
+            logits = q[head, i] @ k[head].T / math.sqrt(4) + mask[1, i]
             for j in range(16):
-                row = i // 4 - j // 4 + 3
+                row = i // 4 - j // 4 + 3  # offsets are -3 to 3
                 column = i % 4 - j % 4 + 3
-                logits[j] = logits[j] + table[row * 7 + column, head]  # offsets are -3 to 3
+                logits[j] = logits[j] + table[row * 7 + column, head]
             expected[i, 4 * head : 4 * head + 4] = logits.softmax(0) @ v[head]
     assert_close(output, attention.proj(expected), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("h", "w"), [(16, 16), (24, 16)])
-def test_the_correct_mask_keeps_apart_what_wrapped_around(h, w):
-    """Pixels of a window see each other where they are near in the image, too."""
+def test_the_correct_mask_separates_pixels_that_only_wrapping_made_neighbours(h, w):
+    """Pixels of a window see each other if they are less than a window apart in the image, too."""
     places = torch.stack(torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij"))
-    rolled = places[None].float().roll((-4, -4), (2, 3))
+    rolled = places[None].float().roll((-4, -4), (2, 3))  # by the shift
     windows = to_windows(rolled, 8)[0]  # (windows, pixels, 2)
     distances = (windows[:, :, None] - windows[:, None]).abs().amax(-1)
-    assert torch.equal(wrap_mask(h, w, 8, 4) == 0, distances < 8)
+    assert torch.equal(wrap_mask(h, w, **WINDOWS) == 0, distances < 8)
 
 
-def test_the_released_mask_keeps_columns_apart_in_the_last_row_alone():
-    mask = released_mask(64, 128, 8, 4)
-    masked = (mask != 0).flatten(1).any(1).view(8, 16)
-    assert masked[-1].all()
-    assert not masked[:-1].any()
-    last = mask[-1].view(8, 8, 8, 8)
-    assert last[0, 3, 7, 0] == 0  # rows are not kept apart
-    assert last[0, 3, 0, 4] == -100
+def test_the_released_mask_separates_columns_of_the_last_row_of_windows_alone():
+    mask = released_mask(64, 128, **WINDOWS)  # 8 x 16 windows of 8 x 8 pixels
+    is_masked = (mask != 0).flatten(1).any(1).view(8, 16)
+    assert is_masked[-1].all()
+    assert not is_masked[:-1].any()
+    last = mask[-1].view(8, 8, 8, 8)  # row and column of a pixel, and of one that it may see
+    assert last[0, 3, 7, 0] == 0  # another row
+    assert last[0, 3, 0, 4] == -100  # a column from the other side
 
 
-def test_with_a_patch_of_2_a_position_is_a_square_of_pixels():
-    """Sides are multiples of twice as many pixels; one pixel changes nearly all others."""
+def test_with_a_patch_of_2_sides_are_twice_the_multiples_and_all_pixels_are_seen():
     model = make.fill(SwinUNet(**SWIN, patch=2, condition_factor=0.5)).eval()
     assert model.divisor == 2 * SwinUNet(**SWIN).divisor
     x = make.normal(1, 3, 32, 64)
     t = torch.tensor([3])
     lr = make.uniform(1, 3, 16, 32)
-    other = x.clone()
-    other[..., 5, 6] += 1
+    with_another_pixel = x.clone()
+    with_another_pixel[..., 5, 6] += 1
 
     output = model(x, t, lr)
 
     assert output.shape == x.shape
-    difference = (model(other, t, lr) - output).abs().amax((0, 1))
-    assert (difference > 0).float().mean() > 0.9
+    difference = (model(with_another_pixel, t, lr) - output).abs().amax((0, 1))
+    assert (difference > 0).float().mean() > 0.9  # of the pixels
 
 
 # ------------------------------------------------------------------------------ CasArbi's SFTUNet
 
 
-def test_the_published_size_of_sft_unet():
+def test_the_default_sft_unet_has_four_levels_of_64_to_512_channels():
+    """Ours, as CasArbi's sizes are not public."""
     with torch.device("meta"):
         model = SFTUNet()
-    assert model.first.in_channels == 22  # two images, and features reduced to 16
+    assert model.first.in_channels == 3 + 3 + 16  # two images, and the reduced features
     assert [layer.gamma.out_channels for layer in model.modulate_down] == [64, 128, 256, 512]
     assert [layer.gamma.out_channels for layer in model.modulate_up] == [512, 256, 128, 64]
 
 
-def test_features_are_not_stretched_by_a_patch_beyond_the_border():
-    """A position of 4 px has the features at its middle; 85 rows are 22 positions."""
+def test_a_position_of_several_pixels_has_the_features_at_its_middle():
+    """Also where the last one reaches beyond the image, as at 85 rows, of 22 positions of 4 px."""
     settings = {"features": 8, "width": 8, "multipliers": (1, 2, 4), "blocks": 1}
     model = make.fill(SFTUNet(**settings, patch=4)).eval()
-    inputs = []
+    inputs = []  # the last 16 channels of the first layer's, the reduced features
     model.first.register_forward_pre_hook(lambda _, args: inputs.append(args[0][:, -16:]))
     features = make.normal(2, 8, 22, 22)
     x = make.normal(2, 3, 85, 88)
 
     model(x, torch.tensor([1, 9]), x, features, (22, 22))
 
+    # The row of the 22 of features at the middle, 4 * position + 2, of the 85 of the image.
     rows = [min(int((4 * position + 2) * 22 / 85), 21) for position in range(22)]
-    assert rows[15] == 16  # stretched, it would be 15
+    assert rows[15] == 16  # 15 if the features were stretched to the 88 rows of the positions
     assert torch.equal(inputs[0], model.reduce(features)[:, :, rows])
 
 
-@pytest.mark.parametrize(("n", "m"), [(8, 12), (64, 85)])
+# At x1.5 a third of the pixels lie in the middle of two of LR: ties, to be decided alike.
+@pytest.mark.parametrize(("n", "m"), [pytest.param(8, 12, id="x1.5"), (64, 85)])
 def test_coordinates_are_offsets_from_the_pixel_whose_features_are_there(n, m):
-    """Also on ties: at x1.5 these are a third of a side's pixels."""
+    """Of m rows, of an image of n rows."""
     numbers = torch.arange(n).float().view(1, 1, n, 1).expand(1, 1, n, 2)
     nearest = functional.interpolate(numbers, (m, 2), mode="nearest-exact")[0, 0, :, 0]
     centres = (torch.arange(m) + 0.5) * (n / m) - 0.5
@@ -157,10 +160,11 @@ def test_coordinates_are_offsets_from_the_pixel_whose_features_are_there(n, m):
     box = ((0.0, n), (0.0, 2.0))
     offsets = coordinates((n, 2), (m, 2), [box], torch.device("cpu"))[0, 0, :, 0]
 
-    assert_near(offsets, 2 * (centres - nearest), 1e-4)  # in half pixels
+    assert_near(offsets, 2 * (centres - nearest), 1e-4)  # in half pixels: from -1 to 1
 
 
-def test_fourier_features_are_waves_of_the_offsets_behind_offsets_and_cell():
+def test_fourier_features_are_offsets_and_cell_and_then_waves_of_the_offsets():
+    """Of two frequencies: sin and cos of pi d and of 2 pi d."""
     place = torch.tensor([0.25, -0.5, 1.0, 2.0])  # two offsets, then two sides of the cell
     angles = math.pi * place[:2]
     waves = [angles.sin(), angles.cos(), (2 * angles).sin(), (2 * angles).cos()]
@@ -176,7 +180,7 @@ def small_predictor(layers=1):
 
 
 def by_hand(weights, lr, t):
-    """The paper's figure for two levels of 32 and 64 channels, from the weights alone."""
+    """The paper's figure for two levels of 32 and 64 channels and heads of 16, from the weights."""
 
     def of(name):
         return weights[f"encoder.{name}.weight"], weights[f"encoder.{name}.bias"]
@@ -198,7 +202,7 @@ def by_hand(weights, lr, t):
             x = conv(f"{name}.conv_shortcut", x, padding=0)
         return x + y
 
-    def heads(name, pixels):  # of 16 channels
+    def heads(name, pixels):
         return linear(name, pixels).unflatten(2, (-1, 16)).transpose(1, 2)
 
     def attention(name, x):
@@ -206,7 +210,7 @@ def by_hand(weights, lr, t):
         q = heads(f"{name}.to_q", pixels)
         k = heads(f"{name}.to_k", pixels)
         v = heads(f"{name}.to_v", pixels)
-        mixed = (q @ k.mT / 4).softmax(3) @ v
+        mixed = (q @ k.mT / math.sqrt(16)).softmax(3) @ v
         y = linear(f"{name}.to_out.0", mixed.transpose(1, 2).flatten(2))
         return x + y.mT.reshape(x.shape)
 
@@ -228,7 +232,7 @@ def by_hand(weights, lr, t):
     return conv("conv_out", functional.silu(norm("conv_norm_out", x)))
 
 
-def test_the_noise_predictor_is_what_the_paper_draws():
+def test_the_noise_predictor_computes_the_papers_figure():
     model = small_predictor(layers=2)
     lr = make.uniform(2, 3, 6, 4)
     t = torch.tensor([249.0, 99.5])
@@ -240,10 +244,11 @@ def test_the_noise_predictor_is_what_the_paper_draws():
     assert_close(logvar, expected[:, 4:], rtol=1e-4, atol=1e-5)
 
 
+# From LR of 64 / scale to latents of 64 / 8.
 @pytest.mark.parametrize(("scale", "halvings"), [(8, 0), (4, 1), (2, 2), (1, 3)])
 def test_fitted_to_a_scale_the_levels_see_as_many_pixels_as_at_scale_4(scale, halvings):
     model = small_predictor().requires_grad_(False)
-    model.fit_to(scale, 8)  # the latent is 1/8 of the output: 8 px of 64
+    model.fit_to(scale, factor=8)
     sides = []
     first = model.encoder.down_blocks[0].attentions[0]
     first.register_forward_pre_hook(lambda _, args: sides.append(args[0].shape[-1]))
@@ -253,31 +258,33 @@ def test_fitted_to_a_scale_the_levels_see_as_many_pixels_as_at_scale_4(scale, ha
     assert noise.mean.shape == (1, 4, 8, 8)
     assert sides == [8 if scale == 8 else 16]  # at scale 8, LR is as small as the latent
     assert model.divisor == 2**halvings
-    assert model.fold == 2 ** max(halvings - 1, 0)  # the levels halve once
+    assert model.fold == 2 ** max(halvings - 1, 0)  # the levels halve once themselves
     assert not any(weight.requires_grad for weight in model.parameters())  # it stays frozen
 
 
 def test_folding_keeps_every_pixel_in_its_place():
     """A change of one LR pixel changes the folded pixel that holds it."""
     model = small_predictor()
-    model.fit_to(1, 8)
+    model.fit_to(1, factor=8)
+    assert model.fold == 4
     folded = []
     model.encoder.conv_in.register_forward_pre_hook(lambda _, args: folded.append(args[0]))
     lr = torch.rand(1, 3, 16, 16)
-    other = lr.clone()
-    other[0, 1, 6, 9] += 0.5
+    with_another_pixel = lr.clone()
+    with_another_pixel[0, 1, 6, 9] += 0.5  # green, at row 6 and column 9
 
     model(lr, 100)
-    model(other, 100)
+    model(with_another_pixel, 100)
 
     before, after = folded
-    channel = 16 + 4 * (6 % 4) + 9 % 4  # 4 x 4 pixels of each colour
+    green = 4 * 4  # after the channels of red
+    channel = green + 4 * (6 % 4) + 9 % 4
     assert (after - before).nonzero().tolist() == [[0, channel, 6 // 4, 9 // 4]]
     assert torch.equal(before.flatten().sort().values, (lr * 2 - 1).flatten().sort().values)
 
 
-def test_the_log_variance_has_bounds():
-    """From -30 to 20; its channels are behind four of the mean."""
+def test_the_log_variance_is_clamped_to_between_minus_30_and_20():
+    """Its channels follow the four of the mean."""
     model = small_predictor()
     model.encoder.conv_out.bias.data[4:6] = torch.tensor([1000.0, -1000.0])
     logvar = model(torch.rand(1, 3, 4, 4), 100).logvar
@@ -299,13 +306,16 @@ def sinusoid(t, width):
     return torch.cat([angles.sin(), angles.cos()], 1)
 
 
+T = torch.tensor([5, 600])
+
+
 def added_by(upsampler):
-    """What it adds at timesteps 5 and 600: of ours the numbers, of the other their embedding."""
-    t = torch.tensor([5, 600])
-    return upsampler(FEATURES, SIZES, sinusoid(t, 16) if upsampler.from_network else t)
+    """What it adds at the timesteps: of ours the numbers, of the other their embedding."""
+    time = sinusoid(T, PLACES.embedding) if upsampler.from_network else T
+    return upsampler(FEATURES, SIZES, time)
 
 
-def test_untrained_upsamplers_add_nothing_but_learn():
+def test_an_untrained_shared_upsampler_adds_nothing_but_learns():
     upsampler = Shared(PLACES)
     added = added_by(upsampler)
     assert not added["1"].any()
@@ -318,22 +328,23 @@ def test_untrained_upsamplers_add_nothing_but_learn():
 @pytest.mark.parametrize(
     ("mode", "in_torch"), [("bilinear", "bilinear"), ("nearest", "nearest-exact")]
 )
-def test_untrained_the_released_ones_add_the_pivots_features(mode, in_torch):
+def test_untrained_released_upsamplers_add_the_enlarged_features(mode, in_torch):
     added = added_by(Full(PLACES, resize=mode))
     for name, feature in FEATURES.items():
         assert torch.equal(added[name], functional.interpolate(feature, SIZES[name], mode=in_torch))
 
 
 @torch.no_grad()
-def test_each_channel_is_an_image_of_its_own_to_the_blocks():
+def test_shared_blocks_get_each_channel_as_an_image():
+    """Two blocks x + conv2(SiLU(conv1(x) + W time)), and a factor alpha."""
     upsampler = make.fill(Shared(PLACES))
-    time = sinusoid(torch.tensor([5, 600]), TIME_WIDTH)
+    time = sinusoid(T, TIME_WIDTH)
     place = upsampler.places["1"]
 
     added = added_by(upsampler)["1"]
 
     x = functional.interpolate(FEATURES["1"], SIZES["1"], mode="bilinear")
-    for block in place.blocks:  # x + conv2(SiLU(conv1(x) + W tau))
+    for block in place.blocks:
         inner = block.conv1(x.flatten(0, 1)[:, None]).unflatten(0, (2, 6))
         inner = inner + block.time(time)[:, None, :, None, None]
         x = x + block.conv2(functional.silu(inner).flatten(0, 1)).view_as(x)

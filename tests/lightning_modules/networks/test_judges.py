@@ -42,8 +42,8 @@ def released_unet_discriminator(width):
     return state
 
 
-def figure_6(state, x):
-    """The paper's figure, with weights divided by their spectral norm u W v."""
+def papers_figure(state, x):
+    """Figure 6 of Real-ESRGAN, with weights divided by their spectral norm u W v."""
 
     def layer(number, x):
         raw = state[f"conv{number}.weight_orig"]
@@ -66,20 +66,21 @@ def figure_6(state, x):
 
 
 def test_real_esrgans_released_file_computes_the_papers_figure():
-    released = released_unet_discriminator(4)
+    released = released_unet_discriminator(width=4)
     state = {name: tensor.double() for name, tensor in released.items()}
-    network = UNetDiscriminator(4).double().eval()
+    network = UNetDiscriminator(width=4).double().eval()
     network.load_state_dict(network.official(state))
     x = make.uniform(2, 3, 16, 24).double()
 
     (logits,) = network(x)
 
-    assert_close(logits, figure_6(state, x), rtol=1e-9, atol=1e-9)
+    assert_close(logits, papers_figure(state, x), rtol=1e-9, atol=1e-9)
 
 
 def test_heads_and_norms_of_invsrs_discriminator_are_those_of_the_release():
     with torch.device("meta"):
         model = LatentDiscriminator()
+        # 249 is the timestep; the text has 77 tokens.
         maps = model(torch.zeros(2, 4, 64, 64), 249, torch.zeros(1, 77, 1024))
 
     assert [logits.shape[-1] for logits in maps] == [16, 32, 64, 64]
@@ -94,16 +95,16 @@ def test_heads_and_norms_of_invsrs_discriminator_are_those_of_the_release():
 
 def test_a_logit_of_patchgan_sees_seventy_pixels():
     torch.manual_seed(0)
-    network = PatchGAN(8).eval()
+    network = PatchGAN(width=8, layers=3).eval()
     for module in network.modules():
         if isinstance(module, nn.GroupNorm):  # which sees whole maps
             module.forward = lambda x: x
     images = torch.rand(1, 3, 128, 128, requires_grad=True)
 
     (logits,) = network(images)
-    logits[0, 0, 7, 7].backward()  # from the middle
+    logits[0, 0, 7, 7].backward()  # in the middle
 
-    assert logits.shape == (1, 1, 14, 14)
+    assert logits.shape == (1, 1, 14, 14)  # 128 / 2^3, less one by each of the last two layers
     rows = images.grad.abs().sum((0, 1, 3)).nonzero().flatten()
     assert rows[-1] - rows[0] + 1 == 70
 
@@ -141,7 +142,7 @@ def lpips_of_latents():
 
 @pytest.mark.slow
 @torch.no_grad()
-def test_a_released_lpips_of_latents_gives_the_packages_number(tmp_path):
+def test_released_weights_of_lpips_of_latents_give_the_packages_distance(tmp_path):
     package = lpips_of_latents()
     state = {f"module.{name}": tensor for name, tensor in package.state_dict().items()}
     torch.save({"state_dict": state}, tmp_path / "vgg16_sdturbo_lpips.pth")
@@ -156,11 +157,11 @@ def test_a_released_lpips_of_latents_gives_the_packages_number(tmp_path):
 
 
 def test_the_gradient_of_lpips_is_finite_where_all_features_are_zero():
-    """A root has an infinite slope there."""
+    """The norm that divides them is a root, which has an infinite slope there."""
     model = small_distance()
     for module in model.modules():
         if isinstance(module, nn.Conv2d) and module.bias is not None:
-            module.bias.data.fill_(-10.0)
+            module.bias.data.fill_(-10.0)  # so that each ReLU gives 0
     a = make.normal(2, 4, 8, 8).requires_grad_()
 
     model(a, torch.zeros_like(a)).sum().backward()
@@ -168,26 +169,32 @@ def test_the_gradient_of_lpips_is_finite_where_all_features_are_zero():
     assert a.grad.isfinite().all()
 
 
-def test_lpips_as_a_loss_is_frozen_gives_gradients_and_names_its_file(tmp_path):
+def test_lpips_as_a_loss_is_frozen_and_gives_gradients(tmp_path):
     trained = small_distance()
     torch.save(trained.state_dict(), tmp_path / "distance.pth")
-    holder = nn.Module()
-    holder.perceptual = LatentLPIPS(widths=SMALL)
-    holder.perceptual.load(tmp_path / "distance.pth")
+    loss = LatentLPIPS(widths=SMALL)
+    loss.load(tmp_path / "distance.pth")
     a = make.normal(2, 4, 8, 8).requires_grad_()
     b = make.normal(2, 4, 8, 8, seed=1)
 
-    distance = holder.train().perceptual(a, b)
+    distance = loss.train()(a, b)
     distance.sum().backward()
 
     assert torch.equal(distance, trained(a, b))
     assert a.grad.abs().sum() > 0
-    assert not any(parameter.requires_grad for parameter in holder.parameters())
-    assert sources(holder)["perceptual"] == f"distance.pth {fingerprint(trained.state_dict())}"
+    assert not any(parameter.requires_grad for parameter in loss.parameters())
 
 
-def test_lpips_of_latents_begins_as_lpips_of_images(tmp_path):
-    """Each channel of a latent is seen as an image's first colour."""
+def test_the_file_of_lpips_is_among_a_methods_sources(tmp_path):
+    state = small_distance().state_dict()
+    torch.save(state, tmp_path / "distance.pth")
+    method = nn.Module()
+    method.perceptual = LatentLPIPS(widths=SMALL)
+    method.perceptual.load(tmp_path / "distance.pth")
+    assert sources(method)["perceptual"] == f"distance.pth {fingerprint(state)}"
+
+
+def test_lpips_of_latents_starts_from_vgg16_with_each_channel_as_its_first_colour(tmp_path):
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         features = models.vgg16(weights=None).features
     features.to_empty(device="cpu")

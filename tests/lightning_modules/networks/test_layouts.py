@@ -15,7 +15,7 @@ from lightning_modules.networks.latent_lpips import LatentDistance
 F8 = (128, 256, 512, 512)
 F16 = (128, 256, 512, 512, 512)
 
-# Parameters, tensors, and a digest of all names with their shapes.
+# Numbers of parameters and of tensors, and a digest of all names with their shapes.
 LAYOUTS = {
     "EDSR x2": (partial(lm.EDSR, 2), 1_369_859, 76, "6ad3e4673c396d94"),
     "EDSR x4": (partial(lm.EDSR, 4), 1_517_571, 78, "241091aba1137989"),

@@ -22,21 +22,21 @@ from tests.reference.vqgan import VQGAN
 # ---------------------------------------------------------------------------------- bits of latents
 
 
-def test_quantised_is_a_corner_of_the_sphere():
+def test_latents_are_quantised_to_their_signs_on_the_unit_sphere():
+    """Of d = 4 channels: +-1 / sqrt(4); zeros count as negative."""
     z = torch.tensor([3.0, -0.1, 0.0, -0.0]).view(1, 4, 1, 1)
-    # 1 / sqrt(4) with the sign of z; zeros count as negative.
     assert quantized(z).flatten().tolist() == [0.5, -0.5, -0.5, -0.5]
     assert bsq.to_bits(z).flatten().tolist() == [1, 0, 0, 0]
 
 
-def test_residuals_are_those_of_infinity():
-    """Which interpolates with a time axis, by area and trilinearly."""
-    f = make.normal(2, 5, 6, 8)
+def test_bits_of_all_scales_are_those_of_infinity():
+    """Which has a time axis, and interpolates by area and trilinearly."""
+    latent = make.normal(2, 5, 6, 8)
     sizes = [(1, 1), (2, 2), (3, 4), (6, 8)]
 
-    scales = list(scales_of(f, sizes))
+    scales = list(scales_of(latent, sizes))
 
-    left = f.unsqueeze(2)
+    left = latent.unsqueeze(2)
     total = torch.zeros_like(left)
     for scale, (h, w) in zip(scales, sizes, strict=True):
         small = functional.interpolate(left, (1, h, w), mode="area")
@@ -52,7 +52,7 @@ def test_residuals_are_those_of_infinity():
 
 
 def gradient_through_the_direction(z, gradient):
-    """Of the straight-through estimate: that of z / |z|."""
+    """Of z, by the straight-through estimate: the code counts as its direction z / |z|."""
     unit = functional.normalize(z, dim=1)
     along = unit * (gradient * unit).sum(1, keepdim=True)
     return (gradient - along) / z.norm(dim=1, keepdim=True)
@@ -60,42 +60,50 @@ def gradient_through_the_direction(z, gradient):
 
 @pytest.mark.parametrize("through", [False, True])
 def test_gradients_of_scales_pass_by_their_directions(through):
-    """Of two scales of one size: with ``through``, what the second one takes back counts."""
-    f = make.normal(2, 5, 6, 8).requires_grad_()
+    """Of two scales, whose second residual is the latent less the first code.
+
+    With ``through`` that subtraction has a gradient, too.
+    """
+    latent = make.normal(2, 5, 6, 8).requires_grad_()
     weight = make.normal(2, 5, 6, 8, seed=1)
 
-    first, second = scales_of(f, [(6, 8), (6, 8)], through=through)
-    (found,) = torch.autograd.grad((second.total * weight).sum(), f)
+    first, second = scales_of(latent, [(6, 8), (6, 8)], through=through)
+    (gradient,) = torch.autograd.grad((second.total * weight).sum(), latent)
 
     by_first = gradient_through_the_direction(first.residual.detach(), weight)
     by_second = gradient_through_the_direction(second.residual.detach(), weight)
     expected = by_first + by_second
     if through:
         expected = expected - gradient_through_the_direction(first.residual.detach(), by_second)
-    assert_close(found, expected)
+    assert_close(gradient, expected)
 
 
-def test_four_positions_are_one_token():
+def test_with_a_patch_of_2_a_token_is_a_square_of_four_positions():
     x = torch.randn(2, 3, 4, 6)
-    tokens = bsq.to_tokens(x, 2)
-    assert tokens.shape == (2, 6, 12)
-    token = tokens[:, 5].view(2, 3, 2, 2)  # the last one of 2 x 3: rows 2 and 3, columns 4 and 5
-    assert torch.equal(token, x[:, :, 2:, 4:])
-    assert torch.equal(bsq.from_tokens(tokens, (2, 3), 2), x)
+    tokens = bsq.to_tokens(x, patch=2)
+    assert tokens.shape == (2, 2 * 3, 4 * 3)
+    last = tokens[:, -1].view(2, 3, 2, 2)
+    assert torch.equal(last, x[:, :, -2:, -2:])
+    assert torch.equal(bsq.from_tokens(tokens, (2, 3), patch=2), x)
 
 
 def entropy(p):
     return torch.special.entr(p) + torch.special.entr(1 - p)
 
 
-def test_the_entropy_penalty_is_that_of_each_bit_minus_that_of_all():
-    """Bits as coins, by distances to +-1/sqrt(4) at the inverse temperature 100."""
+def test_the_entropy_penalty_is_the_mean_entropy_less_that_of_the_mean():
+    """Of each of d = 4 bits, at the inverse temperature 100, by which both are divided.
+
+    The probability follows from the squared distances to 1/sqrt(4) and -1/sqrt(4): their difference
+    is 4 u / sqrt(4).
+    """
     z = torch.randn(3, 4, 5, 5, dtype=torch.float64)
     unit = functional.normalize(z, dim=1).movedim(1, -1).reshape(-1, 4)
     p = torch.sigmoid(-4 * unit * 100 / math.sqrt(4))
-    of_each = entropy(p).sum(1).mean()
-    of_all = entropy(p.mean(0)).sum()
-    assert float(bsq.entropy_penalty(z)) == pytest.approx(float(of_each - of_all) / 100, rel=1e-5)
+    mean_entropy = entropy(p).sum(1).mean()
+    entropy_of_mean = entropy(p.mean(0)).sum()
+    expected = float(mean_entropy - entropy_of_mean) / 100
+    assert float(bsq.entropy_penalty(z)) == pytest.approx(expected, rel=1e-5)
 
 
 # -------------------------------------------------------------------------------------- the grids
@@ -126,9 +134,11 @@ def test_tokens_of_the_published_grids(ratio, tokens):
         assert tall.full == published(ratio).grids[-1]
 
 
-def test_nsarm_predicts_10000_tokens_behind_the_seven_scales_of_256_px():
+def test_nsarm_predicts_10000_tokens_after_its_first_seven_scales():
+    """Those of 256 px, which its transformation network makes."""
     scales = published(patch=2)
     assert len(scales) == 13
+    # Of factor 8: 32 * 8 = 256 px, 128 * 8 = 1024 px.
     assert scales.latents[:7] == [(n, n) for n in (2, 4, 8, 12, 16, 24, 32)]
     assert scales.latents[-1] == (128, 128)
     assert scales.grids[:7] == published(budget="0.06M").grids
@@ -144,7 +154,7 @@ def released_vae(widths, bits, nested=True):
     """VQGAN without attention, random, and its tensors by the names of a released file."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        reference = VQGAN(widths, 1, bits)
+        reference = VQGAN(widths, entries=1, latent=bits)
     reference.encoder.mid.attn_1 = nn.Identity()
     reference.decoder.mid.attn_1 = nn.Identity()
     mask = 2 ** torch.arange(bits - 1, -1, -1)
@@ -179,7 +189,7 @@ def test_a_released_autoencoder_computes_what_vqgan_does(nested):
 
 def small_transformation():
     torch.manual_seed(0)
-    branches = [Branch(8, 1, 2), Branch(12, 2, 3)]
+    branches = [Branch(width=8, layers=1, heads=2), Branch(width=12, layers=2, heads=3)]
     return Transformation(bits=3, size=(6, 8), grids=[(2, 3), (6, 8)], branches=branches).eval()
 
 
@@ -205,24 +215,30 @@ def released_mapper(network):
     return tensors
 
 
-def test_a_released_mapper_is_read_alone_or_from_the_file_of_the_transformer():
-    network = make.fill(small_transformation())
-    official = released_mapper(network)
-    bare = {name.removeprefix("map_transformer."): t for name, t in official.items()}
-    with_transformer = official | {"word_embed.weight": torch.zeros(3, 3)}
+@pytest.mark.parametrize("file", ["alone", "with the transformer"])
+def test_a_released_mapper_is_read_alone_or_from_the_file_of_the_transformer(file):
+    trained = make.fill(small_transformation())
+    tensors = released_mapper(trained)
+    if file == "alone":
+        tensors = {name.removeprefix("map_transformer."): t for name, t in tensors.items()}
+    else:
+        tensors["word_embed.weight"] = torch.zeros(3, 3)
+    network = small_transformation()
+
+    network.load_state_dict(from_official(tensors))
+
     z = torch.randn(2, 3, 6, 8)
-
-    for tensors in (bare, with_transformer):
-        other = small_transformation()
-        other.load_state_dict(from_official(tensors))
-        for output, expected in zip(other(z), network(z), strict=True):
-            assert torch.equal(output, expected)
-
-    unknown = official | {"map_transformer.another.weight": torch.zeros(3)}
-    assert len(from_official(unknown)) == len(official) + 1  # not left out: loading refuses it
+    for output, expected in zip(network(z), trained(z), strict=True):
+        assert torch.equal(output, expected)
 
 
-def test_rows_are_read_as_they_lie_in_memory():
+def test_an_unknown_tensor_of_a_released_mapper_is_left_for_loading_to_refuse():
+    tensors = released_mapper(small_transformation())
+    unknown = {"map_transformer.another.weight": torch.zeros(3)}
+    assert len(from_official(tensors | unknown)) == len(tensors) + 1
+
+
+def test_a_branchs_rows_are_read_as_they_lie_in_memory():
     """As released, without a transposition: (B, h w, C) is taken for (B, C, h, w)."""
     network = small_transformation()
     rows = []
@@ -236,7 +252,7 @@ def test_rows_are_read_as_they_lie_in_memory():
         assert torch.equal(output, row.reshape(2, 3, h, w))
 
 
-def test_each_output_is_what_its_own_codes_leave_of_the_estimate():
+def test_outputs_of_an_estimate_are_its_residuals_after_its_own_codes():
     network = small_estimate()
     z = torch.randn(2, 3, 3, 4)
     estimate = network.estimate(z)
@@ -248,18 +264,27 @@ def test_each_output_is_what_its_own_codes_leave_of_the_estimate():
         total = total + functional.interpolate(quantized(left), (6, 8), mode="bilinear")
 
 
-def test_targets_correct_the_codes_of_the_network_and_those_of_the_paper_do_not():
-    network = small_estimate()
-    f = make.normal(2, 3, 6, 8)
-    sizes = [(2, 3), (4, 6), (6, 8)]
-    outputs = network(make.normal(2, 3, 3, 4))
+HR_LATENT = make.normal(2, 3, 6, 8)
+HR_SIZES = [(2, 3), (4, 6), (6, 8)]
 
-    first, second = network.targets(f, sizes, outputs)
 
+def outputs_of_two_scales():
+    return small_estimate()(make.normal(2, 3, 3, 4))
+
+
+def test_targets_of_an_estimate_are_what_its_own_codes_leave_of_hr():
+    outputs = outputs_of_two_scales()
+
+    first, second = small_estimate().targets(HR_LATENT, HR_SIZES, outputs)
+
+    assert torch.equal(first, next(scales_of(HR_LATENT, HR_SIZES)).residual)
     code = functional.interpolate(quantized(outputs[0]), (6, 8), mode="bilinear")
-    of_hr, next_of_hr, _ = (scale.residual for scale in scales_of(f, sizes))
-    assert torch.equal(first, of_hr)
-    assert_close(second, functional.interpolate(f - code, (4, 6), mode="area"))
-    paper = small_transformation().targets(f, sizes, outputs)
-    assert torch.equal(paper[0], of_hr)
-    assert torch.equal(paper[1], next_of_hr)
+    assert_close(second, functional.interpolate(HR_LATENT - code, (4, 6), mode="area"))
+
+
+def test_targets_of_the_papers_network_are_what_hrs_own_codes_leave_of_it():
+    first, second = small_transformation().targets(HR_LATENT, HR_SIZES, outputs_of_two_scales())
+
+    expected_first, expected_second, _ = scales_of(HR_LATENT, HR_SIZES)
+    assert torch.equal(first, expected_first.residual)
+    assert torch.equal(second, expected_second.residual)

@@ -47,7 +47,7 @@ SIZES = {
 EACH = pytest.mark.parametrize("kind", SIZES, ids=lambda kind: kind.__name__)
 
 
-def test_every_network_with_settings_of_running_is_in_this_file():
+def test_every_subclass_of_running_is_tested_here():
     assert set(discovery.concrete_subclasses(Running, "lightning_modules")) == set(SIZES)
 
 
@@ -83,8 +83,8 @@ def outputs(model, x):
 
 @EACH
 @pytest.mark.parametrize("frozen", quick([False, True], False))
-def test_recomputed_blocks_give_the_same_bits(kind, frozen):
-    """Outputs and gradients, also in evaluation mode and of a network that does not train."""
+def test_with_checkpointing_outputs_and_gradients_are_the_same_bits(kind, frozen):
+    """Those of the input, too, for a frozen network in evaluation mode passes them on."""
     runs = []
     for checkpointing in (False, True):
         model = network(kind, checkpointing=checkpointing)
@@ -142,11 +142,11 @@ def graphs(monkeypatch):
     torch.compiler.reset()
 
 
-def test_outputs_of_many_sizes_leave_training_compiled(graphs):
-    """Validation comes first, with more sizes than are compiled, and than torch would compile."""
+def test_training_is_compiled_also_after_outputs_of_many_sizes(graphs):
+    """As of validation, which comes first; torch stops compiling a function after eight sizes."""
     model = OfOneSize()
     with torch.inference_mode():
-        for side in range(2, 14):
+        for side in range(2, 14):  # twelve
             assert torch.equal(model(torch.ones(side)), torch.ones(side))
     assert len(graphs) == 4  # the first sizes; later ones run uncompiled
 

@@ -43,7 +43,7 @@ def conv(state, name, x, padding=1):
 
 
 def released_edsr(state, levels, scale, blocks, res_scale):
-    """The released program: levels (B, 3, h, w) of 0..255 in and out."""
+    """The released program, from and to levels (B, 3, h, w) of 0 to 255."""
     head = conv(state, "head.0", conv(state, "sub_mean", levels, padding=0))
     x = head
     for number in range(blocks):
@@ -64,13 +64,13 @@ def test_edsr_is_its_released_program(scale):
 
     sr = network(lr)
 
-    expected = released_edsr(network.state_dict(), lr * 255, scale, 3, 0.1) / 255
-    assert expected.std() > 0.05
-    assert_close(sr, expected, atol=1e-5, rtol=1e-5)
+    levels = released_edsr(network.state_dict(), lr * 255, scale, blocks=3, res_scale=0.1)
+    assert levels.std() > 10  # neither constant
+    assert_close(sr, levels / 255, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
-def test_edsrs_skip_begins_as_bicubic():
+def test_an_untrained_edsr_with_a_skip_is_bicubic():
     lr = make.uniform(1, 3, 12, 9)
     bicubic = functional.interpolate(lr, (24, 18), mode="bicubic", antialias=True)
     assert_near(EDSR(2, blocks=1, channels=8, global_skip=True)(lr), bicubic, 1e-5)
@@ -94,24 +94,29 @@ BASICSR = {  # its names of EDSR with three blocks
 }
 
 
-@pytest.mark.parametrize("scale", [2, 3, 4])
-def test_edsr_reads_a_file_in_basicsrs_layout(scale):
-    network = make.fill(EDSR(scale, blocks=3, channels=8))
-    file = {}
-    for name, tensor in network.state_dict().items():
+def in_basicsrs_layout(state):
+    """The tensors by BasicSR's names, whose files lack the mean colour, a constant."""
+    renamed = {}
+    for name, tensor in state.items():
         for ours, theirs in BASICSR.items():
             name = name.replace(ours, theirs)
-        if "_mean." not in name:
-            file[name] = tensor
+        if not name.startswith(("sub_mean.", "add_mean.")):
+            renamed[name] = tensor
+    return renamed
+
+
+@pytest.mark.parametrize("layout", [dict, in_basicsrs_layout], ids=["ours", "BasicSR's"])
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_edsr_reads_a_file_in_either_layout(scale, layout):
+    trained = make.fill(EDSR(scale, blocks=3, channels=8)).state_dict()
+    file = layout(trained)
 
     arguments = edsr.arguments_of(file)
+    network = EDSR(**arguments)
+    network.load_state_dict(network.official(file))
 
     assert arguments == {"scale": scale, "blocks": 3, "channels": 8, "res_scale": 1.0}
-    assert edsr.arguments_of(network.state_dict()) == arguments
-    again = EDSR(**arguments)
-    again.load_state_dict(again.official(file))
-    for name, tensor in network.state_dict().items():
-        assert torch.equal(again.state_dict()[name], tensor)
+    assert_close(dict(network.state_dict()), dict(trained), rtol=0, atol=0)
 
 
 # ------------------------------------------------------------------------------------- MSRResNet
@@ -119,8 +124,8 @@ def test_edsr_reads_a_file_in_basicsrs_layout(scale):
 
 @pytest.mark.parametrize(("scale", "factors"), [(2, [2]), (3, [3]), (4, [2, 2])])
 @torch.no_grad()
-def test_msrresnet_equals_basicsrs_form(scale, factors):
-    """Written here from its description and names."""
+def test_msrresnet_is_basicsrs_network(scale, factors):
+    """Written here from its description, with its names."""
     network = make.fill(MSRResNet(scale, blocks=1, channels=8))
     file = {}
     for name, tensor in network.state_dict().items():
@@ -142,8 +147,8 @@ def test_msrresnet_equals_basicsrs_form(scale, factors):
 
 # ------------------------------------------------------------------------------------------ IMDN
 
-# PSNR-Y on Set5 (border = scale, 8 bits) of the published files, measured with another program;
-# the paper prints 38.00, 34.36 and 32.21.
+# PSNR-Y on Set5, by scale, without a border of the scale, of outputs in 8 bits; measured with
+# another program. The paper prints 38.00, 34.36 and 32.21.
 PUBLISHED = [(2, 37.997), (3, 34.362), (4, 32.211)]
 
 
@@ -171,8 +176,8 @@ def test_published_imdn_gives_the_published_psnr(scale, psnr, weights_root, data
     assert sum(values) / 5 == pytest.approx(psnr, abs=0.001)
 
 
-def test_imdns_gradient_of_a_single_pixel_is_finite():
-    """Its deviation is 0, where the square root's slope is infinite."""
+def test_the_gradient_of_imdn_for_a_single_pixel_is_finite():
+    """Its contrast, a deviation, is 0, where the slope of a root is infinite."""
     network = IMDN(2, channels=16, blocks=1)
     network(torch.rand(1, 3, 1, 1)).sum().backward()
     assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
@@ -182,7 +187,7 @@ def test_imdns_gradient_of_a_single_pixel_is_finite():
 
 
 def small_liif(**settings):
-    """Every part of the network changes its output, by about 0.1."""
+    """The perceptron's parameters are doubled, so that each changes the output by about 0.1."""
     torch.manual_seed(0)
     network = LIIF(4.0, blocks=1, channels=8, hidden=(32, 32), **settings)
     for parameter in network.imnet.parameters():
@@ -190,11 +195,11 @@ def small_liif(**settings):
     return network
 
 
-# x3 has pixels on centres of cells, half the size has them on boundaries: ties, which a nudge of
-# the official program decides.
+# At borders of LR pixels there are ties, which the official program decides by adding 1e-6.
 @pytest.mark.parametrize(
     ("lr_size", "size"),
     [((12, 10), (44, 38)), ((12, 10), (36, 30)), ((12, 10), (6, 5)), ((1, 1), (4, 4))],
+    ids=["two fractional factors", "x3, at centres of LR pixels", "x0.5, at borders", "one pixel"],
 )
 @torch.no_grad()
 def test_liif_is_its_official_program_at_any_size(lr_size, size):
@@ -209,33 +214,33 @@ def test_liif_is_its_official_program_at_any_size(lr_size, size):
     cell = torch.tensor([2 / size[0], 2 / size[1]]).expand_as(points)
     values = liif_official.query(state, features, points, cell) * 0.5 + 0.5
     expected = values.mT.view(2, 3, *size)
-    assert expected.std() > 0.05
+    assert expected.std() > 0.05  # not constant
     assert_near(sr, expected, 1e-5)
 
 
 @torch.no_grad()
-def test_liif_computes_no_more_points_at_once_than_are_allowed(monkeypatch):
+def test_liif_computes_a_limited_number_of_points_at_once(monkeypatch):
     network = small_liif()
     lr = make.uniform(3, 3, 7, 6)
     expected = network(lr, (21, 25))
     monkeypatch.setattr(liif, "CPU_POINTS", 100)
-    network.imnet.layers[1].register_forward_pre_hook(lambda _, args: counts.append(len(args[0])))
     counts = []
+    network.imnet.layers[1].register_forward_pre_hook(lambda _, args: counts.append(len(args[0])))
 
     assert_near(network(lr, (21, 25)), expected, 1e-6)
 
-    assert max(counts) == 99  # 33 points of each of 3 images
+    assert max(counts) == 3 * (100 // 3)  # of each of 3 images as many
 
 
-def test_liifs_skip_begins_as_bicubic():
+@pytest.mark.parametrize("bias", [0.0, 0.5])
+def test_liif_with_a_skip_adds_half_its_perceptrons_output_to_bicubic(bias):
+    """Half, as that is in [-1, 1]. Untrained, the last layer is 0, so it is its bias alone."""
     network = LIIF(2.0, blocks=1, channels=8, hidden=(16,), global_skip=True)
+    if bias:
+        torch.nn.init.constant_(network.imnet.layers[-1].bias, bias)
     lr = make.uniform(2, 3, 9, 7)
     bicubic = resize(lr, (20, 13), clamp=False)
-    assert_near(network(lr, (20, 13)), bicubic, 1e-6)
-
-    # Half of a range from -1 to 1: a quarter of the one from 0 to 1.
-    torch.nn.init.constant_(network.imnet.layers[-1].bias, 0.5)
-    assert_near(network(lr, (20, 13)), bicubic + 0.25, 1e-6)
+    assert_near(network(lr, (20, 13)), bicubic + bias / 2, 1e-6)
 
 
 # --------------------------------------------------------------------------------------- any size
@@ -243,9 +248,10 @@ def test_liifs_skip_begins_as_bicubic():
 SMALL_EDSR = partial(EDSR, blocks=1, channels=8, global_skip=True)
 
 
+# Both sides smaller than x3.5 makes them, or one larger.
 @pytest.mark.parametrize("size", [(20, 15), (50, 9)])
 @pytest.mark.parametrize("network", [SMALL_EDSR, make.Convolution])
-def test_a_network_of_one_factor_is_resized_to_any_size(network, size):
+def test_the_output_of_a_network_of_one_factor_is_resized_to_any_size(network, size):
     anysize = make.fill(AnySize(3.5, network))
     lr = make.uniform(2, 3, 12, 9)
 
@@ -253,7 +259,7 @@ def test_a_network_of_one_factor_is_resized_to_any_size(network, size):
 
     assert_close(sr, resize(anysize.network(lr), size, clamp=False))
     assert_close(anysize.render(anysize.encode(lr), lr, size), sr)
-    assert anysize(lr).shape == (2, 3, 42, 32)  # 3.5 times 12 and 9, rounded
+    assert anysize(lr).shape == (2, 3, 42, 32)  # 3.5 * 12, and 3.5 * 9 = 31.5 rounded
 
 
 # ------------------------------------------------------------------------- RRDBNet and the compact
@@ -263,11 +269,10 @@ COMPACT = partial(SRVGGNetCompact, channels=8, convolutions=3)
 
 
 @pytest.mark.parametrize(("scale", "network"), [(4, RRDB), (2, RRDB), (2, COMPACT), (3, COMPACT)])
-@pytest.mark.parametrize("key", ["params_ema", "params"])
 @torch.no_grad()
-def test_released_files_compute_what_spandrel_does(scale, network, key, tmp_path):
+def test_files_of_the_released_layout_compute_what_spandrel_does(scale, network, tmp_path):
     pytest.importorskip("spandrel")
-    torch.save({key: small_random(network(scale))}, tmp_path / "released.pth")
+    torch.save({"params_ema": small_random(network(scale))}, tmp_path / "released.pth")
     lr = make.uniform(2, 3, 12, 16)
     expected = Spandrel(scale, str(tmp_path / "released.pth"))(lr)
 
@@ -304,13 +309,14 @@ ARCHITECTURES = {
 }
 
 
-def test_a_file_that_is_fine_tuned_has_gradients_also_beyond_1(tmp_path):
+def test_in_training_spandrels_output_is_not_clamped_to_1(tmp_path):
+    """Clamped, it would have no gradients there."""
     pytest.importorskip("spandrel")
-    compact = SRVGGNetCompact(2, 8, 1)
+    compact = SRVGGNetCompact(2, channels=8, convolutions=1)
     compact.load_state_dict(small_random(compact))
     torch.save({"params_ema": compact.state_dict()}, tmp_path / "x2.pth")
     network = Spandrel(2, str(tmp_path / "x2.pth"), train=True)
-    lr = 3 * make.uniform(3, 3, 6, 5)
+    lr = 3 * make.uniform(3, 3, 6, 5)  # so large that outputs are above 1
 
     sr = network(lr)
     sr.sum().backward()
@@ -322,34 +328,36 @@ def test_a_file_that_is_fine_tuned_has_gradients_also_beyond_1(tmp_path):
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_an_architecture_trained_from_scratch_is_read_again_by_spandrel(architecture, tmp_path):
-    """At a size that needs padding."""
+def test_an_architecture_trained_from_scratch_is_exported_to_a_file_of_spandrel(
+    architecture, tmp_path
+):
     pytest.importorskip("spandrel")
     torch.manual_seed(0)
     arguments = ARCHITECTURES[architecture]
     network = Spandrel(2, train=True, architecture=architecture, arguments=arguments)
-    lr = make.uniform(2, 3, 17, 21)
+    lr = make.uniform(2, 3, 17, 21)  # SwinIR's windows of 8 need padding
     network.train()(lr).square().sum().backward()
     for parameter in network.parameters():
         parameter.data += 0.01 * torch.randn_like(parameter)
     state = {name: tensor.contiguous().clone() for name, tensor in network.community().items()}
     save_file(state, tmp_path / "a.safetensors")
 
-    again = Spandrel(2, str(tmp_path / "a.safetensors"))
+    exported = Spandrel(2, str(tmp_path / "a.safetensors"))
 
     assert any(parameter.grad.abs().sum() > 0 for parameter in network.parameters())
     with torch.no_grad():
-        sr = again(lr)
+        sr = exported(lr)
         assert sr.shape == (2, 3, 34, 42)
         assert_near(sr, network.eval()(lr).clamp(0, 1), 1e-5)
-    Spandrel(2, **again.without_path()).load_state_dict(network.state_dict())
+    # Its architecture alone takes the weights, as a run of it will.
+    Spandrel(2, **exported.without_path()).load_state_dict(network.state_dict())
 
 
 @torch.no_grad()
-def test_a_published_file_starts_an_architecture(tmp_path):
+def test_an_architecture_starts_from_a_published_file(tmp_path):
     """ESRGAN's newer names become the older ones that spandrel has."""
     pytest.importorskip("spandrel")
-    released = small_random(RRDBNet(4, 8, 1))
+    released = small_random(RRDBNet(4, channels=8, blocks=1))
     torch.save({"params_ema": released}, tmp_path / "x4.pth")
     arguments = ARCHITECTURES["ESRGAN"]
     network = Spandrel(4, train=True, architecture="ESRGAN", arguments=arguments)
@@ -358,15 +366,20 @@ def test_a_published_file_starts_an_architecture(tmp_path):
     assert_close(network(lr).clamp(0, 1), Spandrel(4, str(tmp_path / "x4.pth"))(lr))
 
 
-def test_rcan_keeps_its_input_and_its_mean_colour():
+def small_rcan():
     pytest.importorskip("spandrel")
     sizes = {"n_resgroups": 1, "n_resblocks": 1, "n_feats": 16}
-    network = Spandrel(2, architecture="RCAN", arguments=sizes)
+    return Spandrel(2, architecture="RCAN", arguments=sizes)
+
+
+def test_rcan_does_not_change_its_input_in_place():
+    """As spandrel's does."""
     lr = torch.rand(1, 3, 6, 5)
-    given = lr.clone()
+    copy = lr.clone()
+    small_rcan()(lr).sum().backward()
+    assert lr.equal(copy)
 
-    network(lr).sum().backward()
 
-    assert lr.equal(given)
-    fixed = [name for name, value in network.named_parameters() if not value.requires_grad]
+def test_rcans_mean_colour_does_not_train():
+    fixed = [name for name, value in small_rcan().named_parameters() if not value.requires_grad]
     assert {name.split(".")[1] for name in fixed} == {"sub_mean", "add_mean"}

@@ -26,12 +26,12 @@ from tests.make import assert_near
 BATCH = {"key": ["a", "b"], "text": ["one", "two, three"]}
 
 
-def test_the_networks_own_token_stands_for_no_caption():
+def test_without_a_caption_the_networks_learned_token_is_used():
     denoiser = wrapped(null="learned")
 
     captions, nothing = encode_captions(BATCH, denoiser, Words())
 
-    assert captions.text[:, 0, 0].tolist() == [3, 10]  # their lengths
+    assert captions.text[:, 0, 0].tolist() == [3, 10]  # the captions' lengths
     assert not captions.text.requires_grad
     assert torch.equal(nothing.text, denoiser.null_text(2, 3))
     nothing.text.sum().backward()
@@ -39,13 +39,13 @@ def test_the_networks_own_token_stands_for_no_caption():
 
 
 @pytest.mark.parametrize("null", ["none", "learned"])
-def test_a_pooled_encoder_has_an_empty_caption_for_none(null):
-    """For all parts: a pooled embedding of the caption would tell of it."""
+def test_without_a_caption_a_pooled_encoder_encodes_an_empty_one(null):
+    """A learned token has no pooled embedding, and that of the caption would give it away."""
     sizes = torch.ones(2, 6)
 
     captions, nothing = encode_captions(BATCH, wrapped(null=null), Pooled(), sizes)
 
-    assert captions.pooled.tolist() == [[3] * 5, [10] * 5]
+    assert captions.pooled.tolist() == [[3] * 5, [10] * 5]  # the captions' lengths
     assert not nothing.pooled.any()
     assert not nothing.text.any()
     assert nothing.sizes is captions.sizes
@@ -54,9 +54,10 @@ def test_a_pooled_encoder_has_an_empty_caption_for_none(null):
 @pytest.mark.parametrize("share", [0.0, 1.0, 0.25])
 def test_captions_are_dropped_with_all_of_their_parts(share):
     torch.manual_seed(0)
-    sizes = torch.full((4000, 6), 7.0)
-    captions = Condition(torch.ones(4000, 3, 6), torch.ones(4000, 5), sizes)
-    nothing = Condition(torch.zeros(4000, 3, 6), torch.zeros(4000, 5), sizes)
+    count = 4000
+    sizes = torch.full((count, 6), 7.0)
+    captions = Condition(torch.ones(count, 3, 6), torch.ones(count, 5), sizes)
+    nothing = Condition(torch.zeros(count, 3, 6), torch.zeros(count, 5), sizes)
 
     mixed = drop_captions(captions, nothing, share)
 
@@ -64,56 +65,71 @@ def test_captions_are_dropped_with_all_of_their_parts(share):
     assert torch.equal(mixed.text, kept.view(-1, 1, 1).expand(-1, 3, 6))
     assert torch.equal(mixed.pooled, kept.view(-1, 1).expand(-1, 5))
     assert torch.equal(mixed.sizes, sizes)
-    assert abs(1 - kept.mean() - share) < 0.03
+    assert abs(1 - kept.mean() - share) < 0.03  # four standard deviations of a mean of 4000
 
 
 # ------------------------------------------------------------------------------------------ clips
 
 
-# Two clips of three frames: one by one, or two at once.
-@pytest.mark.parametrize(("pixels", "calls"), [(1, [1] * 6), (2 * 16 * 24, [2] * 3)])
+# Of two clips of three frames, by how many pixels a call may have.
+@pytest.mark.parametrize(
+    ("pixels", "frames_of_calls"),
+    [(1, [1, 1, 1, 1, 1, 1]), (2 * 16 * 24, [2, 2, 2])],
+)
 @torch.no_grad()
-def test_frames_pass_an_autoencoder_as_images_as_many_as_there_is_room_for(
-    pixels, calls, monkeypatch
+def test_an_autoencoder_gets_frames_as_images_in_calls_of_limited_pixels(
+    pixels, frames_of_calls, monkeypatch
 ):
     monkeypatch.setattr(library, "PIXELS", pixels)
     space = KLSpace(small_kl(scaling_factor=0.5))
     counts = []
     space.vae.encoder.register_forward_pre_hook(lambda _, args: counts.append(len(args[0])))
-    clips = make.uniform(2, 3, 3, 16, 24)
+    clips = make.uniform(2, 3, 3, 16, 24)  # clips, frames, colours, height, width
 
     z = space.encode(clips)
     decoded = space.decode(z)
 
-    assert counts == calls
-    assert z.shape == (2, 4, 3, 8, 12)
+    assert counts == frames_of_calls
+    assert z.shape == (2, 4, 3, 8, 12)  # clips, channels, frames, half the height and width
     for frame in range(3):
         assert_close(z[:, :, frame], space.encode(clips[:, frame]))
         assert_close(decoded[:, frame], space.decode(z[:, :, frame]))
 
 
 @pytest.mark.parametrize("mode", ["area", "bilinear", "bicubic", "nearest-exact"])
-def test_frames_are_resized_alone(mode):
-    x = make.normal(2, 5, 3, 8, 6)
+def test_each_frame_is_resized_as_an_image(mode):
+    x = make.normal(2, 5, 3, 8, 6)  # of three frames
     output = resized(x, (4, 12), mode)
     assert output.shape == (2, 5, 3, 4, 12)
     assert_close(output[:, :, 2], functional.interpolate(x[:, :, 2], (4, 12), mode=mode))
 
 
-def test_all_frames_of_a_clip_begin_at_one_field():
-    denoiser = wrapped("video", null="learned")
+def diffusion_of_clips():
+    """Of scale 2: it samples half the sides, and repeats pixels."""
     sampler = replace(TRAILING, steps=3)
     schedule = Schedule(prediction="sample")
-    model = Diffusion(2.0, denoiser, schedule=schedule, sampler=sampler).eval()
+    denoiser = wrapped("video", null="learned")
+    return Diffusion(2.0, denoiser, schedule=schedule, sampler=sampler).eval()
+
+
+CLIPS = make.batch(2, (16, 24), clip=(3, 3, 16, 24)) | {"frames": 3}
+
+
+def test_sampling_starts_with_one_draw_of_noise_for_all_frames_of_a_clip():
+    model = diffusion_of_clips()
     inputs = []
-    denoiser.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
-    batch = make.batch(2, (16, 24), clip=(3, 3, 16, 24)) | {"frames": 3}
+    model.denoiser.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
 
-    sr = model.sample(batch)["sr"]
+    model.sample(CLIPS)
 
+    seeds = with_noise_seeds(CLIPS, model.noise_seed)["seed"]
+    draw = Noise(seeds).normal((2, 3, 3, 16 // 2, 24 // 2))  # clips, colours, frames
+    assert_near(inputs[0], draw, 1e-6)
+
+
+def test_a_clip_is_the_same_whatever_else_is_in_the_batch():
+    model = diffusion_of_clips()
+    second = CLIPS | {"key": ["1"], "seed": CLIPS["seed"][1:], "clip": CLIPS["clip"][1:]}
+    sr = model.sample(CLIPS)["sr"]
     assert sr.shape == (2, 3, 3, 16, 24)
-    assert torch.equal(sr[..., ::2, ::2], sr[..., 1::2, 1::2])  # enlarged by repeating pixels
-    seeds = with_noise_seeds(batch, model.noise_seed)["seed"]
-    assert_near(inputs[0], Noise(seeds).normal((2, 3, 3, 8, 12)), 0.05)
-    second = batch | {"key": ["1"], "seed": batch["seed"][1:], "clip": batch["clip"][1:]}
     assert_near(model.sample(second)["sr"], sr[1:], 1e-5)

@@ -20,7 +20,7 @@ REFERENCE = make.uniform(2, 3, 20, 26, seed=1) ** 2
 
 
 def blurred(x):
-    """The a-trous blurs as they are written down: nine taps, borders repeated."""
+    """Five a-trous blurs: nine taps, 1, 2, 4, 8 and 16 pixels apart, borders repeated."""
     kernel = np.array([[1, 2, 1], [2, 4, 2], [1, 2, 1]]) / 16
     h, w = x.shape[-2:]
     for level in range(5):
@@ -41,7 +41,7 @@ def test_wavelet_takes_the_low_band_of_the_reference():
 
 
 def deviation(x):
-    """Of each channel, with a little more."""
+    """Of each channel; the variance is 1e-5 larger, so that it is never 0."""
     return np.sqrt(x.var(axis=(2, 3), keepdims=True, ddof=1) + 1e-5)
 
 
@@ -57,8 +57,8 @@ def test_adain_takes_mean_and_deviation_of_each_channel():
     np.testing.assert_allclose(adain(SR, REFERENCE), expected, atol=1e-6)
 
 
-def test_ycbcr_takes_chroma_in_the_studio_range():
-    matrix = torch.tensor(  # of BT.601
+def test_ycbcr_takes_chroma_of_bt601_from_the_reference():
+    matrix = torch.tensor(  # in the studio range: Y of 16 to 235, but for the offset
         [[65.481, 128.553, 24.966], [-37.797, -74.203, 112.0], [112.0, -93.786, -18.214]]
     )
     mixed = torch.einsum("dc,bchw->bdhw", matrix, REFERENCE)
@@ -67,7 +67,7 @@ def test_ycbcr_takes_chroma_in_the_studio_range():
     assert_near(ycbcr(SR, REFERENCE), expected, 1e-5)
 
 
-def test_the_reference_is_pillows_bicubic():
+def test_the_reference_is_lr_enlarged_as_by_pillows_bicubic():
     levels = (make.uniform(3, 12, 14) * 255).round()
     image = Image.fromarray(levels.permute(1, 2, 0).byte().numpy())
     reference = make.as_tensor(np.array(image.resize((56, 48), Image.Resampling.BICUBIC)))
@@ -78,7 +78,7 @@ def test_the_reference_is_pillows_bicubic():
     assert_near(fixed, wavelet(sr, reference).clamp(0, 1), 0.01)  # Pillow's is rounded and clipped
 
 
-def test_adain_then_wavelet():
+def test_adain_wavelet_is_adain_clamped_and_then_wavelet():
     sr = make.uniform(2, 3, 40, 52)
     reference = resize(REFERENCE, (40, 52), clamp=False)
     first = adain(sr, reference).clamp(0, 1)
@@ -97,11 +97,17 @@ def test_the_colour_fix_takes_any_size(kind, h, w, scale):
 
 
 @pytest.mark.parametrize("kind", FIXES)
-def test_neither_the_batch_nor_autocast_matters(kind):
+def test_fixed_colours_depend_on_neither_the_batch_nor_autocast(kind):
     sr = make.uniform(2, 3, 40, 52)
     fixed = fix_colors(sr, REFERENCE, kind)
 
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(fix_colors(sr, REFERENCE, kind), fixed)
     assert_near(fix_colors(sr[1:], REFERENCE[1:], kind), fixed[1:], 1e-6)
-    assert torch.equal(sr, make.uniform(2, 3, 40, 52))  # arguments are left as they were
+
+
+@pytest.mark.parametrize("kind", FIXES)
+def test_the_output_is_not_changed_in_place(kind):
+    sr = make.uniform(2, 3, 40, 52)
+    fix_colors(sr, REFERENCE, kind)
+    assert torch.equal(sr, make.uniform(2, 3, 40, 52))

@@ -19,6 +19,7 @@ from tests.make import assert_near, normal
 
 MEAN = 0.7
 DEVIATION = 0.4
+FROM_MEAN = 1.3  # deviations; where a sample of the exact flow is at every level
 
 
 def exact_x0(x, level):
@@ -28,23 +29,23 @@ def exact_x0(x, level):
 
 
 def quantile(level):
-    """Where the flow is, at a level, that has 1.3 standard deviations at each."""
+    """The sample of the exact flow at a level."""
     deviation = math.hypot(level.alpha * DEVIATION, level.sigma)
-    return level.alpha * MEAN + 1.3 * deviation
+    return level.alpha * MEAN + FROM_MEAN * deviation
 
 
-def levels(count, kind):
-    """Evenly in log(alpha / sigma), from nearly noise to little of it."""
-    found = []
-    for i in range(count + 1):
-        ratio = math.exp(3 - 5 * i / count)  # sigma / alpha
+def levels(steps, kind):
+    """Evenly in log(sigma / alpha), from 3, nearly noise, to -2."""
+    path = []
+    for i in range(steps + 1):
+        ratio = math.exp(3 - 5 * i / steps)  # sigma / alpha
         alpha = 1.0 if kind == "exploding" else 1 / math.hypot(1, ratio)
-        found.append(Level(alpha, alpha * ratio))
-    return found
+        path.append(Level(alpha, alpha * ratio))
+    return path
 
 
-def error_of(solver, count, kind):
-    path = levels(count, kind)
+def error_of(solver, steps, kind):
+    path = levels(steps, kind)
     x = torch.tensor([quantile(path[0])], dtype=torch.float64)
     earlier = None
     for start, end in itertools.pairwise(path):
@@ -57,11 +58,11 @@ def error_of(solver, count, kind):
 @pytest.mark.parametrize("kind", ["preserving", "exploding"])
 @pytest.mark.parametrize(("solver", "order"), [("ddim", 1), ("dpm_solver_2m", 2)])
 def test_solvers_converge_by_their_order(solver, order, kind):
-    """Of twice the steps, the error falls by 2 ** order."""
-    error = error_of(solver, 80, kind)
-    smaller = error_of(solver, 160, kind)
-    assert error > 1e-9  # not rounding alone
-    assert math.log2(error / smaller) == pytest.approx(order, abs=0.15)
+    """Twice the steps divide the error by 2 ** order."""
+    of_80 = error_of(solver, steps=80, kind=kind)
+    of_160 = error_of(solver, steps=160, kind=kind)
+    assert of_80 > 1e-9  # not rounding alone
+    assert math.log2(of_80 / of_160) == pytest.approx(order, abs=0.15)
 
 
 # ---------------------------------------------------------------------------------------- diffusers
@@ -93,9 +94,9 @@ DPM = diffusers.DPMSolverMultistepScheduler(
 @pytest.mark.parametrize(
     ("sampler", "scheduler", "variance"),
     [
-        (Sampler(20, offset=0), DDIM, "preserving"),
-        (Sampler(20, "trailing"), EULER, "exploding"),
-        (Sampler(20, "trailing", solver="dpm_solver_2m"), DPM, "preserving"),
+        (Sampler(steps=20, offset=0), DDIM, "preserving"),
+        (Sampler(steps=20, spacing="trailing"), EULER, "exploding"),
+        (Sampler(steps=20, spacing="trailing", solver="dpm_solver_2m"), DPM, "preserving"),
     ],
 )
 def test_sampling_is_that_of_diffusers(sampler, scheduler, variance):
@@ -113,8 +114,9 @@ def test_sampling_is_that_of_diffusers(sampler, scheduler, variance):
     torch.testing.assert_close(z, sampled_by_diffusers(scheduler, x), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("number", "t", "following"), [(0, 999, 949), (10, 499, 449)])
-def test_ancestral_steps_are_those_of_diffusers(number, t, following):
+# The first and the eleventh of 20 steps, of 50 timesteps each.
+@pytest.mark.parametrize(("number", "t", "next_t"), [(0, 999, 949), (10, 499, 449)])
+def test_ancestral_steps_are_those_of_diffusers(number, t, next_t):
     scheduler = diffusers.EulerAncestralDiscreteScheduler(**CONFIG, timestep_spacing="trailing")
     scheduler.set_timesteps(20)
     schedule = Schedule(variance="exploding")
@@ -123,11 +125,12 @@ def test_ancestral_steps_are_those_of_diffusers(number, t, following):
     raw = normal(1, 3, 8, 8, seed=1)
     noise = normal(1, 3, 8, 8, seed=2)
 
-    end = solvers.ddim(x, x - start.sigma * raw, start, schedule.level(following), None, 1.0, noise)
+    x0 = x - start.sigma * raw
+    z = solvers.ddim(x, x0, start, schedule.level(next_t), eta=1.0, noise=noise)
 
     generator = torch.Generator().manual_seed(2)
     theirs = scheduler.step(raw, scheduler.timesteps[number], x, generator=generator)
-    torch.testing.assert_close(end, theirs.prev_sample, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(z, theirs.prev_sample, rtol=1e-4, atol=1e-4)
 
 
 # ------------------------------------------------------------------------- down a list of timesteps
@@ -137,10 +140,16 @@ X0 = torch.linspace(-1, 1, 12).view(1, 3, 2, 2)
 
 @pytest.mark.parametrize(
     ("sampler", "draws"),
-    [(Sampler(5), False), (Sampler(5, eta=1.0), True), (Sampler(5, solver="dpm_solver_2m"), False)],
+    [
+        (Sampler(steps=5), False),
+        (Sampler(steps=5, eta=1.0), True),
+        (Sampler(steps=5, solver="dpm_solver_2m"), False),
+    ],
 )
 @pytest.mark.parametrize("variance", ["preserving", "exploding"])
-def test_sampling_ends_at_the_clean_sample_that_a_network_knows(sampler, draws, variance):
+def test_sampling_ends_at_the_sample_that_a_network_predicts_at_every_step(
+    sampler, draws, variance
+):
     called = []
 
     def clean(z, t):
@@ -152,15 +161,19 @@ def test_sampling_ends_at_the_clean_sample_that_a_network_knows(sampler, draws, 
     z = sampler.denoise(normal(*X0.shape), steps, clean, Schedule(variance=variance), noise)
 
     assert_near(z, X0, 1e-5)
-    assert steps == [801, 601, 401, 201, 1]
+    assert steps == [801, 601, 401, 201, 1]  # 1000 / 5 apart, plus 1 as in Stable Diffusion
     assert called == steps
     assert noise.drew == draws
 
 
-def test_sampling_may_end_where_stable_diffusions_does():
-    """At abar of timestep 0, with the noise that is left there."""
+def test_the_default_sampler_has_50_steps_of_20_timesteps_plus_1_as_in_stable_diffusion():
+    assert Sampler().timesteps(1000) == list(range(981, 0, -20))
+
+
+def test_sampling_may_end_at_timestep_0_with_the_noise_that_is_left_there():
+    """As Stable Diffusion's own does."""
     schedule = Schedule()
-    sampler = Sampler(3, last=0)
+    sampler = Sampler(steps=3, last=0)
     steps = sampler.timesteps(1000)
     start = normal(*X0.shape)
 

@@ -18,8 +18,8 @@ from tests.make import assert_near, lr_batch, uniform
 
 
 @pytest.mark.parametrize("scale", [2, 2.7])
-def test_several_tiles_at_once_are_as_one_by_one(scale):
-    """Each with the noise of its own place and image, and with what is said of it."""
+def test_tiles_in_batches_equal_tiles_one_by_one(scale):
+    """Each has the noise of its place and its image, and its image's text."""
     counts = []
 
     def restore(batch, noise):
@@ -30,15 +30,15 @@ def test_several_tiles_at_once_are_as_one_by_one(scale):
         return enlarged + noise.normal(enlarged.shape)
 
     def tiled(at_once):
-        tiles = grid((70, 61), batch["size"], (32, 32), 8)
+        tiles = grid((70, 61), batch["size"], tile=(32, 32), overlap=8)
         return joined(restore_tiled(restore, batch, tiles, at_once), batch["lr"], batch["size"])
 
     batch = lr_batch(70, 61, scale, count=2) | {"text": ["0", "1"], "hr": torch.zeros(2)}
-    expected = tiled(1)
+    expected = tiled(at_once=1)
     assert set(counts) == {2}  # one tile of each image
 
-    assert_near(tiled(5), expected, 1e-5)
-    assert 2 < max(counts) <= 5 * 2  # up to five
+    assert_near(tiled(at_once=5), expected, 1e-5)
+    assert 2 < max(counts) <= 5 * 2
 
 
 # ----------------------------------------------------------------------------------- their places
@@ -52,7 +52,9 @@ def test_several_tiles_at_once_are_as_one_by_one(scale):
     data=st.data(),
 )
 @settings(max_examples=100, deadline=None)
-def test_tiles_cover_everything_and_are_as_few_as_can_be(side, scale, tile, window, data):
+def test_weights_of_tiles_add_up_to_1_and_tiles_are_as_few_as_can_be(
+    side, scale, tile, window, data
+):
     overlap = data.draw(st.integers(0, tile - 1))
     out_side = round(side * scale)
 
@@ -97,25 +99,24 @@ def test_tiles_begin_at_multiples(side, tile, multiple, data):
 
 
 def test_the_linear_window_falls_in_the_middle_of_the_overlap():
-    """Two tiles of 16, which share 8: the two outer pixels are thrown away."""
-    weights = spans(24, 24, 16, 8, "linear")[0].weights
+    """Two tiles of 16, which share 8: of these the two outer ones are thrown away."""
+    weights = spans(24, 24, tile=16, overlap=8, window="linear")[0].weights
     assert weights[8:].tolist() == [1, 1, 7 / 8, 5 / 8, 3 / 8, 1 / 8]
 
 
-def test_a_gaussian_window_prefers_the_middle_of_a_tile():
-    """Of three tiles in one place, as the last one is moved back."""
-    gaussian = spans(40, 40, 32, 24, "gaussian")
-    linear = spans(40, 40, 32, 24, "linear")
+def test_a_gaussian_window_has_more_weight_in_the_middle_of_a_tile():
+    """Pixel 16 of two tiles from 0 to 32 and from 8 to 40, which discard the same as linear."""
+    gaussian = spans(40, 40, tile=32, overlap=24, window="gaussian")
+    linear = spans(40, 40, tile=32, overlap=24, window="linear")
     assert gaussian[0].weights[16] > linear[0].weights[16]
-    for one, other in zip(gaussian, linear, strict=True):
-        assert one.used == other.used
+    assert [tile.used for tile in gaussian] == [tile.used for tile in linear]
 
 
 # ------------------------------------------------------------------------------- mirrored borders
 
 
 def released_padding(lr, minimum, multiple):
-    """InvSR's: a little in each round up to the least size, then below and on the right."""
+    """InvSR's: by up to a side less one in each round to the least size, then to a multiple."""
     top = left = 0
     while min(lr.shape[-2:]) < minimum:
         h, w = lr.shape[-2:]
@@ -124,8 +125,8 @@ def released_padding(lr, minimum, multiple):
         above = min(rows // 2, h - 1)
         below = min(rows - rows // 2, h - 1)
         before = min(columns // 2, w - 1)
-        behind = min(columns - columns // 2, w - 1)
-        lr = functional.pad(lr, (before, behind, above, below), mode="reflect")
+        after = min(columns - columns // 2, w - 1)
+        lr = functional.pad(lr, (before, after, above, below), mode="reflect")
         top += above
         left += before
     h, w = lr.shape[-2:]
@@ -135,7 +136,7 @@ def released_padding(lr, minimum, multiple):
 
 @pytest.mark.parametrize(("h", "w"), [(2, 3), (5, 70), (33, 31), (64, 64), (100, 101)])
 @pytest.mark.parametrize(("minimum", "multiple"), [(1, 2), (64, 1), (64, 16), (37, 8)])
-def test_padding_is_reflection_in_rounds(h, w, minimum, multiple):
+def test_padding_is_the_released_reflection_in_rounds(h, w, minimum, multiple):
     lr = uniform(2, 3, h, w)
     result = padded(lr, multiple, minimum)
 
@@ -148,7 +149,7 @@ def test_padding_is_reflection_in_rounds(h, w, minimum, multiple):
 @pytest.mark.parametrize("scale", [1, 3])
 def test_padding_is_cut_back_exactly(h, w, scale):
     lr = uniform(2, 3, h, w)
-    result = padded(lr, 16, 24)
+    result = padded(lr, multiple=16, minimum=24)
 
     large = functional.interpolate(result.lr, scale_factor=scale, mode="nearest")
     cropped = result.crop(large, (scale * h, scale * w))
