@@ -170,8 +170,8 @@ class MSSSIM(Loss):
         Raises:
             ValueError: If the images are too small.
         """
-        too_small = 10 * 2 ** (len(EXPONENTS) - 1)  # 10 pixels at the coarsest scale; 11 must fit
-        if min(sr.shape[-2:]) <= too_small:  # the result would be NaN
+        too_small = 10 * 2 ** (len(EXPONENTS) - 1)  # the coarsest scale is smaller than the window
+        if min(sr.shape[-2:]) <= too_small:
             raise ValueError(
                 f"MSSSIM needs more than {too_small} pixels a side, and has "
                 f"{sr.shape[-2]}x{sr.shape[-1]}: set a larger data.init_args.crop_size"
