@@ -65,10 +65,9 @@ def metrics():
 class Save(Callback):
     """Write what each process holds at the end."""
 
-    def __init__(self, folder, metrics, ema):
+    def __init__(self, folder, callbacks):
         self.folder = folder
-        self.metrics = metrics
-        self.ema = ema
+        *self.metrics, self.ema = callbacks
 
     def on_train_end(self, trainer, pl_module):
         content = {
@@ -84,10 +83,8 @@ class Save(Callback):
 def ranks(tmp_path_factory):
     """What each of two processes holds after two epochs with EMA and metrics."""
     folder = tmp_path_factory.mktemp("two")
-    measured = metrics()
-    ema = EMA()
-    save = Save(folder, measured, ema)
-    trainer_of_two(folder, *measured, ema, save, max_epochs=2).fit(Sharded())
+    callbacks = [*metrics(), EMA()]
+    trainer_of_two(folder, *callbacks, Save(folder, callbacks), max_epochs=2).fit(Sharded())
     return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
 
 

@@ -229,11 +229,7 @@ def test_a_clip_whose_process_was_killed_is_made_again(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "settings"),
-    [
-        pytest.param("notes.txt", {"exif": "drop"}, id="a foreign file"),
-        pytest.param("0001.png", {"format": "jpg"}, id="frames of another format"),
-    ],
+    ("name", "settings"), [("notes.txt", {"exif": "drop"}), ("0001.png", {"format": "jpg"})]
 )
 def test_a_clip_is_not_made_again_among_files_that_would_stay(tmp_path, name, settings):
     make_clips(tmp_path, count=1)
@@ -247,14 +243,7 @@ def test_a_clip_is_not_made_again_among_files_that_would_stay(tmp_path, name, se
     assert names(tmp_path) == before
 
 
-@pytest.mark.parametrize(
-    "target",
-    [
-        pytest.param(None, id="a file"),
-        pytest.param("mine", id="a link to a folder"),
-        pytest.param("nowhere", id="a broken link"),
-    ],
-)
+@pytest.mark.parametrize("target", [None, "mine", "nowhere"], ids=["file", "link", "broken link"])
 def test_a_foreign_file_or_link_in_the_place_of_a_clip_is_kept_with_an_error(tmp_path, target):
     (tmp_path / "out").mkdir()
     (tmp_path / "mine").mkdir()

@@ -53,12 +53,8 @@ def average_of(ema):
 
 @pytest.mark.parametrize(
     ("decay", "first"),
-    [
-        pytest.param(0.3, 0, id="warm-up of 3 steps"),  # the 4th would have 4 / 13 > 0.3
-        pytest.param(0.999, 0, id="warm-up of all steps"),
-        pytest.param(0.9, 1, id="warm-up from n = 1"),  # as InvSR
-        pytest.param(0.9, None, id="no warm-up"),  # as ResShift
-    ],
+    [(0.3, 0), (0.999, 0), (0.9, 1), (0.9, None)],
+    ids=["until step 4, of 4 / 13", "in all steps", "from n = 1, as InvSR", "none, as ResShift"],
 )
 def test_the_average_follows_its_formula_with_warm_up(tmp_path, decay, first):
     note = Note()
