@@ -44,8 +44,8 @@ class Counted(Bicubic):
     """Bicubic that counts its frames, and kills its process or returns NaN at one of them."""
 
     made = 0
-    kill_at = 0
-    nan_at = 0
+    kill_at = None
+    nan_at = None
 
     def predict_step(self, batch, *indices):
         if "error" not in batch:
