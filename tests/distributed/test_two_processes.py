@@ -31,7 +31,7 @@ TWO_NODES = "--trainer.num_nodes 2 --trainer.devices 1 --trainer.strategy ddp"
 
 
 @pytest.mark.slow
-def test_a_run_on_two_then_four_then_one_process_has_the_batches_and_weights_of_one(tiny, enlarger):
+def test_a_run_on_two_four_and_one_process_has_the_batches_and_weights_of_one(tiny, enlarger):
     """The same images and crops in each global batch, and their LR up to rounding."""
     steps = 12  # 2.4 epochs
     light = REPO / "configs" / "degradation" / "real_esrgan_light.yaml"
@@ -113,7 +113,7 @@ def output_of(tasks, status):
         (f"{FIT} --model {OWN}.Plain --trainer.strategy ddp", "ddp_find_unused_parameters_true"),
     ],
 )
-def test_an_error_of_a_command_is_said_once_and_ends_both_processes(tiny, typed, words):
+def test_an_error_of_a_command_is_printed_once_and_ends_both_processes(tiny, typed, words):
     no_metrics = "--trainer.callbacks [] --data.val null"  # FSDP refuses EMA
     output = output_of(srun_tasks(f"{typed} {no_metrics}"), status=2)
     assert output.count(words) == 1

@@ -58,7 +58,7 @@ def by_scipy(a, b):
 
 @pytest.mark.parametrize(("n", "m"), [(2, 2), (2, 90), (20, 90), (90, 90)])
 @pytest.mark.parametrize(("rank", "other_rank"), [(1, 1), (7, 32), (32, 32)])
-def test_the_frechet_distance_is_that_by_scipy_also_of_singular_covariances(n, m, rank, other_rank):
+def test_the_frechet_distance_equals_scipys_also_for_singular_covariances(n, m, rank, other_rank):
     """They are singular if images or rank are fewer than the 32 features."""
     a = gaussian(n, width=32, rank=rank, seed=0)
     b = gaussian(m, width=32, rank=other_rank, seed=10)

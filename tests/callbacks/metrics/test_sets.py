@@ -283,7 +283,7 @@ def records_of(folder, world):
 @pytest.mark.slow
 @pytest.mark.distributed
 @pytest.mark.parametrize("world", [2, 3])
-def test_metrics_of_sets_by_several_processes_are_those_by_one(tmp_path, world):
+def test_metrics_of_sets_do_not_depend_on_the_number_of_processes(tmp_path, world):
     by_one = records_of(tmp_path / "one", 1)
 
     by_several = records_of(tmp_path / "several", world)

@@ -102,7 +102,7 @@ def test_after_a_line_that_was_cut_off_later_lines_are_read(tmp_path):
 # ---------------------------------------------------------------------------- what a next run does
 
 
-def test_an_output_of_other_path_of_weights_and_other_commit_is_done(tmp_path):
+def test_an_output_stays_done_if_weights_are_moved_or_the_commit_changes(tmp_path):
     add(tmp_path, run())
 
     assert is_done(tmp_path, run(weights="elsewhere.ckpt", commit="d"))

@@ -165,7 +165,7 @@ def test_a_lower_quality_makes_a_smaller_file(tmp_path):
         ("webp", "L", 8, "RGB "),
     ],
 )
-def test_a_grey_image_has_a_profile_of_its_files_kind_and_the_colours_of_the_input(
+def test_the_profile_of_a_grey_image_fits_the_colour_space_of_its_file(
     tmp_path, profile, format, mode, bit_depth, space
 ):
     """The gamma is 1.8, whether the file is grey or not: shown levels are those of the input."""
@@ -247,9 +247,7 @@ CLEAR = np.zeros((6, 5), np.uint8)
         ({"lost": ("gain map",)}, "png", "that are read without their gain map: 1"),
     ],
 )
-def test_images_that_lose_something_in_their_file_are_counted(
-    tmp_path, caplog, meta, format, words
-):
+def test_losses_of_alpha_metadata_and_colours_are_counted(tmp_path, caplog, meta, format, words):
     written(tmp_path, image(**meta), format)
 
     assert f"images {words}" in caplog.text
@@ -284,7 +282,7 @@ def errors_in(root):
     return {line["key"]: line["error"] for line in stored(root / "predict") if "error" in line}
 
 
-def test_an_image_too_long_for_its_format_is_an_error_of_its_own(tmp_path):
+def test_an_image_too_long_for_its_format_fails_alone(tmp_path):
     too_long = {"hr": np.zeros((1, 8192, 3), np.uint8)}
 
     writer = predict(tmp_path, {"a": too_long, "b": image()}, Writer(format="webp"))
@@ -307,7 +305,7 @@ def test_an_output_that_is_not_finite_is_not_written(tmp_path):
     assert errors_in(tmp_path) == {"a": "the output has pixels that are not finite"}
 
 
-def test_an_image_that_cannot_be_encoded_is_an_error_of_its_own(tmp_path, monkeypatch):
+def test_an_image_that_cannot_be_encoded_fails_alone(tmp_path, monkeypatch):
     encode = image_file.encode
 
     def fails_at_grey(file, pixels, *settings):
@@ -327,7 +325,7 @@ def test_an_image_that_cannot_be_encoded_is_an_error_of_its_own(tmp_path, monkey
     assert writer.failed == 1
 
 
-def test_a_name_too_long_for_the_disk_is_an_error_of_the_image_in_each_run(tmp_path):
+def test_an_image_whose_name_is_too_long_fails_in_each_run(tmp_path):
     longest = "x" * (255 - len(".png"))  # bytes of a file's name
     too_long = longest + "x"
     samples = {longest: image(), too_long: image()}

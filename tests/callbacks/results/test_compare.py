@@ -48,7 +48,7 @@ def test_95_of_100_intervals_of_95_percent_hold_the_mean(n, at_least, at_most):
         low, high = mean_interval(values, draws=1000, seed=seed)
         hits += low <= 0.3 <= high
 
-    # The share of 1000 has a deviation of sqrt(.95 .05 / 1000) = 0.7 %; five values hold less.
+    # The share has a deviation of 0.7 %, sqrt(.95 .05 / 1000); of five values, fewer hold it.
     assert at_least < hits / 1000 < at_most
 
 
