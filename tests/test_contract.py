@@ -13,7 +13,7 @@ from files.method import Method, method_of
 from tests.callbacks.tiny import Tiny, loader, trainer
 from tests.make import Model
 
-# Names that a method may give to anything.
+# Names that mean nothing to callbacks: a method may give them to anything.
 FREE = """steps accumulate counts tiles options network space encoder enlarged backbone clip sampled
     sampling weights optimizer lr_scheduler seed noise schedule state batches sampler timesteps"""
 
@@ -35,9 +35,11 @@ def averages_of(method: Model, folder: Path) -> Any:
 
 
 @pytest.mark.parametrize("value", [20, "a", None])
-def test_a_method_may_name_its_attributes_freely(tmp_path: Path, value: object) -> None:
-    averages = averages_of(Named(2.0, value), tmp_path)
-    expected = averages_of(Model(2.0), tmp_path)
+def test_attributes_of_free_names_do_not_change_training_with_ema(
+    tmp_path: Path, value: object
+) -> None:
+    averages = averages_of(Named(scale=2.0, value=value), tmp_path)
+    expected = averages_of(Model(scale=2.0), tmp_path)
     torch.testing.assert_close(averages, expected, rtol=0, atol=0)
 
 

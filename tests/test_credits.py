@@ -34,11 +34,14 @@ def test_each_paper_named_by_its_arxiv_number_is_in_citation_cff(folder: str) ->
     ]
     cited = {number for paper in REFERENCES for number in NUMBER.findall(paper.get("url", ""))}
     named = {number: path.name for path in files for number in NUMBER.findall(path.read_text())}
-    assert {number: name for number, name in named.items() if number not in cited} == {}
+    assert {number: file for number, file in named.items() if number not in cited} == {}
 
 
 def terms_of_weights() -> dict[str, str]:
-    """What NOTICE says of each file of weights; a row of its table may go on in the next line."""
+    """The terms that NOTICE states for each file of weights, by its name.
+
+    A row of its table may go on in the next line: after a comma in the names, or in the terms.
+    """
     rows: list[dict[str, str]] = []
     for line in section(1):
         names = line[:TERMS].strip()

@@ -18,6 +18,6 @@ EXTRAS = sorted(PROJECT["optional-dependencies"])
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_pip_can_install_an_extra_with_the_versions_of_constraints_txt(extra: str) -> None:
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run"]
-    asked = ["-c", "constraints.txt", "-e", f".[{extra}]"]
-    done = subprocess.run([*pip, *asked], cwd=REPO, capture_output=True, text=True)
+    packages = ["-c", "constraints.txt", "-e", f".[{extra}]"]
+    done = subprocess.run([*pip, *packages], cwd=REPO, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

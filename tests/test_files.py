@@ -10,8 +10,8 @@ from tests.conftest import REPO
 
 
 @pytest.mark.parametrize("folder", ["configs", "benchmarks/configs"])
-def test_configurations_begin_with_what_they_are_for(folder: str) -> None:
+def test_each_configuration_begins_with_a_comment(folder: str) -> None:
     files = list((REPO / folder).rglob("*.yaml"))
     assert files
     for file in files:
-        assert re.match(r"# \S", file.read_text()), f"{file} does not begin with a comment"
+        assert re.match(r"# \S", file.read_text()), f"{file} does not say what it is for"

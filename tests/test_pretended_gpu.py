@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.mark.parametrize("marked", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
 def test_the_checks_of_tests_gpu_pass_on_a_pretended_gpu(marked: str) -> None:
-    """All in one process, which takes seconds to start."""
+    """In one process of their own, which takes seconds to start: the pretended GPU stays there."""
     files = sorted(map(str, (ROOT / "tests" / "gpu").glob("check_*.py")))
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
     command += ["-m", marked]

@@ -17,16 +17,16 @@ ROOMS = ("callbacks", "datamodules", "degradations", "lightning_modules")
 
 
 @pytest.mark.parametrize("room", ROOMS)
-def test_every_name_of_a_stub_exists(room: str) -> None:
+def test_each_name_of_a_stub_exists_and_is_the_path_of_its_class(room: str) -> None:
     names = re.findall(r"import (\w+) as \1\n", (REPO / room / "__init__.pyi").read_text())
     package = importlib.import_module(room)
-    assert len(names) > 20  # else the pattern no longer fits
+    assert len(names) > 20  # or the pattern would no longer fit
     assert sorted(package.__all__) == sorted(names)
     for name in names:
-        found = getattr(package, name)
-        assert found.__name__ == name
-        if inspect.isclass(found) and found.__module__.startswith(room):  # not passed on
-            assert class_path(found) == f"{room}.{name}"
+        public = getattr(package, name)
+        assert public.__name__ == name
+        if inspect.isclass(public) and public.__module__.startswith(room):  # of this room's own
+            assert class_path(public) == f"{room}.{name}"
 
 
 @pytest.mark.parametrize("room", ROOMS)

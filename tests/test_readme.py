@@ -31,8 +31,8 @@ def test_each_file_that_a_page_names_exists(page: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
-def test_links_lead_somewhere(name: str) -> None:
-    """Those of docs/ are looked at by `make docs`."""
+def test_each_link_leads_to_a_file_and_section_that_exist(name: str) -> None:
+    """`make docs` checks those of docs/."""
     text = FENCE.sub("", (REPO / name).read_text())
     for target in re.findall(r"\]\((?![a-z]+:)([^)\s]+)\)", text):
         path, _, anchor = target.partition("#")
@@ -46,7 +46,7 @@ def test_links_lead_somewhere(name: str) -> None:
 
 
 def written(text: str, page: str = "README.md") -> list[str]:
-    """The numbers that stand for the {} of a text, which the page has once."""
+    """The numbers in a page in place of each {} of a text, which occurs there once."""
     pattern = re.escape(text).replace(r"\{\}", r"(\d[\d.,]*)")
     (match,) = re.finditer(pattern, text_of(page))
     return [number.replace(",", "") for number in match.groups()]
@@ -57,6 +57,7 @@ def text_of(page: str) -> str:
 
 
 def assert_rounded(words: list[str], *values: float) -> None:
+    """Each number of a page is that value, rounded to its digits."""
     for word, value in zip(words, values, strict=True):
         digits = len(word.partition(".")[2])
         # JSON's are rounded, too: beside a half either neighbour may be right.
@@ -68,12 +69,12 @@ def stored(name: str) -> dict[str, Any]:
 
 
 def value_of(numbers: list[Any], metric: str, weights: str) -> float:
-    """A value of trained weights ("step") or of "bicubic"."""
+    """The value of a metric for trained weights ("step") or for "bicubic"."""
     (row,) = [row for row in numbers if row["metric"] == metric and weights in row["checkpoint"]]
     return float(row["value"])
 
 
-def test_the_demo_is_what_was_measured() -> None:
+def test_numbers_of_the_demo_in_the_readme_are_those_measured() -> None:
     report = stored("quickstart")
     numbers = report["results"]["numbers"]
     values = [
@@ -90,13 +91,13 @@ def test_the_demo_is_what_was_measured() -> None:
     assert [60 * int(minutes) + int(seconds)] == [*report["results"]["seconds"].values()]
 
 
-def test_the_degraded_quickstart_is_what_was_measured() -> None:
+def test_numbers_of_the_degraded_quickstart_are_those_measured() -> None:
     results = stored("real_esrgan_quickstart")["results"]
     (tested,) = [name for name in results if name.startswith("test, ")]
     numbers = results[tested]
     ahead = value_of(numbers, "psnr", "step") - value_of(numbers, "psnr", "bicubic")
-    said = written("({} dB above it on {} squares of three photographs", page=DEGRADATIONS)
-    assert_rounded(said, ahead, numbers[0]["n"])
+    on_page = written("({} dB above it on {} squares of three photographs", page=DEGRADATIONS)
+    assert_rounded(on_page, ahead, numbers[0]["n"])
     minutes = written(" trains in {} minutes on two cores", page=DEGRADATIONS)
     assert_rounded(minutes, results["seconds of fit"] / 60)
 
@@ -111,7 +112,7 @@ def test_the_time_of_reading_shards_is_what_was_measured() -> None:
     assert_rounded(said, min(times), max(times))
 
 
-def test_the_speed_of_degrading_against_its_peer_is_what_was_measured() -> None:
+def test_ratios_of_speed_of_degrading_are_those_measured() -> None:
     results = stored("degradation")["results"]
     plain = results["without USM"]
     sharpened = results["with USM"]
@@ -124,10 +125,11 @@ def test_the_speed_of_degrading_against_its_peer_is_what_was_measured() -> None:
     )
 
 
-def test_imdn_gives_its_published_figures_to_a_hundredth() -> None:
-    found = stored("imdn")["results"]
+def test_imdn_has_its_published_psnr_to_a_hundredth_as_the_readme_says() -> None:
+    measured = stored("imdn")["results"]
     assert "published figures to 0.01 dB" in text_of("README.md")
-    for name, scales in PUBLISHED.items():
-        for scale, said in scales.items():
-            apart = round(found[name][scale]["imdn"]["psnr"], 2) - float(said.split()[0])
-            assert abs(apart) < 0.015  # 0.01, and the rounding of floats
+    for dataset, scales in PUBLISHED.items():
+        for scale, psnr_and_ssim in scales.items():
+            psnr = round(measured[dataset][scale]["imdn"]["psnr"], 2)
+            published = float(psnr_and_ssim.split()[0])
+            assert abs(psnr - published) < 0.015  # 0.01, and the rounding of floats

@@ -64,7 +64,7 @@ class Poisoned(Tiny):
 
 
 class SometimesNaN(Regression):
-    """Half of all possible batches have a loss that is NaN.
+    """The loss of a batch whose first image has an even seed is NaN.
 
     Args:
         scale: As ``Regression``.

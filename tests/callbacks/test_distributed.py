@@ -30,17 +30,17 @@ from tests.callbacks.tiny import (
 
 
 class Sharded(Tiny):
-    """Trains and validates on every world-th image; of 7 they have 4 and 3."""
+    """Each of two processes trains on 4 of 8 images, and validates on 4 or 3 of 7."""
 
-    def loader(self, count, batch_size):
-        own = list(range(self.trainer.global_rank, count, self.trainer.world_size))
-        return DataLoader(Images(count), batch_size, sampler=own, collate_fn=collate)
+    def loader(self, images, batch_size):
+        own = list(range(self.trainer.global_rank, len(images), self.trainer.world_size))
+        return DataLoader(images, batch_size, sampler=own, collate_fn=collate)
 
     def train_dataloader(self):
-        return self.loader(8, 2)
+        return self.loader(Images(count=8), batch_size=2)
 
     def val_dataloader(self):
-        return self.loader(7, 1)
+        return self.loader(Images(count=7), batch_size=1)
 
 
 def trainer_of_two(folder, *callbacks, **settings):
@@ -48,59 +48,70 @@ def trainer_of_two(folder, *callbacks, **settings):
 
 
 @pytest.mark.distributed
-def test_digests_of_two_processes_are_those_of_one(tmp_path):
+def test_digests_of_images_do_not_depend_on_the_number_of_processes(tmp_path):
     trainer_of_two(tmp_path / "two", PSNR(), Results()).validate(Sharded(), verbose=False)
 
-    validate(tmp_path / "one", PSNR(), Results())
-    two = {row.image: row.digest for row in read_file(tmp_path / "two/images.json")}
-    one = {row.image: row.digest for row in read_file(tmp_path / "one/images.json")}
-    assert two == one
-    assert len(set(two.values())) == 7  # each image has its own
+    validate(tmp_path / "one", PSNR(), Results(), data=loader(Images(count=7)))
+    by_two = {row.image: row.digest for row in read_file(tmp_path / "two/images.json")}
+    by_one = {row.image: row.digest for row in read_file(tmp_path / "one/images.json")}
+    assert by_two == by_one
+    assert len(set(by_two.values())) == 7
+
+
+def metrics():
+    return [PSNR(), SSIM(), PSNR("rgb", label="psnr_rgb")]
 
 
 class Save(Callback):
     """Write what each process holds at the end."""
 
-    def __init__(self, folder, metrics, ema):
+    def __init__(self, folder, callbacks):
         self.folder = folder
-        self.metrics = metrics
-        self.ema = ema
+        *self.metrics, self.ema = callbacks
 
     def on_train_end(self, trainer, pl_module):
         content = {
             "records": [record for metric in self.metrics for record in metric.records],
             "logged": {name: value.item() for name, value in trainer.callback_metrics.items()},
             "ema": self.ema.state_dict(),
-            "raw": pl_module.state_dict(),
+            "trained": pl_module.state_dict(),
         }
         torch.save(content, self.folder / f"{trainer.global_rank}.pt")
 
 
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    """What each of two processes holds after two epochs with EMA and metrics."""
+    folder = tmp_path_factory.mktemp("two")
+    callbacks = [*metrics(), EMA()]
+    trainer_of_two(folder, *callbacks, Save(folder, callbacks), max_epochs=2).fit(Sharded())
+    return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
+
+
 @pytest.mark.distributed
-def test_averages_and_metrics_of_two_processes_are_those_of_one(tmp_path):
-    metrics = [PSNR(), SSIM(), PSNR("rgb", label="psnr_rgb")]
-    ema = EMA()
-
-    run = trainer_of_two(tmp_path, *metrics, ema, Save(tmp_path, metrics, ema), max_epochs=2)
-    run.fit(Sharded())
-
-    first = torch.load(tmp_path / "0.pt")
-    second = torch.load(tmp_path / "1.pt")
-    # EMA needs no communication: equal weights have equal averages.
-    averages = first["ema"]["weights"]
+def test_two_processes_hold_the_same_averages(ranks):
+    """EMA needs no communication: their weights are equal after each step."""
+    first, second = ranks
     assert first["ema"]["updates"] == 4  # 2 epochs of 8 images: 2 processes, 2 images a batch
-    for name, average in averages.items():
+    for name, average in first["ema"]["weights"].items():
         assert torch.equal(average, second["ema"]["weights"][name])
-        assert not torch.equal(average, first["raw"][name])
-    # Both processes hold the same numbers, bit-equal to those of one process on the averages.
+        assert not torch.equal(average, first["trained"][name])
+
+
+@pytest.mark.distributed
+def test_metrics_of_two_processes_are_bit_equal_to_those_of_one(ranks, tmp_path):
+    first, second = ranks
+    of_one = metrics()
     model = Tiny()
-    model.load_state_dict(first["raw"] | averages)
-    alone = validate(tmp_path / "alone", *metrics, model=model, data=loader(batch_size=1))
+    model.load_state_dict(first["trained"] | first["ema"]["weights"])
+
+    run = validate(tmp_path, *of_one, model=model, data=loader(Images(count=7), batch_size=1))
+
     assert first["records"] == second["records"]
-    assert first["records"] == [record for metric in metrics for record in metric.records]
+    assert first["records"] == [record for metric in of_one for record in metric.records]
     assert [record["n"] for record in first["records"]] == [7, 7, 7]
     assert first["logged"] == second["logged"]
-    for name, value in alone.callback_metrics.items():
+    for name, value in run.callback_metrics.items():
         assert first["logged"][name] == value.item()
 
 
@@ -108,11 +119,15 @@ def test_averages_and_metrics_of_two_processes_are_those_of_one(tmp_path):
 
 
 class Fails(PSNR):
-    """Fail on the second process only, as if a file were damaged on one machine."""
+    """A metric one of whose methods fails on the second process only.
 
-    def __init__(self, where):
+    Args:
+        method: `absent`, which looks for its weights, or `load`, which reads them.
+    """
+
+    def __init__(self, method):
         super().__init__()
-        self.where = where
+        self.method = method
 
     def absent(self):
         self.fail("absent")
@@ -121,16 +136,17 @@ class Fails(PSNR):
     def load(self):
         self.fail("load")
 
-    def fail(self, where):
-        if where == self.where and dist.get_rank() == 1:
+    def fail(self, method):
+        if method == self.method and dist.get_rank() == 1:
             raise ArithmeticError("a damaged file")
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("where", ["absent", "load"])
-def test_an_error_on_one_process_ends_both(tmp_path, where):
+@pytest.mark.parametrize("method", ["absent", "load"])
+def test_a_metrics_error_on_one_process_ends_both(tmp_path, method):
+    """The first process would wait for the second one's numbers."""
     gc.collect()  # a forked process that frees a decoder of PyAV waits for its threads forever
-    run = trainer_of_two(tmp_path, Fails(where))
+    run = trainer_of_two(tmp_path, Fails(method))
 
     with pytest.raises(Exception, match="a damaged file"):
         run.validate(Sharded(), verbose=False)
@@ -142,10 +158,10 @@ def test_an_error_on_one_process_ends_both(tmp_path, where):
 def test_two_evaluations_at_once_lose_no_results(tmp_path, monkeypatch):
     """The second one starts when the first has read the files, but not yet written them."""
     second_waits = threading.Event()
-    compare_weights = results_files._places_of_other_weights
+    compare_weights = results_files._places_of_other_weights  # called between both
 
     def measure(dataset):
-        evaluate(tmp_path, PSNR(), Results(), data=loader(Images(2, dataset)))
+        evaluate(tmp_path, PSNR(), Results(), data=loader(Images(count=2, name=dataset)))
         second_waits.set()  # or has ended, if it did not wait
 
     second = threading.Thread(target=measure, args=("b",))

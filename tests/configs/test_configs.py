@@ -81,7 +81,7 @@ def test_the_readme_lists_each_experiment_once():
 
 
 def scenes(*sources):
-    """The photographs that sources read; a stereo pair, whose images show one garage, is one."""
+    """The scenes of the photographs that sources read; both images of a stereo pair show one."""
     names = []
     for source in sources:
         if source and source["class_path"].endswith(".Photos"):
@@ -110,10 +110,10 @@ def papers():
 
 
 PAPERS = list(papers())
-NO_HR = ("realset80", "rp60")  # whose only metrics need weights
+NO_HR = ("realset80", "rp60")
 SETS = ("imagenet_test", "imagenet_test_256", "realsr", "drealsr", "div2k_1024")
-SMALL = (12, 10)  # width and height; x4 is two blocks of NIQE
-LARGE = (48, 40)
+LARGE = (48, 40)  # width and height; four times as large, it has the two blocks that NIQE needs
+SMALL = (12, 10)  # its LR at x4
 
 
 @pytest.fixture
@@ -143,23 +143,26 @@ def home(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("data", "callbacks"), quick(PAPERS, *NO_HR, "drealsr"))
-def test_bicubic_is_measured_on_a_papers_set(data, callbacks, enlarger, home, monkeypatch):
-    """Where a metric needs weights, with others than the published ones."""
+def test_bicubic_is_measured_on_a_papers_set_by_its_metrics(
+    data, callbacks, enlarger, home, monkeypatch
+):
     if data in NO_HR:
-        stand_in(home / "weights", monkeypatch)
+        stand_in(home / "weights", monkeypatch)  # for NIQE, the only metric there without HR
     metrics = f"--trainer.callbacks {CONFIGS}/callbacks/{callbacks}.yaml"
     options = f"{MODEL} --data {CONFIGS}/data/{data}.yaml {metrics} --data.workers 0 {ON_ONE_CPU}"
     enlarger(f"test --config {CONFIGS}/experiment/benchmark.yaml {options}")
-    measured = json.loads(Path("runs/benchmark/results.json").read_text())["results"]
-    metrics = {entry["metric"] for entry in measured}
-    assert all(np.isfinite(entry["value"]) for entry in measured)
+    results = json.loads(Path("runs/benchmark/results.json").read_text())["results"]
+    measured = {entry["metric"] for entry in results}
+    assert all(np.isfinite(entry["value"]) for entry in results)
     if data in NO_HR:
-        assert metrics == {"niqe"}  # there is no HR to compare with
-    else:  # LIIF's tables have PSNR alone
-        assert metrics >= ({"psnr"} if "liif" in callbacks else {"psnr", "ssim"})
+        assert measured == {"niqe"}
+    elif "liif" in callbacks:  # whose tables have PSNR alone
+        assert "psnr" in measured
+    else:
+        assert measured >= {"psnr", "ssim"}
 
 
-def test_the_page_of_metrics_gives_each_preset_of_a_paper_a_test_set():
+def test_docs_metrics_names_a_test_set_for_the_preset_of_each_paper():
     expected = {"liif-div2k", "idm-faces", "invsr-imagenet", "resshift", "nsarm-real"}
     assert {preset for _, preset in PAPERS} == expected
 
@@ -196,22 +199,24 @@ def test_stage_one_of_nsarm_has_the_sizes_of_its_paper(model_of):
     experiment = f"--config {CONFIGS}/experiment/nsarm_8b_stage1.yaml"
     model = model_of(f"{experiment} --trainer.strategy auto --trainer.precision 32")
     assert type(model).__name__ == "NSARMStageOne"
-    assert round(millions(model.mapper), 1) == 385.1  # docs/claims.md
+    assert round(millions(model.mapper), 1) == 385.1  # see docs/claims.md
     assert round(millions(model.space), 1) == 81.6  # the tokenizer of Infinity-8B
-    # Its network takes 256 pixels alone, and predicts the first seven scales.
+    # The mapper takes images of 256 pixels alone, and predicts the first seven scales.
     assert model.scales.latents[:7] == model.mapper.grids
     assert model.tile == 256
 
 
-INFINITY = [("2b", 2204.6, 64), ("8b", 8375.8, 128)]  # M parameters; side of its latents
+INFINITY = [("2b", 2204.6, 64), ("8b", 8375.8, 128)]
 
 
-@pytest.mark.parametrize(("name", "size", "side"), quick(INFINITY, "2b"))
-def test_infinity_has_the_size_of_its_paper(model_of, name, size, side):
+@pytest.mark.parametrize(("name", "m_parameters", "latent_side"), quick(INFINITY, "2b"))
+def test_infinity_has_the_size_and_tokens_of_its_paper(model_of, name, m_parameters, latent_side):
     no_t5 = "--model.init_args.encoder null"  # it is not to be had here
     model = model_of(f"--model {CONFIGS}/model/infinity_{name}.yaml {DATA} {no_t5}")
-    assert round(millions(model.transformer), 1) == size
-    assert model.space.scales((side, side)).tokens == 10_521  # sum of h w of 13 grids
+    assert round(millions(model.transformer), 1) == m_parameters
+    grids = (1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64)  # of the paper's 13 scales
+    tokens = model.space.scales((latent_side, latent_side)).tokens
+    assert tokens == sum(side**2 for side in grids)
 
 
 @pytest.mark.slow
@@ -229,16 +234,16 @@ def test_a_network_has_the_stated_size_trains_and_is_exported_for_spandrel(file,
     optimizer = adam(model.parameters())
     assert f"{millions(model):.2f}" == stated
 
-    for _ in range(2):
+    for _ in range(2):  # other weights than those of the constructor
         model.training_step(batch, 0).backward()
         trained = [p for p in model.parameters() if p.requires_grad]
-        assert all(p.grad is not None for p in trained)  # else DDP refuses it
+        assert all(p.grad is not None for p in trained)  # or DDP would refuse it
         optimizer.step()
         optimizer.zero_grad()
 
     exported = {name: t.contiguous().clone() for name, t in model.network.community().items()}
     save_file(exported, tmp_path / "a.safetensors")
-    again = Spandrel(4, str(tmp_path / "a.safetensors"))
+    loaded = Spandrel(4, str(tmp_path / "a.safetensors"))
     with torch.no_grad():
         expected = model.eval()(batch["lr"]).clamp(0, 1)
-        torch.testing.assert_close(again(batch["lr"]), expected, atol=1e-4, rtol=0)
+        torch.testing.assert_close(loaded(batch["lr"]), expected, atol=1e-4, rtol=0)

@@ -30,7 +30,7 @@ SEED = 4
 BATCH = 4
 IMAGES = 10
 CROPS = 2  # of each image in an epoch
-LIMIT = 36.0  # seconds, of a process that waits for another one
+LIMIT = 36.0  # seconds that a process waits for another one
 CONFIG = f"""
 data:
   init_args:
@@ -63,7 +63,10 @@ def net(tmp_path, photo_folder):
 
 
 class Rounds:
-    """Repeated starts of both nodes, and the result of each."""
+    """Starts of both nodes, one for each fault, and how each ended.
+
+    A run with faults goes to `harmed`, one without to `whole`.
+    """
 
     def __init__(self, net):
         self.net = net
@@ -97,7 +100,7 @@ class Rounds:
         time.sleep(self.random.uniform(0.0, 0.3))  # anywhere in a step, or in a checkpoint
 
     def note(self, fault, processes, expected):
-        """Wait for all to end; None stands for a node without power."""
+        """Wait for the expected statuses; None is that of a node without power."""
         statuses = []
         for process, status in zip(processes, expected, strict=True):
             launcher = process.wait()
@@ -159,9 +162,9 @@ class Rounds:
             subprocess.run(["umount", place], check=True)
 
 
-def assert_each_image_as_often_as_planned(batches):
+def assert_each_epoch_has_all_crops_of_each_image(batches):
     assert list(batches) == list(range(1, STEPS + 1))
-    length = IMAGES * CROPS // BATCH
+    length = IMAGES * CROPS // BATCH  # of an epoch, in steps
     for first in range(1, STEPS - length + 2, length):
         epoch = Counter()
         for step in range(first, first + length):
@@ -171,7 +174,7 @@ def assert_each_image_as_often_as_planned(batches):
         assert set(epoch.values()) == {CROPS}
 
 
-def test_a_run_through_losses_of_power_and_all_other_faults_equals_a_whole_one(net):
+def test_a_run_through_losses_of_power_and_all_other_faults_equals_one_without(net):
     rounds = Rounds(net)
     began = time.monotonic()
     rounds.note("none", rounds.start("whole"), [0, 0])
@@ -185,7 +188,7 @@ def test_a_run_through_losses_of_power_and_all_other_faults_equals_a_whole_one(n
     assert_same(newest(net.folder / "runs/harmed"), newest(net.folder / "runs/whole"))
     whole = global_batches(net.folder / "whole")
     assert global_batches(net.folder / "harmed") == whole
-    assert_each_image_as_often_as_planned(whole)
+    assert_each_epoch_has_all_crops_of_each_image(whole)
     if "ENLARGER_FAULTS" in os.environ:
         results = {
             "steps": STEPS,

@@ -19,7 +19,7 @@ from torch.nn import functional
 from callbacks.predict.predictions import NAME
 from lightning_modules.base import SuperResolver
 from tests.conftest import REPO
-from tests.distributed.processes import ends, srun_tasks, start, torchrun
+from tests.distributed.processes import LIMIT, ends, srun_tasks, start, torchrun
 from tests.distributed.records import global_batches, images_of, newest, steps_of
 
 pytestmark = pytest.mark.distributed
@@ -31,29 +31,29 @@ TWO_NODES = "--trainer.num_nodes 2 --trainer.devices 1 --trainer.strategy ddp"
 
 
 @pytest.mark.slow
-def test_every_global_batch_is_the_same_on_two_four_and_one_process(tiny, enlarger):
-    """The same images, crops and, up to rounding, LR of random degradations."""
+def test_a_run_on_two_four_and_one_process_has_the_batches_and_weights_of_one(tiny, enlarger):
+    """The same images and crops in each global batch, and their LR up to rounding."""
     steps = 12  # 2.4 epochs
     light = REPO / "configs" / "degradation" / "real_esrgan_light.yaml"
     record = "--trainer.callbacks+ tests.distributed.records.Record --trainer.callbacks.images true"
     data = f"--data.crop_size 32 --data.val null --degradation {light}"
     command = f"{FIT} {data} {record}"
-    whole = f"{command} --trainer.callbacks.folder whole --run.name whole"
+    on_one = f"{command} --trainer.callbacks.folder one --run.name one"
     moved = f"{command} --trainer.callbacks.folder moved --run.name moved"
 
-    enlarger(f"{whole} --trainer.max_steps {steps}")
+    enlarger(f"{on_one} --trainer.max_steps {steps}")
     torchrun(f"{moved} --trainer.max_steps 4", processes=2)
     torchrun(f"{moved} --trainer.max_steps 8", processes=4)
     enlarger(f"{moved} --trainer.max_steps {steps}")
 
-    assert list(global_batches(Path("whole"))) == list(range(1, steps + 1))
-    assert global_batches(Path("moved")) == global_batches(Path("whole"))
-    # A file of each process: two until step 4, four until 8, then one.
-    assert [len(list(Path("moved").glob(f"step-{n}-*"))) for n in (4, 8, 12)] == [2, 4, 1]
+    assert list(global_batches(Path("one"))) == list(range(1, steps + 1))
+    assert global_batches(Path("moved")) == global_batches(Path("one"))
+    for step, processes in ((4, 2), (8, 4), (12, 1)):
+        assert len(list(Path("moved").glob(f"step-{step}-*"))) == processes
     for step in range(1, steps + 1):
-        assert_near(images_of(Path("moved"), step), images_of(Path("whole"), step), 1e-5)
+        assert_near(images_of(Path("moved"), step), images_of(Path("one"), step), 1e-5)
     weights = newest(Path("runs/moved"))["state_dict"]
-    assert_near(weights, newest(Path("runs/whole"))["state_dict"], 1e-5)
+    assert_near(weights, newest(Path("runs/one"))["state_dict"], 1e-5)
 
 
 def assert_near(value, expected, within):
@@ -61,8 +61,8 @@ def assert_near(value, expected, within):
 
 
 @pytest.mark.slow
-def test_a_manual_loop_on_two_processes_trains_the_weights_of_one(tiny, enlarger):
-    """Networks in a list, two optimisers; by SGD, as Adam would hide a wrong factor."""
+def test_manual_optimisation_by_ddp_and_fsdp_trains_the_weights_of_one_process(tiny, enlarger):
+    """By SGD, as Adam would hide a wrong factor of the gradients."""
     method = f"--model {OWN}.Loop --trainer.callbacks [] --data.val null"
     command = f"{FIT} {method} --run.name"
     enlarger(f"{command} alone")
@@ -87,20 +87,20 @@ def test_the_logged_loss_is_the_mean_over_processes(tiny, enlarger):
     logger = "--trainer.logger lightning.pytorch.loggers.CSVLogger --trainer.logger.save_dir"
     enlarger(f"{FIT} {steps} {logger} one --run.name one")
     torchrun(f"{FIT} {steps} {logger} two --run.name two")
-    assert len(logged_losses("one")) == 2  # every two of four steps
+    assert len(logged_losses("one")) == 2  # after steps 2 and 4
     assert logged_losses("two") == pytest.approx(logged_losses("one"), rel=1e-5)
 
 
 # ----------------------------------------------------------------------------------- before a run
 
 
-def said_by(tasks, status):
-    """What two processes print, which both end with a status."""
-    text = ""
-    for ended, said in ends(tasks):
-        assert ended == status, said
-        text += said
-    return text
+def output_of(tasks, status):
+    """The output of processes that all end with a status."""
+    output = ""
+    for ended, text in ends(tasks):
+        assert ended == status, text
+        output += text
+    return output
 
 
 @pytest.mark.slow
@@ -108,48 +108,49 @@ def said_by(tasks, status):
     ("typed", "words"),
     [
         ("check --config tiny.yaml --data.train.root none", "1 of what fit needs are missing"),
-        (f"{FIT} --data.batch_size 32", "fewer than data.batch_size 32"),  # 20 crops
+        (f"{FIT} --data.batch_size 32", "fewer than data.batch_size 32"),  # of 10 images, 20 crops
         (f"{FIT} --model {OWN}.Reads --trainer.strategy fsdp", "attribute `called`"),
         (f"{FIT} --model {OWN}.Plain --trainer.strategy ddp", "ddp_find_unused_parameters_true"),
     ],
 )
-def test_what_cannot_be_trained_ends_both_processes_with_one_sentence(tiny, typed, words):
+def test_an_error_of_a_command_is_printed_once_and_ends_both_processes(tiny, typed, words):
     no_metrics = "--trainer.callbacks [] --data.val null"  # FSDP refuses EMA
-    said = said_by(srun_tasks(f"{typed} {no_metrics}"), status=2)
-    assert said.count(words) == 1
+    output = output_of(srun_tasks(f"{typed} {no_metrics}"), status=2)
+    assert output.count(words) == 1
 
 
 @pytest.mark.slow
 def test_check_on_two_processes_has_one_verdict_and_makes_no_run(tiny):
-    said = said_by(srun_tasks("check --config tiny.yaml"), status=0)
-    assert said.count("all is well") == 1
-    assert "exception" not in said  # by which check ends inside Lightning
+    output = output_of(srun_tasks("check --config tiny.yaml"), status=0)
+    assert output.count("all is well") == 1
+    assert "exception" not in output  # by which check ends inside Lightning
     assert not Path("runs").exists()
 
 
 @pytest.mark.slow
-def test_a_difference_between_two_nodes_is_named(tiny):
+def test_an_option_that_differs_between_two_nodes_is_named(tiny):
     command = f"check --config tiny.yaml {TWO_NODES} --data.batch_size"
     tasks = srun_tasks(f"{command} 4", second=f"{command} 8", nodes=2)
-    said = said_by(tasks, status=2)
-    assert "rank 1 (on " in said
-    assert "data.batch_size is 8 there, 4 on rank 0" in said
+    output = output_of(tasks, status=2)
+    assert "rank 1 (on " in output
+    assert "data.batch_size is 8 there, 4 on rank 0" in output
 
 
 @pytest.mark.slow
 def test_a_port_in_use_ends_both_processes(tiny):
-    """The output is read until both have ended."""
+    """The second process has the pipe of the first: its output ends when both have ended."""
     with socket.create_server(("", 0)) as taken:
         port = taken.getsockname()[1]
-        said = said_by([start(f"{FIT} --trainer.devices 2", MASTER_PORT=str(port))], status=75)
-    assert said.endswith(f"error: port {port} is in use: set MASTER_PORT\n")
+        first = start(f"{FIT} --trainer.devices 2", MASTER_PORT=str(port))
+        output = output_of([first], status=75)
+    assert output.endswith(f"error: port {port} is in use: set MASTER_PORT\n")
 
 
 @pytest.mark.slow
-def test_a_process_that_never_comes_ends_the_other(tiny):
+def test_a_process_that_never_starts_ends_the_other(tiny):
     alone, other = srun_tasks(f"{FIT} {TWO_NODES} --run.wait_minutes 0.05", nodes=2)
     other.kill()
-    said_by([alone], status=75)  # EX_TEMPFAIL
+    output_of([alone], status=75)  # EX_TEMPFAIL
     assert not Path("runs/tiny/checkpoints").exists()
 
 
@@ -157,10 +158,10 @@ def test_a_process_that_never_comes_ends_the_other(tiny):
 
 
 class Leaves(Callback):
-    """Let the second process stop taking part before the fourth step.
+    """Let the second process stop taking part before the fourth step, or raise at the end.
 
     Args:
-        way: How.
+        way: How: "stops" (SIGSTOP), "raises" or "raises at the end".
     """
 
     def __init__(self, way: str):
@@ -191,15 +192,15 @@ class Leaves(Callback):
 def test_a_process_that_stops_taking_part_ends_the_other(tiny, way, expected, reason):
     leaves = json.dumps({"class_path": f"{__name__}.Leaves", "init_args": {"way": way}})
     first, second = srun_tasks(f"{FIT} --run.wait_minutes 0.5 --trainer.callbacks+", leaves)
-    said, _ = first.communicate(timeout=150)
+    output, _ = first.communicate(timeout=LIMIT)
     second.kill()
-    assert first.returncode == expected, said
-    assert re.search(reason, said), said
-    assert "frame #" not in said  # torch's C++ traceback
+    assert first.returncode == expected, output
+    assert re.search(reason, output), output
+    assert "frame #" not in output  # torch's C++ traceback
 
 
 class Late(SuperResolver):
-    """A method that takes longer than ``run.wait_minutes`` on one of two processes."""
+    """A method that takes 4 s for each image on the second of two processes."""
 
     def training_step(self, batch, batch_idx):
         raise NotImplementedError
@@ -211,17 +212,17 @@ class Late(SuperResolver):
 
 
 @pytest.mark.slow
-def test_a_process_waits_for_the_slowest_one(tiny, photo_folder):
+def test_a_process_waits_for_a_slow_one_that_is_still_at_work(tiny, photo_folder):
+    """The second one takes 20 s for its 5 of 10 images, which is longer than the limit of 9 s."""
     predict = f"predict --config tiny.yaml --model {__name__}.Late --data.predict {photo_folder}"
-    # 9 s; the slow process takes 4 s for each of its images.
-    said = said_by(srun_tasks(f"{predict} --run.wait_minutes 0.15"), status=0)
-    assert said.count("10 written, 0 skipped") == 1  # of all processes
+    output = output_of(srun_tasks(f"{predict} --run.wait_minutes 0.15"), status=0)
+    assert output.count("10 written, 0 skipped") == 1  # by both processes
     lines = [json.loads(text) for text in Path("runs/tiny/predict", NAME).read_text().splitlines()]
     assert sorted(line["output"] for line in lines) == [f"{number}.png" for number in range(10)]
 
 
 class Signalled(Late):
-    """A method whose first image brings a signal to one of two processes."""
+    """A method that sends a signal to one of two processes at its first image."""
 
     def restore(self, batch, noise):
         if os.environ["SLURM_PROCID"] == os.environ["STOPPED"]:
@@ -243,20 +244,22 @@ def test_a_signal_to_one_process_ends_both(tiny, photo_folder, verb, stopped, nu
     command = f"{verb} --config tiny.yaml --model {__name__}.Signalled"
     variables = {"STOPPED": str(stopped), "SIGNAL": str(int(number))}
     tasks = srun_tasks(f"{command} --data.predict {photo_folder}", **variables)
-    said_by(tasks, status=128 + number)
-    assert len(list(Path().rglob("predict/*.png"))) < 10  # not all
+    output_of(tasks, status=128 + number)
+    assert len(list(Path().rglob("predict/*.png"))) < 10  # images
 
 
 @pytest.mark.slow
-def test_a_warning_of_slurm_stops_training_on_both_nodes_after_the_same_step(tiny):
+def test_slurms_warning_to_one_node_stops_training_on_both_after_the_same_step(tiny):
+    """The warning before the end of a job's time is SIGUSR1. SLURM sends it to all nodes."""
     record = "--trainer.callbacks+ tests.distributed.records.Record --trainer.callbacks.folder out"
     slow = "--trainer.callbacks.seconds 0.2 --trainer.max_steps 100000"
     no_val = "--data.val null"  # a stop within a validation writes nothing
     tasks = srun_tasks(f"{FIT} {TWO_NODES} {record} {slow} {no_val}", nodes=2)
     while max(steps_of(Path("out"), 1), default=0) < 3:
         assert [task.poll() for task in tasks] == [None, None], tasks[0].communicate()
-    tasks[0].send_signal(signal.SIGUSR1)  # SLURM sends it to all; one is enough
-    said_by(tasks, status=128 + signal.SIGUSR1)
+    tasks[0].send_signal(signal.SIGUSR1)
+    output_of(tasks, status=128 + signal.SIGUSR1)
+    assert steps_of(Path("out"), 0)[-1] == steps_of(Path("out"), 1)[-1]
     assert newest(Path("runs/tiny"))["global_step"] == steps_of(Path("out"), 0)[-1]
 
 
@@ -266,7 +269,7 @@ SCRIPT = REPO / "docs" / "train.sbatch"
 
 
 @pytest.mark.parametrize("checker", ["bash -n", "shellcheck"])
-def test_the_script_for_slurm_passes_bash_and_shellcheck(checker):
+def test_the_script_for_slurm_has_no_error_of_syntax(checker):
     program, *options = checker.split()
     if shutil.which(program) is None:
         pytest.skip(f"needs {program}")
@@ -278,17 +281,17 @@ def test_the_script_for_slurm_passes_bash_and_shellcheck(checker):
     [
         (0, 0, False),
         (138, 0, True),  # 128 + SIGUSR1: the job's time is over
-        (75, 3, True),  # another process was lost
+        (75, 3, True),  # EX_TEMPFAIL: another process was lost
         (137, 0, True),  # 128 + SIGKILL, as for its memory
-        (75, 50, False),  # MOST of the script
+        (75, 50, False),  # restarts: the script's MOST
         (2, 0, False),  # a mistake of the user
-        (143, 0, False),  # cancelled, or started again by SLURM itself
+        (143, 0, False),  # 128 + SIGTERM: cancelled, or started again by SLURM itself
     ],
 )
-def test_the_script_for_slurm_requeues_the_job_by_status_and_restarts(
+def test_the_script_for_slurm_requeues_the_job_by_status_and_number_of_restarts(
     tmp_path, status, restarts, requeued
 ):
-    for name, line in (("srun", f"exit {status}"), ("scontrol", 'echo "$@" > asked')):
+    for name, line in (("srun", f"exit {status}"), ("scontrol", 'echo "$@" > scontrol.log')):
         program = tmp_path / name
         program.write_text(f"#!/bin/sh\n{line}\n")
         program.chmod(0o755)
@@ -301,5 +304,5 @@ def test_the_script_for_slurm_requeues_the_job_by_status_and_restarts(
     }
     done = subprocess.run(["bash", SCRIPT, "some.yaml"], env=variables, cwd=tmp_path)
     assert done.returncode == status
-    asked = [path.read_text() for path in tmp_path.glob("asked")]
-    assert asked == (["requeue 7\n"] if requeued else [])
+    calls = [path.read_text() for path in tmp_path.glob("scontrol.log")]
+    assert calls == (["requeue 7\n"] if requeued else [])

@@ -34,10 +34,6 @@ from tests.matrix.processes import Failed, command, last_line, start
 from tests.matrix.recipes import RECIPES, SIDE, STEPS, Recipe, class_of
 
 
-class Left(Exception):  # noqa: N818
-    """A recipe does not meet a way; the text says why."""
-
-
 @dataclass
 class Cell:
     """A recipe in its own folder, which is the working directory.

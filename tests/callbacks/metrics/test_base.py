@@ -53,8 +53,8 @@ class MeanDifference(ImageMetric):
         return (sr - hr).abs().mean((1, 2, 3))
 
 
-def mean_difference(count=7):
-    """What it gives for the tiny model."""
+def mean_difference(count):
+    """What it gives for the tiny model and so many images."""
     sr, hr = outputs(count)
     return pytest.approx((sr - hr).abs().mean().item(), rel=1e-6)
 
@@ -62,22 +62,23 @@ def mean_difference(count=7):
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_the_mean_of_all_images_is_logged_and_recorded(tmp_path, batch_size):
     metric = MeanDifference()
+    images = Images(count=7, name="tiny", scale=2)
 
-    run = validate(tmp_path, metric, data=loader(batch_size=batch_size))
+    run = validate(tmp_path, metric, data=loader(images, batch_size))
 
     [record] = metric.records
-    assert run.callback_metrics["val/mae"].item() == mean_difference()
+    assert run.callback_metrics["val/mae"].item() == mean_difference(count=7)
     assert record == {
         "dataset": "tiny",
         "scale": 2.0,
         "metric": "mae",
-        "value": mean_difference(),
+        "value": mean_difference(count=7),
         "n": 7,
         "protocol": {"implementation": "test", "weights": None},
     }
 
 
-def test_a_metric_of_a_user_may_write_into_the_images(tmp_path):
+def test_a_metric_that_writes_into_the_images_does_not_change_another(tmp_path):
     class Spoils(MeanDifference):
         def compute(self, sr, hr, batch):
             difference = super().compute(sr, hr, batch)
@@ -100,57 +101,60 @@ def test_compute_sees_the_scale_of_its_dataset(tmp_path):
             return torch.full((len(sr),), self.scale)
 
     metric = Scale()
-    datasets = [loader(Images(3, "a")), loader(Images(3, "b", scale=4))]
+    a = Images(count=3, name="a", scale=2)
+    b = Images(count=3, name="b", scale=4)
 
-    evaluate(tmp_path, metric, data=datasets)
+    evaluate(tmp_path, metric, data=[loader(a), loader(b)])
 
     assert [record["value"] for record in metric.records] == [2.0, 4.0]
 
 
 def test_a_repeated_image_counts_once(tmp_path):
     metric = MeanDifference()
-    padded = DataLoader(Images(), 2, sampler=[0, 1, 2, 3, 4, 5, 6, 0], collate_fn=collate)
+    images = Images(count=7)
+    padded = DataLoader(images, 2, sampler=[0, 1, 2, 3, 4, 5, 6, 0], collate_fn=collate)
 
     validate(tmp_path, metric, data=padded)
 
     assert metric.records[0]["n"] == 7
-    assert metric.records[0]["value"] == mean_difference()
+    assert metric.records[0]["value"] == mean_difference(count=7)
 
 
 def test_a_part_of_the_dataset_is_in_the_protocol(tmp_path):
     metric = MeanDifference()
 
-    validate(tmp_path, metric, limit_val_batches=2)
+    validate(tmp_path, metric, data=loader(Images(count=7), batch_size=2), limit_val_batches=2)
 
-    assert metric.records[0]["value"] == mean_difference(4)  # 2 batches of two images
+    assert metric.records[0]["value"] == mean_difference(count=4)
     assert metric.records[0]["protocol"]["images"] == 4
 
 
-def test_images_without_hr_have_metrics_that_need_none(tmp_path, caplog):
+def test_images_without_hr_are_measured_by_metrics_that_need_none(tmp_path, caplog):
     class Brightness(MeanDifference):
         needs_hr = False
 
         def compute(self, sr, hr, batch):
             return sr.mean((1, 2, 3))
 
-    with_reference = MeanDifference()
-    without = Brightness(label="brightness")
+    needs_hr = MeanDifference()
+    needs_none = Brightness(label="brightness")
+    images = NoHR(count=7, name="tiny")
 
-    validate(tmp_path, with_reference, without, model=Double(), data=loader(NoHR()))
+    validate(tmp_path, needs_hr, needs_none, model=Double(), data=loader(images))
 
-    assert with_reference.records == []
-    assert without.records[0]["n"] == 7
+    assert needs_hr.records == []
+    assert needs_none.records[0]["n"] == 7
     assert "no mae on tiny: no image with HR" in caplog.text
 
 
-def test_a_value_that_is_not_finite_is_left_out_and_named(tmp_path, caplog):
+def test_a_value_that_is_not_finite_is_left_out_of_the_mean_and_named(tmp_path, caplog):
     class Undefined(MeanDifference):
         def compute(self, sr, hr, batch):
             return torch.tensor([math.nan if key == "tiny/03" else 1.0 for key in batch["key"]])
 
     metric = Undefined()
 
-    validate(tmp_path, metric)
+    validate(tmp_path, metric, data=loader(Images(count=7, name="tiny")))
 
     [record] = metric.records
     assert record["value"] == 1.0
@@ -159,8 +163,8 @@ def test_a_value_that_is_not_finite_is_left_out_and_named(tmp_path, caplog):
     assert "the mean is of the other 6: tiny/03 (nan)" in caplog.text
 
 
-def test_an_output_with_a_broken_pixel_is_not_left_out_of_the_mean(tmp_path):
-    """Otherwise a model that fails at hard images would be the best one."""
+def test_an_output_with_a_nan_pixel_makes_the_mean_nan(tmp_path):
+    """Left out, a model that fails on hard images would be the best one."""
 
     class BrokenOnce(Tiny):
         def validation_step(self, batch, batch_idx):
@@ -177,9 +181,9 @@ def test_an_output_with_a_broken_pixel_is_not_left_out_of_the_mean(tmp_path):
     assert metric.records[0]["not_finite"] == 1
 
 
-def test_large_images_of_float16_are_finite():
-    """Their sum, 270,000, is above float16's 65504."""
-    images = torch.full((2, 3, 300, 300), 1.0, dtype=torch.float16)
+def test_large_float16_images_are_finite_unless_a_pixel_is_not():
+    """The sum of the ones, 3 x 300 x 300 = 270,000, is above float16's 65504."""
+    images = torch.ones(2, 3, 300, 300, dtype=torch.float16)
     images[1, 0, 7, 7] = torch.nan
 
     assert are_finite(images).tolist() == [True, False]
@@ -198,8 +202,8 @@ class Pooled(MeanDifference):
         ([Pooled()], ["a"], r"Pooled.compute gave the shape \(\); expected one value"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(tmp_path, metrics, names, words):
-    datasets = [loader(Images(3, name)) for name in names]
+def test_equal_names_and_values_of_another_shape_are_refused(tmp_path, metrics, names, words):
+    datasets = [loader(Images(count=3, name=name)) for name in names]
 
     with pytest.raises(ValueError, match=words):
         evaluate(tmp_path, *metrics, data=datasets)
@@ -239,13 +243,19 @@ def test_presets_measure_as_in_their_papers(preset):
 
     for name, expected in PRESETS[preset].items():
         assert expected.items() <= metrics[name].protocol().items()
-        if preset == "selfcascade-fid":
-            assert not metrics[name].needs_hr  # its reference is another folder
+
+
+def test_self_cascades_metrics_have_a_folder_as_reference_and_need_no_hr():
+    metrics = metrics_of("selfcascade-fid")
+
+    for name in PRESETS["selfcascade-fid"]:
+        assert not metrics[name].needs_hr
 
 
 # ------------------------------------------------------------------------------------- TorchMetric
 
 
+COUNT = 7
 SIDE = 48
 THEIR_PSNR = partial(PeakSignalNoiseRatio, data_range=1.0)
 THEIR_SSIM = partial(StructuralSimilarityIndexMeasure, data_range=1.0)
@@ -253,14 +263,14 @@ THEIR_SSIM = partial(StructuralSimilarityIndexMeasure, data_range=1.0)
 
 def whole_levels():
     """The tiny model's outputs, and HR, as they are in files."""
-    sr, hr = outputs(7, SIDE)
+    sr, hr = outputs(COUNT, SIDE)
     return (sr * 255).round() / 255, (hr * 255).round() / 255
 
 
 def numbers_of(make, sr, hr):
     """The library's number of each image."""
     values = []
-    for n in range(7):
+    for n in range(len(sr)):
         metric = make()
         metric.update(sr[n : n + 1], hr[n : n + 1])
         values.append(float(metric.compute()))
@@ -269,7 +279,8 @@ def numbers_of(make, sr, hr):
 
 def evaluated(folder, metric):
     """The metric's number of each image."""
-    evaluate(folder, metric, data=loader(Images(7, side=SIDE), batch_size=3))
+    images = Images(COUNT, name="tiny", side=SIDE)
+    evaluate(folder, metric, data=loader(images, batch_size=3))
     return list(metric.images["tiny"].values())
 
 
@@ -280,7 +291,7 @@ def evaluated(folder, metric):
         (THEIR_SSIM, "structural_similarity_index_measure"),
     ],
 )
-def test_torchmetrics_numbers_of_each_image_and_their_mean(tmp_path, make, name):
+def test_a_torchmetrics_number_is_the_mean_of_those_of_each_image(tmp_path, make, name):
     metric = TorchMetric(make)
 
     values = evaluated(tmp_path, metric)
@@ -288,18 +299,18 @@ def test_torchmetrics_numbers_of_each_image_and_their_mean(tmp_path, make, name)
     expected = numbers_of(make, *whole_levels())
     assert metric.name == name
     assert values == pytest.approx(expected, rel=1e-6)
-    assert metric.records[0]["value"] == pytest.approx(sum(expected) / 7, rel=1e-6)
+    assert metric.records[0]["value"] == pytest.approx(sum(expected) / COUNT, rel=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("settings", "data_range", "change"),
+    ("settings", "data_range", "convert"),
     [
         ({"color": "y"}, 1.0, lambda x: to_pixels(x, "y").float() / 255),
         ({"pixels": "signed"}, 1.0, lambda x: x * 2 - 1),
         ({"pixels": "uint8"}, 255.0, lambda x: (x * 255).round().byte()),
     ],
 )
-def test_the_library_sees_other_colours_and_ranges(tmp_path, settings, data_range, change):
+def test_a_torchmetric_gets_pixels_as_its_settings_say(tmp_path, settings, data_range, convert):
     seen = []
 
     class Seen(PeakSignalNoiseRatio):
@@ -311,7 +322,7 @@ def test_the_library_sees_other_colours_and_ranges(tmp_path, settings, data_rang
 
     values = evaluated(tmp_path, TorchMetric(make, **settings))
 
-    sr, hr = map(change, whole_levels())
+    sr, hr = map(convert, whole_levels())
     assert seen[0].dtype == sr.dtype
     torch.testing.assert_close(torch.cat(seen), sr)
     assert values == pytest.approx(numbers_of(make, sr, hr), rel=1e-5)
@@ -320,20 +331,20 @@ def test_the_library_sees_other_colours_and_ranges(tmp_path, settings, data_rang
 def test_a_metric_of_outputs_alone_needs_no_hr(tmp_path):
     metric = TorchMetric(partial(TotalVariation, reduction="mean"), inputs=("sr",))
 
-    validate(tmp_path, metric, model=Double(), data=loader(NoHR(3)))
+    validate(tmp_path, metric, model=Double(), data=loader(NoHR(count=3)))
 
     assert metric.records[0]["n"] == 3
     assert not metric.higher_is_better
 
 
-def test_lr_can_be_an_input(tmp_path):
+def test_lr_can_be_an_input_of_a_torchmetric(tmp_path):
     class Unchanged(Tiny):
         def test_step(self, batch, batch_idx):
             return {"sr": batch["lr"]}
 
     metric = TorchMetric(THEIR_SSIM, inputs=("sr", "lr"))
 
-    evaluate(tmp_path, metric, model=Unchanged(), data=loader(Images(3, scale=1)))
+    evaluate(tmp_path, metric, model=Unchanged(), data=loader(Images(count=3, scale=1)))
 
     assert metric.records[0]["value"] == pytest.approx(1)  # SSIM of equal images
 
@@ -354,28 +365,28 @@ class Half(torchmetrics.Metric):
         return self.inner.compute() / 2
 
 
-def test_no_metric_waits_for_other_processes(monkeypatch):
-    """Also none within another: processes have different numbers of images."""
+def test_a_torchmetric_and_one_within_it_do_not_synchronise_processes(monkeypatch):
+    """Processes have different numbers of images: one would wait forever. Here none is there."""
     monkeypatch.setattr("torchmetrics.metric.jit_distributed_available", lambda: True)
-    sr, hr = outputs(1)
-    whole = TorchMetric(THEIR_PSNR)
+    sr, hr = outputs(count=1)
+    psnr = TorchMetric(THEIR_PSNR)
     half = TorchMetric(Half)
-    whole.load()
+    psnr.load()
     half.load()
 
     value = half.compute(sr, hr, keys(1))
 
-    assert value == whole.compute(sr, hr, keys(1)) / 2
+    assert value == psnr.compute(sr, hr, keys(1)) / 2
 
 
-def test_a_metric_within_another_forgets_the_image_before(tmp_path):
-    whole = evaluated(tmp_path, TorchMetric(THEIR_PSNR))
+def test_a_metric_within_another_is_reset_for_each_image(tmp_path):
+    psnr = evaluated(tmp_path, TorchMetric(THEIR_PSNR))
     half = evaluated(tmp_path, TorchMetric(Half))
 
-    assert half == pytest.approx([value / 2 for value in whole])
+    assert half == pytest.approx([value / 2 for value in psnr])
 
 
-def test_what_a_metric_draws_is_the_same_for_each_image(tmp_path):
+def test_a_torchmetric_draws_the_same_random_numbers_for_each_image(tmp_path):
     class Drawn(Half):
         def compute(self):
             return torch.rand(())
@@ -385,7 +396,7 @@ def test_what_a_metric_draws_is_the_same_for_each_image(tmp_path):
     assert len(set(values)) == 1
 
 
-def test_the_protocol_has_all_arguments(tmp_path):
+def test_the_protocol_of_a_torchmetric_has_its_arguments_and_defaults(tmp_path):
     evaluate(tmp_path, TorchMetric(THEIR_SSIM), Results())
 
     [row] = read_file(tmp_path / "results.json")
@@ -398,9 +409,9 @@ def test_the_protocol_has_all_arguments(tmp_path):
     assert row.protocol["pixels"] == "float32 in [0, 1]"
 
 
-def test_other_weights_are_another_protocol():
-    def protocol():
+def test_a_torchmetric_with_other_weights_has_another_protocol():
+    def protocol_of_new_weights():
         make = partial(LearnedPerceptualImagePatchSimilarity, net_type=nn.Linear(2, 2))
         return TorchMetric(make, higher_is_better=False).protocol()
 
-    assert protocol() != protocol()  # each call makes a network with new random weights
+    assert protocol_of_new_weights() != protocol_of_new_weights()

@@ -29,14 +29,15 @@ __all__ = ["inception", "inception_file", "small_inception"]
 pytestmark = pytest.mark.filterwarnings("ignore:Matrix is singular")  # as tested here
 
 
-def gaussian(count, size, rank, seed):
-    """Features (count, size) of a normal distribution in a subspace."""
-    mixing = normal(rank, size, seed=seed).double()
-    shift = normal(size, seed=seed + 1).double()
+def gaussian(count, width, rank, seed):
+    """Features (count, width) of a normal distribution in a subspace of a rank."""
+    mixing = normal(rank, width, seed=seed).double()
+    shift = normal(width, seed=seed + 1).double()
     return normal(count, rank, seed=seed + 2).double() @ mixing + shift
 
 
-def pixels(height=70, width=90, count=2):
+def pixels(count, height=70, width=90):
+    """Random images of 8 bits."""
     return (uniform(count, 3, height, width) * 255).round().byte()
 
 
@@ -44,7 +45,7 @@ def pixels(height=70, width=90, count=2):
 
 
 def by_scipy(a, b):
-    """The formula as in pytorch-fid and clean-fid, by the root of a matrix."""
+    """|mean a - mean b|^2 + tr(A + B - 2 (A B)^1/2), of covariances A and B, as pytorch-fid."""
     covariance_a = np.cov(a, rowvar=False)
     covariance_b = np.cov(b, rowvar=False)
     product = covariance_a @ covariance_b
@@ -57,9 +58,10 @@ def by_scipy(a, b):
 
 @pytest.mark.parametrize(("n", "m"), [(2, 2), (2, 90), (20, 90), (90, 90)])
 @pytest.mark.parametrize(("rank", "other_rank"), [(1, 1), (7, 32), (32, 32)])
-def test_the_distance_is_scipys_also_for_singular_covariances(n, m, rank, other_rank):
-    a = gaussian(n, 32, rank, seed=0)
-    b = gaussian(m, 32, other_rank, seed=10)
+def test_the_frechet_distance_equals_scipys_also_for_singular_covariances(n, m, rank, other_rank):
+    """They are singular if images or rank are fewer than the 32 features."""
+    a = gaussian(n, width=32, rank=rank, seed=0)
+    b = gaussian(m, width=32, rank=other_rank, seed=10)
 
     distance = frechet_distance(a, b)
 
@@ -67,8 +69,8 @@ def test_the_distance_is_scipys_also_for_singular_covariances(n, m, rank, other_
 
 
 @pytest.mark.parametrize("size", [(70, 90), (299, 299), (301, 1200)])
-def test_clean_fids_resize_is_pillows_in_float(size):
-    image = pixels(*size, count=1).float()
+def test_images_are_resized_as_by_clean_fid_with_pillow_in_float(size):
+    image = pixels(1, *size).float()
 
     resized = bicubic(image)
 
@@ -77,7 +79,7 @@ def test_clean_fids_resize_is_pillows_in_float(size):
         np.testing.assert_allclose(ours, np.asarray(theirs).clip(0, 255), atol=1e-4)  # of 255
 
 
-def test_the_network_is_torch_fidelitys(inception):
+def test_features_are_those_of_torch_fidelity_with_the_same_weights(inception):
     images = pixels(count=3)
     metric = FID("torch-fidelity")
     metric.load()
@@ -93,7 +95,7 @@ def test_levels_are_rounded_to_the_nearest(inception):
     """torchmetrics' `normalize=True` truncates instead."""
     metric = FID()
     metric.load()
-    images = pixels(40, 40)
+    images = pixels(2, height=40, width=40)
     brighter = (images + 0.4).clamp(0, 255)
 
     features = metric.features(brighter / 255, keys(2))
@@ -105,6 +107,8 @@ def test_levels_are_rounded_to_the_nearest(inception):
 
 
 def mmd_by_hand(a, b):
+    """KID's unbiased estimate: mean k(a, a') + mean k(b, b') - 2 mean k(a, b), k cubic."""
+
     def kernel(x, y):
         return (x @ y.T / x.shape[1] + 1) ** 3
 
@@ -117,43 +121,46 @@ def mmd_by_hand(a, b):
 
 @pytest.mark.parametrize(("n", "m"), [(4, 9), (2, 2)])
 def test_the_estimate_of_kid_is_the_papers(n, m):
-    a = gaussian(n, 5, 5, seed=0)
-    b = gaussian(m, 5, 5, seed=10)
+    a = gaussian(n, width=5, rank=5, seed=0)
+    b = gaussian(m, width=5, rank=5, seed=10)
 
     distance = polynomial_mmd(a, b)
 
     assert distance == pytest.approx(mmd_by_hand(a, b).item(), rel=1e-10)
 
 
-@pytest.mark.parametrize("size", [10, 5])
+@pytest.mark.parametrize("size", [10, 5], ids=["whole sets", "subsets"])
 def test_paired_kernel_distance_of_equal_sets_is_0_and_unpaired_is_below(size):
+    """Of equal sets, the unpaired one compares images with themselves, which raises mean k(a, b).
+
+    The paired one leaves these pairs out, as both do within a set.
+    """
     x = normal(10, 3).double()
 
-    # Of 4 subsets. Within a set, no image is compared with itself; between both, only if unpaired.
-    unpaired, _ = kernel_distance(x, x, 4, size)
-    paired, _ = kernel_distance(x, x, 4, size, paired=True)
+    unpaired, _ = kernel_distance(x, x, subsets=4, size=size)
+    paired, _ = kernel_distance(x, x, subsets=4, size=size, paired=True)
 
     assert unpaired < -0.1
     assert paired == pytest.approx(0, abs=1e-9)
 
 
-# Up to 5000 images all pairs have their kernels computed once; beyond, each subset its own.
+# Above 5000 images, the kernels of each subset are computed instead of those of all pairs once.
 @pytest.mark.parametrize("count", [30, pytest.param(5001, marks=pytest.mark.slow)])
-def test_kid_of_subsets_is_near_that_of_all_pairs(count):
-    a = gaussian(count, 4, 4, seed=0)
-    b = gaussian(30, 4, 4, seed=10)
+def test_kid_of_random_subsets_is_near_that_of_all_pairs(count):
+    a = gaussian(count, width=4, rank=4, seed=0)
+    b = gaussian(30, width=4, rank=4, seed=10)
 
     mean, deviation = kernel_distance(a, b, subsets=5, size=10)
 
-    assert (mean, deviation) == kernel_distance(a, b, subsets=5, size=10)  # the seed is its own
+    assert (mean, deviation) == kernel_distance(a, b, subsets=5, size=10)  # the same subsets
     assert deviation > 0
-    assert abs(mean - polynomial_mmd(a, b)) < 4 * deviation
+    assert abs(mean - polynomial_mmd(a, b)) < 4 * deviation  # the mean of 5 has half of it
 
 
 @pytest.mark.slow
 def test_kid_is_torch_fidelitys_with_the_same_subsets(inception):
     sr = pixels(count=6)
-    hr = (pixels(count=8)[1:] * 0.8).byte()
+    hr = (pixels(count=8)[1:] * 0.8).byte()  # 7 others, none at the place of its own
     metric = KID("torch-fidelity")
     metric.load()
 
@@ -177,36 +184,36 @@ def test_kid_is_torch_fidelitys_with_the_same_subsets(inception):
     assert deviation == pytest.approx(theirs["kernel_inception_distance_std"], rel=1e-3, abs=1e-6)
 
 
-def test_metrics_that_share_the_networks_work_have_their_own_numbers(small_inception, tmp_path):
-    alone = FID()
-    beside = FID()
-    data = loader(Images(2))
+def test_fid_is_the_same_beside_kid_of_another_preset(small_inception, tmp_path):
+    """They share the network, but not its features: images are resized otherwise."""
+    alone = FID("clean-fid")
+    beside_kid = FID("clean-fid")
+    data = loader(Images(count=2))
 
-    validate(tmp_path, KID("torch-fidelity"), beside, data=data)
+    validate(tmp_path, KID("torch-fidelity"), beside_kid, data=data)
 
     validate(tmp_path, alone, data=data)
-    assert beside.records == alone.records
+    assert beside_kid.records == alone.records
 
 
 # -------------------------------------------------------------------------------------- KID-thumb
 
 
-def test_thumbnails_are_means_of_areas():
+def test_a_pixel_of_a_thumbnail_is_the_mean_of_its_area():
     images = smooth(2, (32, 32), cell=8)
 
     thumbnails = KIDThumb().features(images, keys(2)).view(2, 3, 8, 8)
 
     levels = (images * 255).round() / 255
-    # Row 3 and column 5 of 8: 4x4 of 32 pixels; in [-1, 1].
-    expected = levels[1, 2, 12:16, 20:24].mean() * 2 - 1
-    torch.testing.assert_close(thumbnails[1, 2, 3, 5], expected)
+    row_3_column_5 = levels[1, 2, 12:16, 20:24]  # of 8, each the mean of 4x4 pixels, in [-1, 1]
+    torch.testing.assert_close(thumbnails[1, 2, 3, 5], row_3_column_5.mean() * 2 - 1)
 
 
 # --------------------------------------------------------------------------------- pFID, pKID
 
 
 class Corners(PatchFID):
-    """The corner of each crop instead of its features."""
+    """The first pixel of each of four crops instead of its features."""
 
     crops = 4
 
@@ -215,40 +222,46 @@ class Corners(PatchFID):
         return pixels[:, :, 0, 0]
 
 
-def test_crops_belong_to_the_image_and_are_not_resized():
+def test_places_of_crops_depend_on_the_images_key_alone():
     images = uniform(3, 3, 310, 320)
-    in_order = {"key": ["a", "b", "c"]}
-    turned = {"key": ["c", "b", "a"]}
     metric = Corners()
 
-    corners = metric.features(images, in_order)
+    corners = metric.features(images, {"key": ["a", "b", "c"]})
 
-    assert torch.equal(metric.features(images.flip(0), turned), corners.flip(0))
-    assert not torch.equal(metric.features(images, turned), corners)
-    assert len(corners[0].unique(dim=0)) > 1  # not one place four times
+    in_other_order = metric.features(images.flip(0), {"key": ["c", "b", "a"]})
+    with_other_keys = metric.features(images, {"key": ["c", "b", "a"]})
+    assert torch.equal(in_other_order, corners.flip(0))
+    assert not torch.equal(with_other_keys, corners)
+
+
+def test_crops_are_at_several_places_and_not_resized():
+    images = uniform(1, 3, 310, 320)
+
+    [corners] = Corners().features(images, keys(1))
+
+    assert len(corners.unique(dim=0)) > 1
     # A crop of 299 pixels begins in the first 12 of 310 rows and 22 of 320 columns.
     possible = (images[0, :, :12, :22] * 255).round().flatten(1).T
-    for corner in corners[0]:
+    for corner in corners:
         assert (possible == corner).all(1).any()
 
 
-def test_a_crop_has_the_features_of_an_image(inception):
-    images = uniform(2, 3, 299, 299)
-    patches = PatchFID()
-    patches.load()
-    whole = FID("torch-fidelity")
-    whole.load()
+def test_a_crop_has_the_features_of_an_image_of_its_size(inception):
+    images = uniform(2, 3, 299, 299)  # each crop is the whole image
+    of_crops = PatchFID()
+    of_crops.load()
+    of_images = FID("torch-fidelity")
+    of_images.load()
 
-    features = patches.features(images, keys(2))
+    features = of_crops.features(images, keys(2))
 
-    expected = whole.features(images, keys(2))
-    # Any crop of 299 pixels is the whole image.
-    torch.testing.assert_close(features[:, 2], expected, rtol=1e-5, atol=1e-5)
+    expected = of_images.features(images, keys(2))
+    torch.testing.assert_close(features[:, 2], expected, rtol=1e-5, atol=1e-5)  # of the third crop
 
 
 def test_pfid_and_pkid_are_those_of_the_crops_of_all_images():
-    sr = gaussian(15, 8, 8, seed=0)
-    hr = gaussian(15, 8, 8, seed=10)
+    sr = gaussian(5 * 3, width=8, rank=8, seed=0)  # 5 images, 3 crops
+    hr = gaussian(5 * 3, width=8, rank=8, seed=10)
 
     fid = PatchFID().distance(sr.view(5, 3, 8), hr.view(5, 3, 8))
     kid = PatchKID().distance(sr.view(5, 3, 8), hr.view(5, 3, 8))

@@ -19,7 +19,7 @@ from tests.make import keys, noisy, smooth
 from tests.stand_ins import save_niqe_model
 
 pyiqa = pytest.importorskip("pyiqa")
-# The networks of pyiqa's configuration, made small on both sides.
+# Options that make pyiqa's networks small, for ours and for theirs.
 SMALL = {
     "musiq": {"num_layers": 2, "mlp_dim": 64},
     "topiq_nr": {"semantic_model_name": "resnet18", "inter_dim": 64},
@@ -90,7 +90,7 @@ def clip_files(folder):
 
 
 def forest(generator, features):
-    """Three trees with one node and two leaves, in the layout of Ma et al.'s file."""
+    """Three trees of one node and two leaves, as columns, in the layout of Ma et al.'s file."""
     left = np.zeros((3, 3), np.int64)
     right = np.zeros((3, 3), np.int64)
     left[0] = 2
@@ -110,7 +110,7 @@ def pi_files(folder):
     """Ma et al.'s forests, and a model of NIQE."""
     generator = np.random.default_rng(0)
     forests = np.empty((1, 3), object)
-    for number, features in enumerate((18, 45, 75)):
+    for number, features in enumerate((18, 45, 75)):  # of each of the paper's three forests
         forests[0, number] = forest(generator, features)
     linear = np.array([[0.5], [0.2], [0.3], [0.4]])
     savemat(folder / "ma.mat", {"model": {"linear": linear, "rf": forests}})
@@ -201,17 +201,21 @@ def images():
     return (images * 255).round() / 255
 
 
-def test_values_are_those_of_pyiqa(ours, theirs, images):
-    values = ours.compute(images, images, keys(2))
+def test_a_metric_has_the_values_of_pyiqa(ours, theirs, images):
+    hr = images  # which no metric here reads
+
+    values = ours.compute(images, hr, keys(2))
 
     expected = torch.stack([theirs(image).reshape(()) for image in images.split(1)]).float()
     assert expected[0] != expected[1]
     torch.testing.assert_close(values, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_random_state_and_settings_of_cudnn_stay(ours, images, monkeypatch):
+def test_loading_and_computing_leave_the_random_state_and_cudnns_settings(
+    ours, images, monkeypatch
+):
+    """pyiqa draws the weights that ours replace, and sets cuDNN."""
     cudnn = torch.backends.cudnn
-    # `ours` may have changed them already.
     monkeypatch.setattr(cudnn, "deterministic", False)
     monkeypatch.setattr(cudnn, "benchmark", True)
     state = torch.get_rng_state()

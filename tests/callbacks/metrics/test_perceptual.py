@@ -66,7 +66,7 @@ class Network:
         return metric
 
 
-# VGG is as large as the others together ten times, and run like them.
+# VGG takes ten times as long as both others.
 @pytest.fixture(
     scope="module", params=["alex", "squeeze", pytest.param("vgg", marks=pytest.mark.slow)]
 )
@@ -74,7 +74,7 @@ def network(request, tmp_path_factory):
     return Network(request.param, tmp_path_factory.mktemp("weights"))
 
 
-def test_lpips_is_that_of_its_package(network, monkeypatch):
+def test_lpips_of_unrounded_images_is_that_of_its_package(network, monkeypatch):
     hr = uniform(2, 3, 33, 45) * 2 - 1
     sr = uniform(2, 3, 33, 45, seed=1) * 2 - 1
     ours = network.loaded(LPIPS, monkeypatch).network
@@ -104,7 +104,7 @@ def test_lpips_rounds_images_to_8_bits(network, monkeypatch):
 def test_lpips_as_a_loss_has_the_gradient_of_its_package(network, monkeypatch):
     hr = uniform(2, 3, 64, 80)
     sr = noisy(hr, 0.1).requires_grad_()
-    loss = network.loaded(Perceptual, monkeypatch).train()  # in which nothing is dropped
+    loss = network.loaded(Perceptual, monkeypatch).train()  # its dropout stays off
 
     value = loss(sr, hr)
 
@@ -119,20 +119,21 @@ def test_lpips_as_a_loss_has_the_gradient_of_its_package(network, monkeypatch):
 # ------------------------------------------------------------------------------------------- NIQE
 
 
-def jpeg(image):
+def through_jpeg(image):
     file = io.BytesIO()
     Image.fromarray(image).save(file, "JPEG", quality=40)
     return np.array(Image.open(file))
 
 
-def bicubic(image):
+def halved_and_doubled(image):
+    """A photograph of 300x300 pixels with less detail."""
     small = Image.fromarray(image).resize((150, 150), Image.Resampling.BICUBIC)
     return np.array(small.resize((300, 300), Image.Resampling.BICUBIC))
 
 
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory):
-    """A model of parts of three photographs."""
+    """NIQE's model, of windows of three photographs."""
     lumas = []
     for image in (data.astronaut(), data.coffee(), data.rocket()):
         for left in range(0, image.shape[1] - 191, 64):
@@ -145,7 +146,7 @@ def pristine(tmp_path_factory):
 
 
 def niqe(model, image, color="y"):
-    """Ours, of an image (H, W, 3) uint8."""
+    """Our NIQE of an image (H, W, 3) uint8."""
     metric = NIQE()
     metric.build([model])
     metric.color = color
@@ -154,6 +155,7 @@ def niqe(model, image, color="y"):
 
 
 def by_paper(model, luma, *precision):
+    """NIQE by the transcription of the paper in numpy, which follows no code of ours."""
     with np.load(model) as file:
         mean = file["mu_pris_param"]
         covariance = file["cov_pris_param"]
@@ -170,10 +172,10 @@ def test_niqe_of_baboon_is_the_published_number(data_root, weights_root):
     assert value == pytest.approx(5.7296, abs=1e-3)
 
 
-@pytest.mark.parametrize("change", [np.array, bicubic, jpeg])
+@pytest.mark.parametrize("change", [np.array, halved_and_doubled, through_jpeg])
 @pytest.mark.parametrize("name", ["astronaut", "coffee"])
 def test_niqe_is_that_of_the_paper_in_numpy(pristine, name, change):
-    image = change(photograph(300, 300, name, corner=0))
+    image = change(photograph(height=300, width=300, name=name, corner=0))
 
     value = niqe(pristine, image)
 
@@ -181,8 +183,8 @@ def test_niqe_is_that_of_the_paper_in_numpy(pristine, name, change):
 
 
 @pytest.mark.parametrize("name", ["kodim01", "kodim02", "kodim05"])
-def test_niqe_is_that_of_the_paper_in_float64(data_root, weights_root, name):
-    """What float32 does to pixels matters in nearly flat areas, and may move a shape by a step."""
+def test_niqe_of_the_published_model_is_that_of_the_paper_in_float64(data_root, weights_root, name):
+    """Ours keeps pixels in float32, which matters in nearly flat areas; here by less than 1e-4."""
     model = weights_root / "niqe-pristine.npz"
     image = np.array(Image.open(data_root / f"kodak24/{name}.png").convert("RGB"))
 
@@ -194,17 +196,17 @@ def test_niqe_is_that_of_the_paper_in_float64(data_root, weights_root, name):
 @pytest.mark.filterwarnings("ignore:Mean of empty slice")
 def test_niqe_leaves_flat_blocks_out_as_in_numpy(pristine):
     """A flat block has no statistics (0 / 0): left out of the covariance, and of the means."""
-    image = photograph(300, 300, "coffee", corner=0)
-    image[:99, :99] = 128
+    image = photograph(height=300, width=300, name="coffee", corner=0)
+    image[:99, :99] = 128  # more than a block of 96 pixels
 
     value = niqe(pristine, image)
 
     assert value == by_paper(pristine, niqe_numpy.luma(image), np.float32)
 
 
-def test_niqe_of_the_luma_of_yiq(pristine):
-    """As pyiqa has it: in [0, 255], where BT.601 is in [16, 235]."""
-    image = photograph(300, 300, "coffee", corner=0)
+def test_niqe_can_be_of_the_luma_of_yiq(pristine):
+    """As pyiqa's: in [0, 255], where the default, Y of BT.601, is in [16, 235]."""
+    image = photograph(height=300, width=300, name="coffee", corner=0)
     luma = np.round(image @ np.array([0.299, 0.587, 0.114]))
 
     value = niqe(pristine, image, "yiq")
@@ -213,8 +215,8 @@ def test_niqe_of_the_luma_of_yiq(pristine):
     assert value != niqe(pristine, image)
 
 
-def test_a_model_with_a_pickle_is_refused(tmp_path):
-    """It could run anything."""
+def test_a_model_of_niqe_with_a_pickle_is_refused(tmp_path):
+    """Unpickling could run any code."""
     path = tmp_path / "bad.npz"
     pickled = np.array([object()] * 36)
     np.savez(path, mu_pris_param=pickled, cov_pris_param=np.eye(36))

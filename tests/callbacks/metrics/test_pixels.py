@@ -14,7 +14,7 @@ from torch.nn import functional
 from callbacks.metrics.consistency import LRConsistency, Repetition, autocorrelation
 from callbacks.metrics.pixels import PSNR, SSIM
 from degradations.bicubic import resize
-from tests.callbacks.tiny import Tiny, validate
+from tests.callbacks.tiny import Images, Tiny, loader, validate
 from tests.make import hr_and_lr, keys, noisy, normal, smooth, uniform
 
 
@@ -24,7 +24,7 @@ def hr():
     return (smooth(3, (40, 31)) * 255).round() / 255
 
 
-def compute(metric, sr, hr, scale=2.0):
+def compute(metric, sr, hr, scale):
     metric.scale = scale
     return metric.compute(sr, hr, keys(len(sr)))
 
@@ -40,17 +40,17 @@ def reference_pixels(image, color, border):
 
 @pytest.mark.parametrize("color", ["y", "rgb"])
 @pytest.mark.parametrize(("border", "cut"), [("scale", 2), ("scale+6", 8), (0, 0), (5, 5)])
-def test_psnr_and_ssim_are_scikit_images(hr, color, border, cut):
+def test_psnr_and_ssim_are_those_of_scikit_image_at_scale_2(hr, color, border, cut):
     sr = noisy(hr)
 
-    psnr = compute(PSNR(color, border), sr, hr)
-    ssim = compute(SSIM(color, border), sr, hr)
+    psnr = compute(PSNR(color, border), sr, hr, scale=2.0)
+    ssim = compute(SSIM(color, border), sr, hr, scale=2.0)
 
     for n in range(3):
         a = reference_pixels(sr[n], color, cut)
         b = reference_pixels(hr[n], color, cut)
         assert psnr[n].item() == pytest.approx(peak_signal_noise_ratio(b, a, data_range=255))
-        # Its mean leaves out the 5 pixels where the window does not fit.
+        # Its mean leaves out 5 pixels at each edge, where the window does not fit.
         expected = structural_similarity(
             a,
             b,
@@ -63,14 +63,14 @@ def test_psnr_and_ssim_are_scikit_images(hr, color, border, cut):
         assert ssim[n].item() == pytest.approx(expected, abs=1e-6)
 
 
-def test_rounding_to_8_bits_can_be_left_out():
+def test_without_rounding_a_difference_of_less_than_half_a_level_counts():
     black = torch.zeros(1, 3, 20, 20)
     nearly_black = torch.full((1, 3, 20, 20), 0.4 / 255)
 
-    rounded = compute(PSNR(), nearly_black, black)
-    unrounded = compute(PSNR("rgb", round_8bit=False), nearly_black, black)
+    rounded = compute(PSNR(), nearly_black, black, scale=2.0)
+    unrounded = compute(PSNR("rgb", round_8bit=False), nearly_black, black, scale=2.0)
 
-    assert rounded.isinf().all()
+    assert rounded.isinf().all()  # equal images
     assert unrounded.item() == pytest.approx(20 * math.log10(255 / 0.4), abs=1e-4)
 
 
@@ -78,15 +78,15 @@ def test_rounding_to_8_bits_can_be_left_out():
     ("border", "scale", "cut"),
     [("scale", 2.5, 3), ("scale", 4.0, 4), ("scale", 1.0, 0), ("scale+6", 1.0, 6)],
 )
-def test_the_border_of_a_scale_is_rounded_up_and_none_at_scale_1(hr, border, scale, cut):
+def test_the_border_is_the_scale_rounded_up_and_none_at_scale_1(hr, border, scale, cut):
     sr = noisy(hr)
 
     values = compute(PSNR(border=border), sr, hr, scale)
 
-    assert torch.equal(values, compute(PSNR(border=cut), sr, hr))
+    assert torch.equal(values, compute(PSNR(border=cut), sr, hr, scale))
 
 
-def test_psnr_of_equal_images_is_infinite_and_the_log_says_so(tmp_path, caplog):
+def test_psnr_of_equal_images_is_infinite_with_a_warning_and_ssim_is_1(tmp_path, caplog):
     class Perfect(Tiny):
         def validation_step(self, batch, batch_idx):
             return {"sr": batch["hr"]}
@@ -94,7 +94,7 @@ def test_psnr_of_equal_images_is_infinite_and_the_log_says_so(tmp_path, caplog):
     psnr = PSNR()
     ssim = SSIM()
 
-    validate(tmp_path, psnr, ssim, model=Perfect())
+    validate(tmp_path, psnr, ssim, model=Perfect(), data=loader(Images(count=7)))
 
     assert psnr.records[0]["value"] == math.inf
     assert ssim.records[0]["value"] == pytest.approx(1, abs=1e-12)
@@ -105,34 +105,39 @@ def test_psnr_of_equal_images_is_infinite_and_the_log_says_so(tmp_path, caplog):
 
 
 @pytest.mark.parametrize(("scale", "of_bicubic", "of_hr"), [(2, 42.4, 61.5), (4, 38.8, 59.6)])
-def test_lr_consistency_on_set5(data_root, scale, of_bicubic, of_hr):
-    """An independent script has 42.3 and 38.8 of bicubic; LR's rounding to 8 bits limits HR's."""
+def test_lr_consistency_of_bicubic_and_of_hr_on_set5(data_root, scale, of_bicubic, of_hr):
+    """Our own numbers; an independent script has 42.3 and 38.8 of bicubic.
+
+    HR's is finite because LR is rounded to 8 bits.
+    """
     metric = LRConsistency()
     values = []
 
     for _, hr, lr in hr_and_lr(data_root / f"set5/x{scale}"):
-        images = torch.cat([resize(lr, hr.shape[-2:]), hr])
+        bicubic = resize(lr, hr.shape[-2:])
+        images = torch.cat([bicubic, hr])
         batch = keys(2) | {"lr": lr.expand(2, -1, -1, -1)}
         values.append(metric.compute(images, images, batch))
 
     assert torch.stack(values).mean(0).tolist() == pytest.approx([of_bicubic, of_hr], abs=0.1)
 
 
-def test_lr_consistency_of_a_known_difference():
-    lr = torch.full((2, 3, 8, 9), 0.5)
-    sr = torch.full((2, 3, 20, 23), 0.5)  # any factor
+def test_lr_consistency_rounds_the_output_and_not_lr():
+    grey = 127.5 / 255
+    lr = torch.full((2, 3, 8, 9), grey)
+    sr = torch.full((2, 3, 20, 23), grey)
     sr[1] += 10.2 / 255
 
     values = LRConsistency("rgb").compute(sr, sr, keys(2) | {"lr": lr})
 
-    # LR, 127.5, is not rounded; the outputs are: 127.5 to 128, and 137.7 to 138.
+    # Levels of the outputs: 128 for 127.5, and 138 for 137.7; LR stays 127.5.
     expected = [20 * math.log10(255 / 0.5), 20 * math.log10(255 / 10.5)]
     assert values.tolist() == pytest.approx(expected, abs=1e-3)
 
 
 @pytest.fixture(scope="module")
 def scenes():
-    """32x32 images of one bright object each, on a ground below a sky."""
+    """20 images of 32x32 pixels: an object of 8x8 in the middle of a ground below a sky."""
     sky = torch.linspace(0.8, 0.2, 32).view(1, 1, 32, 1).expand(20, 3, 32, 32)
     objects = uniform(20, 3, 8, 8) - 0.5
     return (sky + 0.8 * functional.pad(objects, [12] * 4)).clamp(0, 1)
@@ -147,34 +152,39 @@ def test_repetition_is_the_correlation_of_rows_at_a_distance():
 
     correlations = autocorrelation(x, range(3, 5))
 
-    y = x[1] - x[1].mean(0)
-    above = y[:-4]
-    below = y[4:]
+    image = x[1] - x[1].mean(0)  # minus the mean of each column
+    above = image[:-4]
+    below = image[4:]
     expected = (above * below).sum() / (above.norm() * below.norm())
-    # Of image 1, at 4 of the distances 3 and 4.
-    assert correlations[1, 1].item() == pytest.approx(expected.item())
+    at_3, at_4 = correlations[1]
+    assert at_4.item() == pytest.approx(expected.item())
+    assert at_3 != at_4
 
 
-def test_copies_of_an_image_beside_each_other_raise_repetition(scenes):
+def test_copies_of_an_image_within_it_raise_repetition(scenes):
     four = functional.avg_pool2d(scenes, 2).tile(1, 1, 2, 2)
     two = functional.avg_pool2d(scenes, (1, 2)).tile(1, 1, 1, 2)
 
-    # Rows and columns 16 pixels apart are equal in `four`, columns alone in `two`.
+    # 16 pixels apart, rows and columns are equal in `four`, columns alone in `two`.
     assert repetition(four) > repetition(scenes) + 0.4
     assert repetition(two) > repetition(scenes) + 0.05
 
 
-def test_a_level_ground_is_no_repetition_and_neither_is_blur(scenes):
-    ground = torch.linspace(0, 1, 32).view(1, 1, 32, 1).expand(2, 3, 32, 32)
+def test_a_gradient_and_a_flat_image_have_no_repetition():
+    gradient = torch.linspace(0, 1, 32).view(1, 1, 32, 1).expand(2, 3, 32, 32)
+    flat = torch.full((1, 3, 32, 48), 0.5)
+
+    assert repetition(gradient) < 0
+    assert repetition(flat) == pytest.approx(0, abs=1e-9)
+
+
+def test_blur_hardly_changes_repetition(scenes):
     blurred = functional.interpolate(functional.avg_pool2d(scenes, 2), scale_factor=2.0)
-    grey = torch.full((1, 3, 32, 48), 0.5)
 
-    assert repetition(ground) < 0  # 0 would be no correlation at all
     assert repetition(blurred) == pytest.approx(repetition(scenes), abs=0.05)
-    assert repetition(grey) == pytest.approx(0, abs=1e-9)
 
 
-def test_images_of_any_size_are_brought_to_one_for_repetition(scenes):
+def test_repetition_does_not_depend_on_the_size_in_pixels(scenes):
     large = functional.interpolate(scenes, scale_factor=4.0, mode="nearest")
 
     assert repetition(large, base=64) == pytest.approx(repetition(scenes), abs=1e-6)

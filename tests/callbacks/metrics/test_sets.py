@@ -29,7 +29,7 @@ from tests.callbacks.tiny import (
 
 
 class Color(SetMetric):
-    """Distance of mean colours, and of their spreads; as a user writes it."""
+    """Distance of mean colours, and of their spreads; it counts the images that it measures."""
 
     name = "color"
 
@@ -54,19 +54,19 @@ class Color(SetMetric):
 
 
 def distance_from(mean_color):
-    """Of the tiny model's outputs: what `Color` should give."""
-    sr, _ = outputs()
+    """What `Color` should give for the tiny model's outputs of 7 images."""
+    sr, _ = outputs(count=7)
     distance = (sr.double().mean((0, 2, 3)) - torch.as_tensor(mean_color)).norm()
     return pytest.approx(distance.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_one_number_of_the_set_for_any_batch_size(tmp_path, batch_size):
+def test_a_set_has_the_same_numbers_for_any_batch_size(tmp_path, batch_size):
     metric = Color()
 
-    run = validate(tmp_path, metric, data=loader(batch_size=batch_size))
+    run = validate(tmp_path, metric, data=loader(Images(count=7), batch_size))
 
-    _, hr = outputs()
+    _, hr = outputs(count=7)
     record, spread = metric.records
     assert record["metric"] == "color"
     assert record["value"] == distance_from(hr.mean((0, 2, 3)))
@@ -88,7 +88,7 @@ def test_outputs_that_are_not_finite_make_every_number_nan(tmp_path):
     color = Color()
     swd = SWD(levels=2)
 
-    validate(tmp_path, color, swd, model=Broken())
+    validate(tmp_path, color, swd, model=Broken(), data=loader(Images(count=7)))
 
     records = [*color.records, *swd.records]
     assert [record["metric"] for record in records] == ["color", "color_spread", "swd", "swd_2"]
@@ -97,12 +97,12 @@ def test_outputs_that_are_not_finite_make_every_number_nan(tmp_path):
         assert record["not_finite"] == 7  # all outputs
 
 
-def test_one_image_is_refused_before_a_training_of_hours(tmp_path):
+def test_a_set_of_one_image_is_refused_before_training(tmp_path):
     metric = Color()
     run = trainer(tmp_path, metric, num_sanity_val_steps=1)
 
     with pytest.raises(ValueError, match="color needs at least 2 images, but 'tiny' has 1"):
-        run.fit(Tiny(), loader(), loader(Images(1)))
+        run.fit(Tiny(), loader(), loader(Images(count=1, name="tiny")))
 
     assert metric.measured == 0
 
@@ -118,7 +118,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def real(tmp_path):
-    """A folder of eleven images of two sizes, two of them deeper."""
+    """A folder of eleven images, 0.png to 10.png, of two sizes, two of them in a folder below."""
     folder = tmp_path / "real"
     (folder / "more").mkdir(parents=True)
     generator = np.random.default_rng(0)
@@ -139,10 +139,11 @@ def change(folder):
     Image.new("RGB", (32, 40)).save(folder / "3.png")
 
 
-def test_outputs_against_other_images(tmp_path, real):
+def test_outputs_are_compared_with_the_current_images_of_a_reference_folder(tmp_path, real):
     metric = Color(reference=str(real))
+    data = loader(Images(count=7))
 
-    validate(tmp_path, metric)
+    validate(tmp_path, metric, data=data)
 
     record = metric.records[0]
     assert record["value"] == distance_from(mean_colors(real).mean(0))
@@ -152,7 +153,7 @@ def test_outputs_against_other_images(tmp_path, real):
     assert metric.measured == 7 + 11  # outputs, and images of the folder
 
     change(real)
-    validate(tmp_path, metric)
+    validate(tmp_path, metric, data=data)
     assert metric.records[0]["value"] == distance_from(mean_colors(real).mean(0))
 
 
@@ -163,44 +164,55 @@ def test_a_reference_has_the_features_of_each_image(real):
     np.testing.assert_allclose(reference.features, mean_colors(real), atol=1e-6)
 
 
-def test_a_reference_is_computed_once_for_the_same_content_and_protocol(tmp_path, real):
+def test_features_of_a_reference_are_computed_once_also_if_its_folder_is_moved(tmp_path, real):
     metric = Color()
-    of_another_protocol = Color("other")
 
     find_reference(metric, str(real))
     moved = real.rename(tmp_path / "elsewhere")
     find_reference(metric, str(moved))
+
     assert metric.measured == 11
 
-    find_reference(of_another_protocol, str(moved))
-    assert of_another_protocol.measured == 11  # all images of the folder
 
-    change(moved)
-    find_reference(metric, str(moved))
-    assert metric.measured == 22
+def test_features_of_a_reference_are_computed_again_for_another_protocol(real):
+    metric = Color("other")
 
-    (moved / "3.png").rename(moved / "3a.png")
-    find_reference(metric, str(moved))
-    assert metric.measured == 33
+    find_reference(Color(), str(real))
+    find_reference(metric, str(real))
+
+    assert metric.measured == 11
 
 
-@pytest.mark.parametrize("pickled", [False, True])
-def test_a_damaged_file_of_the_cache_is_made_again(real, cache, caplog, pickled):
-    first = find_reference(Color(), str(real))
+def test_features_of_a_reference_are_computed_again_if_pixels_or_a_name_change(real):
+    metric = Color()
+    find_reference(metric, str(real))
+
+    change(real)
+    find_reference(metric, str(real))
+    assert metric.measured == 2 * 11
+
+    (real / "3.png").rename(real / "3a.png")
+    find_reference(metric, str(real))
+    assert metric.measured == 3 * 11
+
+
+@pytest.mark.parametrize("damage", ["truncated", "pickle"])
+def test_a_damaged_file_of_the_cache_is_computed_again(real, cache, caplog, damage):
+    expected = find_reference(Color(), str(real))
     [path] = cache.iterdir()
-    if pickled:
+    if damage == "pickle":
         np.save(path, np.array([{"a": 1}], dtype=object))
     else:
         path.write_bytes(path.read_bytes()[:-40])
 
-    again = find_reference(Color(), str(real))
+    reference = find_reference(Color(), str(real))
 
-    assert np.array_equal(first.features, again.features)
+    assert np.array_equal(reference.features, expected.features)
     assert "computed again" in caplog.text
     assert list(cache.iterdir()) == [path]  # no half-written file is left
 
 
-def test_a_broken_image_of_a_reference_is_named(real, cache):
+def test_a_broken_image_of_a_reference_is_named_and_nothing_is_cached(real, cache):
     path = real / "1.png"
     path.write_bytes(path.read_bytes()[:100])
 
@@ -210,7 +222,7 @@ def test_a_broken_image_of_a_reference_is_named(real, cache):
     assert not cache.exists()
 
 
-def test_two_images_of_one_key_are_refused(real):
+def test_two_images_of_one_key_in_a_reference_are_refused(real):
     Image.new("RGB", (8, 8)).save(real / "1.jpg")
 
     with pytest.raises(ValueError, match=r"1\.jpg and .*1\.png would both have the key '1'"):
@@ -221,13 +233,14 @@ def test_two_images_of_one_key_are_refused(real):
 
 
 class Sharded(Tiny):
-    """Tests on every world-th of 7 images, in batches of 2; the ranks' lengths differ."""
+    """Processes share 7 images in turns, and have batches of 2; one image has been repeated."""
 
     def test_dataloader(self):
         numbers = list(range(self.trainer.global_rank, 7, self.trainer.world_size))
         if self.trainer.global_rank == 1:
             numbers.append(0)  # a repeat, as padding would give
-        return DataLoader(Images(side=48), 2, sampler=numbers, collate_fn=collate)
+        images = Images(count=7, side=48)
+        return DataLoader(images, batch_size=2, sampler=numbers, collate_fn=collate)
 
 
 class Save(PSNR):
@@ -253,7 +266,7 @@ class AbsentOnOne(Color):
 
 
 def records_of(folder, world):
-    """What all metrics hold after an evaluation by so many processes: on each the same."""
+    """Evaluate by so many processes; return the records, which are the same on each."""
     folder.mkdir()
     metrics = [Color(control=True), SWD(), KIDThumb(), Save()]
     settings = {}
@@ -270,7 +283,7 @@ def records_of(folder, world):
 @pytest.mark.slow
 @pytest.mark.distributed
 @pytest.mark.parametrize("world", [2, 3])
-def test_several_processes_agree_with_one(tmp_path, world):
+def test_metrics_of_sets_do_not_depend_on_the_number_of_processes(tmp_path, world):
     by_one = records_of(tmp_path / "one", 1)
 
     by_several = records_of(tmp_path / "several", world)
@@ -283,7 +296,9 @@ def test_several_processes_agree_with_one(tmp_path, world):
 
 
 @pytest.mark.distributed
-def test_an_error_on_the_first_process_ends_all(tmp_path):
+def test_an_error_of_the_distance_ends_both_processes(tmp_path):
+    """The first process computes it, and the second would wait for it."""
+
     class Fails(Color):
         def distance(self, sr, hr):
             raise ArithmeticError("no distance")

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
 
 
 def moving(step):
-    """Clips (3, 4, 3, 40, 40) of windows that move to the right."""
+    """Three clips of 4 frames of 40x40 pixels, (3, 4, 3, 40, 40), that move so many pixels each."""
     images = smooth(3, (40, 80)) * 0.6 + 0.2
     windows = [images[..., n * step : n * step + 40] for n in range(4)]
     return torch.stack(windows, 1)
@@ -33,35 +33,34 @@ def flicker(clips):
     return metric.distances(features, features)
 
 
-def test_motion_is_no_flicker():
+def test_motion_does_not_count_as_flicker():
     clips = moving(step=2)
 
     values = flicker(clips)
 
-    difference = (clips * 255).diff(dim=1).abs().mean().item()
-    assert values["flicker"] < 0.15 * difference  # the flow is not exact
+    difference = (clips * 255).diff(dim=1).abs().mean().item()  # of frames, in levels
+    assert values["flicker"] < 0.15 * difference  # the estimated flow is not exact
     assert values["flicker"] == values["flicker_real"]  # the outputs are the real clips
 
 
-def test_what_stands_still_does_not_flicker():
+def test_a_still_clip_has_no_flicker():
     values = flicker(moving(step=0))
 
     assert list(values) == ["flicker", "flicker_static", "flicker_real", "flicker_static_real"]
     assert values["flicker_static"] == 0
-    assert values["flicker"] < 0.05  # OpenCV moves by 32nds of a pixel
+    assert values["flicker"] < 0.05  # levels: OpenCV rounds the flow to 32nds of a pixel
 
 
-def test_brightness_that_alternates_by_10_levels_flickers_by_10():
+def test_a_still_clip_whose_brightness_alternates_by_10_levels_has_a_flicker_of_10():
     light = torch.tensor([0.0, 10, 0, 10]).view(1, -1, 1, 1, 1) / 255
 
     values = flicker(moving(step=0) + light)
 
-    assert values["flicker_static"] == pytest.approx(10, abs=0.5)
-    assert values["flicker"] > 2  # the flow takes some of it for motion
-    assert values["flicker"] <= 10.5
+    assert values["flicker_static"] == pytest.approx(10, abs=0.5)  # half a level by rounding
+    assert 2 < values["flicker"] <= 10.5  # the flow takes some of it for motion
 
 
-def test_noise_of_each_frame_is_flicker():
+def test_noise_in_each_frame_counts_as_flicker():
     clips = moving(step=2)
 
     values = flicker(noisy(clips))
@@ -69,7 +68,7 @@ def test_noise_of_each_frame_is_flicker():
     assert values["flicker"] > 4 * flicker(clips)["flicker"]
 
 
-def test_swd_of_frames_is_that_of_images():
+def test_swd_of_frames_is_that_of_as_many_images():
     of_frames = FrameSWD(levels=2, patches=9)
     of_images = SWD(levels=2, patches=9)
     clips = moving(step=1)
@@ -83,16 +82,23 @@ def test_swd_of_frames_is_that_of_images():
     hr_frames = of_images.features(clips.flatten(0, 1), frames).double()
     expected = of_images.distance(sr_frames, hr_frames)
     assert of_frames.distance(sr, hr) == pytest.approx(expected, rel=1e-6)
-    # A reference may be of images instead of clips.
-    images = of_frames.features(clips[:, 0], keys(3)).double()
-    assert of_frames.distance(sr, images) > 0
+
+
+def test_the_reference_of_swd_of_frames_may_be_images():
+    metric = FrameSWD(levels=2, patches=9)
+    clips = moving(step=1)
+
+    sr = metric.features(clips * 0.8, keys(3)).double()
+    images = metric.features(clips[:, 0], keys(3)).double()
+
+    assert metric.distance(sr, images) > 0
 
 
 # ------------------------------------------------------------------------------------ FVD and KVD
 
 
 class Halves(nn.Module):
-    """Mean colours in the two halves of the time: (B, 6)."""
+    """A network whose features are the mean colours of both halves of the frames: (B, 6)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.unflatten(2, (2, -1)).mean((3, 4, 5)).flatten(1)
@@ -133,13 +139,13 @@ class Echo(Tiny):
 
 
 def validate_clips(folder, *metrics):
-    data = DataLoader(Clips(), 2, collate_fn=default_collate)
+    data = DataLoader(Clips(count=7), batch_size=2, collate_fn=default_collate)
     validate(folder, *metrics, model=Echo(), data=data)
 
 
 def features_of(name):
-    """What `Halves` makes of the first 4 frames, prepared as in the papers."""
-    clips = torch.stack([Clips()[n][name] for n in range(7)])[:, :4]
+    """Features by `Halves` of the first 4 frames: levels in [-1, 1], resized to 224x224."""
+    clips = torch.stack([Clips(count=7)[n][name] for n in range(7)])[:, :4]
     levels = (clips * 255).round().flatten(0, 1) / 127.5 - 1
     frames = functional.interpolate(levels, (224, 224), mode="bilinear", antialias=True)
     halves = frames.mean((2, 3)).view(7, 2, 2, 3).mean(2)  # (clip, half, colour)
@@ -169,11 +175,11 @@ def test_a_network_with_the_arguments_of_i3d_is_asked_for_its_features(tmp_path)
 
     validate_clips(tmp_path, metric)
 
-    assert metric.records[0]["value"] > 0.01  # not features that were rescaled or a softmax
+    assert metric.records[0]["value"] > 0.01  # with other arguments, all features would be 0
 
 
 @pytest.mark.parametrize("weights", [None, "$NOWHERE/i3d.pt"])
-def test_fvd_without_its_network_is_off_or_stops_the_run(tmp_path, caplog, weights):
+def test_fvd_without_its_network_is_off_unless_weights_are_strict(tmp_path, caplog, weights):
     metric = FVD(weights)
 
     validate_clips(tmp_path, metric)

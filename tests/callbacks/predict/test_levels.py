@@ -33,7 +33,7 @@ Usage = namedtuple("Usage", ["free"])
 
 
 class Nearest(nn.Module):
-    """Enlarges by 4, exactly."""
+    """Repeats each pixel 4 times in both directions."""
 
     def __init__(self, scale):
         super().__init__()
@@ -60,7 +60,7 @@ def predict(folder, tile, scale=4, **settings):
 
 
 def photograph(side, channels=3, dtype="uint8"):
-    """Smooth levels of one row more than columns by nine."""
+    """Smooth levels (H, W, C): `side` rows, and 9 columns fewer."""
     random = np.random.default_rng(0)
     coarse = random.integers(0, np.iinfo(dtype).max, (6, 7, channels), dtype)
     large = cv2.resize(coarse, (side - 9, side), interpolation=cv2.INTER_LINEAR)
@@ -78,7 +78,7 @@ def save(path, pixels):
 
 
 @pytest.mark.parametrize(
-    ("format", "dtype", "channels", "settings", "scale", "within"),
+    ("format", "dtype", "channels", "settings", "scale", "within"),  # levels
     [
         ("png", "uint8", 3, {}, 4, 0),
         ("png", "uint8", 4, {}, 4, 1),
@@ -91,40 +91,40 @@ def save(path, pixels):
         ("webp", "uint8", 3, {}, 4, 0),
     ],
 )
-def test_pixels_of_tiles_are_those_of_the_whole_image(
+def test_an_image_enlarged_in_tiles_has_the_pixels_of_one_enlarged_at_once(
     tmp_path, inputs, format, dtype, channels, settings, scale, within
 ):
-    """But for bicubic's last bit, where a value lies between two levels."""
+    """But for one level where bicubic (alpha, strength, other scales) lies between two."""
     ending = "tif" if format == "tiff" else "png"
     save(inputs / f"a.{ending}", photograph(60, channels, dtype))
 
-    predict(tmp_path, 64, scale, format=format, **settings)
-    predict(tmp_path, 24, scale, format=format, **settings)
+    predict(tmp_path, tile=64, scale=scale, format=format, **settings)
+    predict(tmp_path, tile=24, scale=scale, format=format, **settings)
 
     [line] = stored(tmp_path / "24")
-    whole = read_image(tmp_path / f"64/a.{format}").array().astype(int)
-    tiled = read_image(tmp_path / f"24/a.{format}").array().astype(int)
-    difference = np.abs(tiled - whole)
+    at_once = read_image(tmp_path / f"64/a.{format}").array().astype(int)
+    in_tiles = read_image(tmp_path / f"24/a.{format}").array().astype(int)
+    difference = np.abs(in_tiles - at_once)
     assert line["tiles"] > 4
     assert difference.max() <= within
     assert difference.mean() < 0.01
 
 
 def test_a_large_output_is_not_held_in_memory(tmp_path, inputs):
-    """Of 27 megapixels, which take 80 MB in 8 bits, and 325 as floats."""
+    """27 megapixels take 80 MB in 8 bits, and 325 MB as float32."""
     Image.fromarray(photograph(1300)).save(inputs / "a.png")
 
-    taken = peak_mib(lambda: predict(tmp_path, 128), torch.device("cpu"))
+    taken = peak_mib(lambda: predict(tmp_path, tile=128), torch.device("cpu"))
 
     if taken is None:
         pytest.skip("this system does not say what memory a process takes")
     assert taken < 130
     with Image.open(tmp_path / "128/a.png") as image:
-        assert image.size == (5164, 5200)  # 4 times 1291 x 1300
+        assert image.size == (4 * 1291, 4 * 1300)
 
 
-def test_a_large_image_waits_for_the_room_of_another_one(tmp_path, inputs, monkeypatch):
-    """On a disk with room for levels and file of one image: 2 x 169 kB, of 256x220 pixels."""
+def test_a_large_image_waits_until_another_one_has_left_the_disk(tmp_path, inputs, monkeypatch):
+    """There is room for one image's levels and file: 2 x 169 kB (256 x 220 pixels, 3 bytes)."""
     for name in ("a", "b", "c"):
         Image.fromarray(photograph(64)).save(inputs / f"{name}.png")
     maps = weakref.WeakSet()  # files of levels that are in use
@@ -147,7 +147,7 @@ def test_a_large_image_waits_for_the_room_of_another_one(tmp_path, inputs, monke
     monkeypatch.setattr(shutil, "disk_usage", usage)
     monkeypatch.setattr("callbacks.predict.writer.write_image", write_slowly)
 
-    writer = predict(tmp_path, 128)
+    writer = predict(tmp_path, tile=128)
 
     assert writer.written == 3
     assert writer.failed == 0
@@ -158,7 +158,7 @@ def fill_disk(monkeypatch):
 
 
 def leave_room_for_levels_only(monkeypatch):
-    """Of 147 kB, 240x204 pixels, and none for the file."""
+    """Levels of 240 x 204 pixels take 147 kB, and as much is wanted for the file."""
     monkeypatch.setattr(arrays, "LARGE", 1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(200_000))
 
@@ -168,16 +168,18 @@ def fill_memory(monkeypatch):
 
 
 @pytest.mark.parametrize("fill", [fill_disk, leave_room_for_levels_only, fill_memory])
-def test_what_is_too_large_ends_before_it_starts(tmp_path, inputs, monkeypatch, fill):
+def test_an_output_without_room_on_disk_or_in_memory_is_refused_before_it_is_made(
+    tmp_path, inputs, monkeypatch, fill
+):
     Image.fromarray(photograph(60)).save(inputs / "a.png")
     monkeypatch.setattr(Nearest, "forward", lambda self, lr: pytest.fail("it has started"))
     fill(monkeypatch)
 
     with pytest.raises(ValueError, match="none of the 1 inputs could be enlarged"):
-        predict(tmp_path, 64, format="webp")
+        predict(tmp_path, tile=64, format="webp")
 
     [line] = stored(tmp_path / "64")
-    # Some 0.1 MB to 1 MB, with one decimal of GB.
+    # 0.1 MB to 1 MB are 0.0 GB.
     assert line["error"].startswith("an output of 204 x 240 pixels needs 0.0 GB")
     assert line["error"].endswith("0.0 are free")
 
@@ -192,14 +194,14 @@ def _small_screen(monkeypatch):
 
 @pytest.mark.usefixtures("_small_screen")
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_a_reduction_is_the_mean_of_squares_however_rows_come(dtype):
+def test_a_reduction_is_the_mean_of_squares_for_any_division_into_strips(dtype):
     pixels = random_image(31, 47).astype(dtype)
     reduction = screen.Reduction()
 
     for start, stop in ((0, 1), (1, 12), (12, 31)):
         reduction.add(pixels[start:stop], (31, 47))
 
-    # At most 20 pixels of 47 are every third; incomplete squares at the end are left out.
+    # 47 columns are more than SIDE, 20, unless 3 become one; an incomplete square is left out.
     squares = pixels[:30, :45].reshape(10, 3, 15, 3, 3)
     assert reduction.height == 31
     assert np.array_equal(reduction.pixels(), squares.mean((1, 3)).round())

@@ -35,6 +35,7 @@ def save(path):
 
 
 def enlarge(images, out, config=None, **settings):
+    """Predict by bicubic at scale 2 into the folder `out`."""
     predict = images if isinstance(images, Source) else str(images)
     data = SRDataModule(2.0, predict=predict, workers=0)
     writer = Writer(folder=str(out), **settings)
@@ -54,7 +55,7 @@ def files(folder):
 
 
 @pytest.mark.parametrize("kind", ["file", "folder", "broken link"])
-def test_something_else_in_the_place_of_an_output_stays(tmp_path, kind):
+def test_a_foreign_file_in_the_place_of_an_output_is_kept_with_an_error(tmp_path, kind):
     save(tmp_path / "in/a.jpg")
     place = tmp_path / "out/a.png"
     (tmp_path / "out").mkdir()
@@ -74,7 +75,8 @@ def test_something_else_in_the_place_of_an_output_stays(tmp_path, kind):
 
 
 @pytest.mark.parametrize("out", ["out", "link", "other/../out"])
-def test_an_output_never_replaces_its_input_by_whatever_path(tmp_path, out):
+def test_an_output_that_would_replace_its_input_is_refused_for_any_path(tmp_path, out):
+    """The input is an output of an earlier run, which a later one may replace otherwise."""
     enlarge(save(tmp_path / "in/a.png"), tmp_path / "out")
     (tmp_path / "link").symlink_to("out")
     (tmp_path / "other").mkdir()
@@ -87,7 +89,7 @@ def test_an_output_never_replaces_its_input_by_whatever_path(tmp_path, out):
 
 
 @pytest.mark.parametrize("out", ["in", ".", "in/sub"])
-def test_outputs_beside_below_or_above_inputs_leave_them(tmp_path, out):
+def test_inputs_are_kept_if_outputs_are_beside_above_or_below_them(tmp_path, out):
     save(tmp_path / "in/a.jpg")
     save(tmp_path / "in/sub/b.jpg")
     before = files(tmp_path / "in")
@@ -99,6 +101,8 @@ def test_outputs_beside_below_or_above_inputs_leave_them(tmp_path, out):
 
 
 def test_an_image_of_the_same_name_in_another_tar_is_enlarged_again(tmp_path):
+    """A tar is told by its path, its content and, by HTTP, its address."""
+
     def grey_of_output(urls):
         folders = {"index_cache": f"{tmp_path}/indices", "cache_dir": f"{tmp_path}/cache"}
         enlarge(Shards(str(urls), **folders), tmp_path / "out")
@@ -111,32 +115,32 @@ def test_an_image_of_the_same_name_in_another_tar_is_enlarged_again(tmp_path):
 
     assert grey_of_output(tmp_path / "10.tar") == 10
     assert grey_of_output(tmp_path / "20.tar") == 20
-    (tmp_path / "30.tar").replace(tmp_path / "20.tar")
+    (tmp_path / "30.tar").replace(tmp_path / "20.tar")  # which holds 30 from now on
     assert grey_of_output(tmp_path / "20.tar") == 30
     with serving(tmp_path) as server:
         assert grey_of_output(f"{server.url}/10.tar") == 10
         assert grey_of_output(f"{server.url}/20.tar") == 30
 
 
-@pytest.mark.parametrize("key", ["root", "file", "gain"])
-def test_outputs_of_a_source_without_files_are_known_by_its_options(tmp_path, key):
+@pytest.mark.parametrize("option", ["root", "file", "gain"])
+def test_an_output_of_a_source_without_files_is_made_again_if_its_options_change(tmp_path, option):
     def grey_of_output(value, grey):
         image = np.full((4, 5, 3), grey, np.uint8)
-        source = {"class_path": "my.Archive", "init_args": {key: value}}
+        source = {"class_path": "my.Archive", "init_args": {option: value}}
         config = {"data": {"init_args": {"predict": source}}}
         enlarge(Memory({"k": {"hr": image}}), tmp_path / "out", config)
         return grey_of(tmp_path / "out/k.png")
 
-    assert grey_of_output("a", 1) == 1
-    assert grey_of_output("a", 2) == 1  # the options say that it is done
-    assert grey_of_output("b", 3) == 3
+    assert grey_of_output(value="a", grey=1) == 1
+    assert grey_of_output(value="a", grey=2) == 1  # not made again
+    assert grey_of_output(value="b", grey=3) == 3
 
 
 # ------------------------------------------------------------------------------------------ clips
 
 
 class Clips(Tiny):
-    """Frames with the frame's number as red, and the seed as green."""
+    """Frame n is n / 10 red, and as green as the seed says."""
 
     made = 0
 
@@ -148,8 +152,8 @@ class Clips(Tiny):
         return {"sr": clip}
 
 
-def make_clips(root, count=2, **settings):
-    """Generate clips of three frames; return how many were made."""
+def make_clips(root, count, **settings):
+    """Generate clips of three frames of 6x9 pixels; return how many were made."""
     data = SRDataModule(1.0, predict=Seeds(count, (6, 9), frames=3), workers=0)
     model = Clips()
     writer = Writer(folder=str(root / "out"), **settings)
@@ -162,7 +166,7 @@ def names(root):
 
 
 def test_each_clip_is_a_folder_of_frames(tmp_path):
-    make_clips(tmp_path, suffix="_x2")
+    make_clips(tmp_path, count=2, suffix="_x2")
 
     first = [f"000000_x2/000{number}.png" for number in (1, 2, 3)]
     second = [f"000001_x2/000{number}.png" for number in (1, 2, 3)]
@@ -171,22 +175,22 @@ def test_each_clip_is_a_folder_of_frames(tmp_path):
     assert names(tmp_path) == [*first, *second, NAME]
     assert pixels[0].shape == (6, 9, 3)
     assert [frame[0, 0, 0] for frame in pixels] == [0, 26, 51] * 2  # 0, 0.1 and 0.2 of 255
-    assert pixels[0][0, 0, 1] != pixels[3][0, 0, 1]
+    assert pixels[0][0, 0, 1] != pixels[3][0, 0, 1]  # the clips have seeds of their own
     outputs = sorted(line["output"] for line in lines if "hash" in line)
     assert outputs == ["000000_x2", "000001_x2"]
     assert lines[0]["size"] == [6, 9]
 
 
-def test_clips_that_are_done_are_left_alone(tmp_path):
-    assert make_clips(tmp_path, 1) == 1
-    assert make_clips(tmp_path, 2) == 1
+def test_only_clips_that_are_new_deleted_or_of_other_settings_are_made(tmp_path):
+    assert make_clips(tmp_path, count=1) == 1
+    assert make_clips(tmp_path, count=2) == 1
     shutil.rmtree(tmp_path / "out/000000")
-    assert make_clips(tmp_path, 2) == 1
-    assert make_clips(tmp_path, 2, exif="drop") == 2  # made otherwise
-    assert len(names(tmp_path)) == 7  # two clips of three frames, and predictions.jsonl
+    assert make_clips(tmp_path, count=2) == 1
+    assert make_clips(tmp_path, count=2, exif="drop") == 2
+    assert len(names(tmp_path)) == 2 * 3 + 1  # frames, and predictions.jsonl
 
 
-def test_a_clip_that_was_cut_off_is_made_again(tmp_path, monkeypatch):
+def test_a_clip_whose_writing_failed_is_made_again(tmp_path, monkeypatch):
     def cut_off(path, *arguments):
         if path.name == "0002.png":
             raise OSError(errno.ENOSPC, "the disk is full", str(path))
@@ -195,11 +199,11 @@ def test_a_clip_that_was_cut_off_is_made_again(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("callbacks.predict.writer.write_image", cut_off)
         with pytest.raises(OSError, match="full"):
-            make_clips(tmp_path, 1)
+            make_clips(tmp_path, count=1)
     assert names(tmp_path) == ["000000/0001.png", NAME]
 
-    assert make_clips(tmp_path, 1) == 1
-    assert len(names(tmp_path)) == 4  # three frames and predictions.jsonl
+    assert make_clips(tmp_path, count=1) == 1
+    assert len(names(tmp_path)) == 3 + 1  # frames, and predictions.jsonl
 
 
 KILLED = """
@@ -208,7 +212,7 @@ from pathlib import Path
 from callbacks.predict import files
 from tests.callbacks.predict.test_output_places import make_clips
 files.write_png = lambda *_: os.kill(os.getpid(), 9)
-make_clips(Path(sys.argv[1]), 1)
+make_clips(Path(sys.argv[1]), count=1)
 """
 
 
@@ -217,8 +221,8 @@ def test_a_clip_whose_process_was_killed_is_made_again(tmp_path):
     [left] = (tmp_path / "out/000000").iterdir()
     assert left.suffix == ".tmp"
 
-    assert make_clips(tmp_path, 1) == 1
-    assert len(names(tmp_path)) == 4  # three frames and predictions.jsonl
+    assert make_clips(tmp_path, count=1) == 1
+    assert len(names(tmp_path)) == 3 + 1  # frames, and predictions.jsonl
 
 
 # ------------------------------------------------------------------ what is there and is not ours
@@ -227,21 +231,20 @@ def test_a_clip_whose_process_was_killed_is_made_again(tmp_path):
 @pytest.mark.parametrize(
     ("name", "settings"), [("notes.txt", {"exif": "drop"}), ("0001.png", {"format": "jpg"})]
 )
-def test_files_that_would_stay_among_new_frames_are_refused(tmp_path, name, settings):
-    make_clips(tmp_path, 1)
+def test_a_clip_is_not_made_again_among_files_that_would_stay(tmp_path, name, settings):
+    make_clips(tmp_path, count=1)
     (tmp_path / "out/000000/notes.txt").write_text("mine")
     before = names(tmp_path)
 
-    assert make_clips(tmp_path, 1) == 0
+    assert make_clips(tmp_path, count=1) == 0  # with the same settings it is done
     with pytest.raises(ValueError, match=f"000000 holds {name}, which would stay"):
-        make_clips(tmp_path, 1, **settings)
+        make_clips(tmp_path, count=1, **settings)
 
     assert names(tmp_path) == before
 
 
-@pytest.mark.parametrize("target", [None, "mine", "nowhere"])
-def test_something_else_in_the_place_of_a_clip_stays(tmp_path, target):
-    """A file, or a link to a folder or to nothing."""
+@pytest.mark.parametrize("target", [None, "mine", "nowhere"], ids=["file", "link", "broken link"])
+def test_a_foreign_file_or_link_in_the_place_of_a_clip_is_kept_with_an_error(tmp_path, target):
     (tmp_path / "out").mkdir()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/0001.png").write_text("mine")
@@ -252,7 +255,7 @@ def test_something_else_in_the_place_of_a_clip_stays(tmp_path, target):
         place.write_text("mine")
 
     with pytest.raises(ValueError, match="000000"):
-        make_clips(tmp_path)
+        make_clips(tmp_path, count=2)
 
     assert (tmp_path / "mine/0001.png").read_text() == "mine"
     assert os.path.lexists(place)

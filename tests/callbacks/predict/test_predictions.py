@@ -25,7 +25,7 @@ from files.paths import size_and_time
 
 
 def run(**changes):
-    """What a run is, for its outputs."""
+    """The properties of a run that decide which outputs a later run leaves as they are."""
     properties = {
         "model": "a.Model",
         "weights": "w.ckpt",
@@ -71,7 +71,7 @@ def write_many(folder, name):
         predictions.add(line(output=f"{name}-{number}", key="x" * 5000))
 
 
-def test_processes_and_threads_do_not_mix_their_lines(tmp_path):
+def test_lines_of_processes_and_threads_that_write_at_once_are_whole(tmp_path):
     fork = multiprocessing.get_context("fork")  # fast, so that they run at the same time
     writers = []
     for number in range(3):
@@ -83,13 +83,15 @@ def test_processes_and_threads_do_not_mix_their_lines(tmp_path):
     for writer in writers:
         writer.join()
 
-    assert len({made["output"] for made in stored(tmp_path)}) == 300  # 6 writers of 50 lines
+    outputs = {made["output"] for made in stored(tmp_path)}  # each line is JSON
+    assert len(outputs) == 6 * 50  # writers, lines
 
 
-def test_a_line_that_was_cut_off_spoils_no_other(tmp_path):
+def test_after_a_line_that_was_cut_off_later_lines_are_read(tmp_path):
     add(tmp_path, run())
-    whole = (tmp_path / NAME).read_bytes()
-    (tmp_path / NAME).write_bytes(whole + whole.replace(b"a.png", b"b.png")[:-20])
+    complete = (tmp_path / NAME).read_bytes()
+    cut_off = complete.replace(b"a.png", b"b.png")[:-20]
+    (tmp_path / NAME).write_bytes(complete + cut_off)
 
     Predictions(tmp_path, run()).add(line(output="c.png"))
 
@@ -100,7 +102,7 @@ def test_a_line_that_was_cut_off_spoils_no_other(tmp_path):
 # ---------------------------------------------------------------------------- what a next run does
 
 
-def test_the_path_of_the_weights_and_the_commit_do_not_matter(tmp_path):
+def test_an_output_stays_done_if_weights_are_moved_or_the_commit_changes(tmp_path):
     add(tmp_path, run())
 
     assert is_done(tmp_path, run(weights="elsewhere.ckpt", commit="d"))
@@ -110,14 +112,14 @@ def test_the_path_of_the_weights_and_the_commit_do_not_matter(tmp_path):
     "changes",
     [{"options": OTHER_STEPS}, {"model": "a.Other"}, {"weights_digest": "cd"}],
 )
-def test_what_is_made_another_way_is_not_done(tmp_path, changes):
+def test_an_output_of_other_options_model_or_weights_is_not_done(tmp_path, changes):
     add(tmp_path, run())
 
     assert not is_done(tmp_path, run(**changes))
 
 
-def test_a_seed_matters_where_noise_was_drawn(tmp_path):
-    add(tmp_path, run(), seed=None)
+def test_an_output_of_another_seed_is_done_unless_noise_was_drawn(tmp_path):
+    add(tmp_path, run(), seed=None)  # no noise
     assert is_done(tmp_path, run(), seed=1)
 
     add(tmp_path, run(), seed=0)
@@ -136,29 +138,37 @@ def test_the_last_line_of_an_output_without_an_error_counts(tmp_path):
     assert not is_done(tmp_path, run())
 
 
-def test_an_input_is_known_by_its_path_from_the_folder_of_outputs(tmp_path, monkeypatch):
-    """Archives give their files one time; inputs and outputs may be moved together."""
-    monkeypatch.chdir(tmp_path)
+def test_an_output_of_another_input_of_equal_size_and_time_is_not_done(tmp_path):
+    """The files of an archive may all have one time."""
     for name in ("x", "y"):
-        Path("all", name).mkdir(parents=True)
-        Path("all", name, "a.bmp").write_bytes(name.encode())
-        os.utime(f"all/{name}/a.bmp", (0, 0))
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.bmp").write_bytes(name.encode())
+        os.utime(tmp_path / name / "a.bmp", (0, 0))
 
-    add(tmp_path / "all", run(), Path("all/x/a.bmp"))
+    add(tmp_path, run(), tmp_path / "x/a.bmp")
 
-    assert not is_done(tmp_path / "all", run(), Path("all/y/a.bmp"))
+    assert not is_done(tmp_path, run(), tmp_path / "y/a.bmp")
+
+
+def test_an_output_stays_done_if_its_input_is_moved_along_with_it(tmp_path, monkeypatch):
+    (tmp_path / "all/in").mkdir(parents=True)
+    (tmp_path / "all/in/a.bmp").write_bytes(b"x")
+    monkeypatch.chdir(tmp_path)
+    add(tmp_path / "all", run(), Path("all/in/a.bmp"))
+
     Path("all").rename("moved")
-    monkeypatch.chdir("moved/x")
+
+    monkeypatch.chdir("moved/in")
     assert is_done(tmp_path / "moved", run(), Path("a.bmp"))
 
 
-def test_an_input_that_changed_or_is_gone_is_not_done(tmp_path):
+def test_an_output_of_an_input_that_changed_or_is_gone_is_not_done(tmp_path):
     source = tmp_path / "a.jpg"
     source.write_bytes(b"first")
     add(tmp_path, run(), source)
     assert is_done(tmp_path, run(), source)
 
-    os.utime(source, ns=(0, 0))
+    os.utime(source, ns=(0, 0))  # another time
     assert not is_done(tmp_path, run(), source)
 
     source.unlink()
@@ -168,7 +178,7 @@ def test_an_input_that_changed_or_is_gone_is_not_done(tmp_path):
 # ---------------------------------------------------------------------- what a line is made up of
 
 
-def test_options_are_what_changes_an_output():
+def test_options_of_a_run_are_those_that_change_an_output():
     arguments = {
         "scale": 4.0,
         "steps": 15,
@@ -204,7 +214,7 @@ def test_options_are_what_changes_an_output():
     }
 
 
-def test_options_of_a_source_are_what_changes_an_image():
+def test_options_of_a_source_are_those_that_change_an_image():
     arguments = {"count": 3, "cache_dir": "d", "size": [64, 32], "scale": None}
     source = {"class_path": "datamodules.Seeds", "init_args": arguments}
 
@@ -216,7 +226,7 @@ def test_options_of_a_source_are_what_changes_an_image():
     }
 
 
-def test_a_digest_is_of_all_tensors_and_their_names():
+def test_a_digest_of_weights_changes_with_names_and_values_of_tensors():
     net = nn.Sequential(nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3)).to(torch.bfloat16)
     renamed = nn.ModuleDict({"a": net[0], "b": net[1]})
 
@@ -225,9 +235,12 @@ def test_a_digest_is_of_all_tensors_and_their_names():
     assert digest is not None
     assert digest_of(net) == digest
     assert digest_of(renamed) != digest
-    assert digest_of(nn.ReLU()) is None  # no tensors
     net[1].running_mean[1] = 1
     assert digest_of(net) != digest
+
+
+def test_a_network_without_tensors_has_no_digest():
+    assert digest_of(nn.ReLU()) is None
 
 
 def test_no_line_is_written_to_a_folder_that_was_moved(tmp_path):

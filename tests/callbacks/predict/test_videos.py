@@ -31,8 +31,8 @@ from tests.quick import quick
 from tests.video_files import make_video, read_video
 
 # Times of frames in milliseconds.
-SHORT = [40 * n for n in range(12)]
-LONG = [40 * n for n in range(70)]
+SHORT = [40 * n for n in range(12)]  # half a second
+LONG = [40 * n for n in range(70)]  # three seconds
 UNEVEN = [0, 40, 73, 106, 300, 301, 350, 1000]
 
 
@@ -41,37 +41,37 @@ def seconds(times):
 
 
 class Counted(Bicubic):
-    """Counts its frames, and stops at one of them in a way of its own."""
+    """Bicubic that counts its frames, and kills its process or returns NaN at one of them."""
 
     made = 0
-    stop_at = -1
-    how = ""
+    kill_at = None
+    nan_at = None
 
     def predict_step(self, batch, *indices):
         if "error" not in batch:
             self.made += 1
-        if self.made == self.stop_at:
-            if self.how == "kill":
-                os._exit(9)
+        if self.made == self.kill_at:
+            os._exit(9)
+        if self.made == self.nan_at:
             return {"sr": torch.full((1, 3, *batch["size"]), torch.nan)}
         return super().predict_step(batch, *indices)
 
 
-def predict(source, out, model=None, scale=2.0, workers=0, several=False, **settings):
+def predict(source, out, model=None, scale=2.0, workers=0, processes=1, **settings):
     """Enlarge videos; return the model, which has counted their frames."""
     data = SRDataModule(scale, predict=str(source), workers=workers)
     data.outputs = Outputs(out, partial(outputs_in, out))  # as the command does
     model = model or Counted(scale)
     writer = Writer(folder=str(out), suffix="_x2", **settings)
-    processes = {"devices": 2, "strategy": "ddp_fork"} if several else {}
-    run = trainer(out.parent, writer, OneThread(), **processes)
+    several = {"devices": processes, "strategy": "ddp_fork"} if processes > 1 else {}
+    run = trainer(out.parent, writer, OneThread(), **several)
     gc.collect()  # a forked process that frees a decoder of PyAV waits for its threads forever
     run.predict(model, data, return_predictions=False)
     return model
 
 
 def enlarged(source, **settings):
-    """What a video holds, and what the enlarged one does."""
+    """The content of a video of 32x24 pixels, and that of the enlarged one."""
     out = source.parent / "out"
     predict(source, out, **settings)
     return read_video(source), read_video(out / f"{source.stem}_x2.mp4")
@@ -85,11 +85,13 @@ def files(out):
 
 
 @pytest.mark.parametrize("codec", ["h264", "hevc", "av1"])
-def test_what_a_file_says_about_its_frames_is_kept(tmp_path, codec):
+def test_times_sound_rotation_aspect_tags_and_hdr_of_a_video_are_kept(tmp_path, codec):
+    # A mastering display: x and y of green, blue, red and white in 50,000ths; its luminance.
     display = "G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,50)"
     source = make_video(
         tmp_path / "clip.mp4",
         UNEVEN,
+        size=(32, 24),
         audio="aac",
         rotation=90,
         aspect=Fraction(4, 3),
@@ -105,9 +107,9 @@ def test_what_a_file_says_about_its_frames_is_kept(tmp_path, codec):
     assert original.times == seconds(UNEVEN)
     assert output.times == original.times
     assert output.end == original.end
-    assert output.size == (64, 48)  # of 32x24
+    assert output.size == (64, 48)
     assert output.audio == original.audio
-    assert len(output.audio) > 40  # packets of a second
+    assert len(output.audio) > 40  # a second of 48 kHz has 47 packets of 1024 samples
     assert original.rotation == 90
     assert output.rotation == 90
     assert original.aspect == Fraction(4, 3)
@@ -115,7 +117,7 @@ def test_what_a_file_says_about_its_frames_is_kept(tmp_path, codec):
     assert output.tags["title"] == "Hut"
     assert output.hdr == pytest.approx(original.hdr, rel=0.05)
     assert original.hdr[0] == 0.68  # x of red: 34000 of 50,000
-    assert np.abs(output.means - original.means).max() < 4  # of 1024
+    assert np.abs(output.means - original.means).max() < 4  # of 1024 levels
     assert line["key"] == "clip"
     assert line["output"] == "clip_x2.mp4"
     assert line["frames"] == len(UNEVEN)
@@ -124,11 +126,14 @@ def test_what_a_file_says_about_its_frames_is_kept(tmp_path, codec):
     assert line["options"]["writer.codec"] == codec
 
 
-@pytest.mark.parametrize("matrix", quick([1, 5, 6, 9], 1, 9))
-@pytest.mark.parametrize("range", [1, 2])
-@pytest.mark.parametrize(("pixels", "within"), [("yuv420p", 1), ("yuv420p10le", 2)])
-def test_colours_are_kept(tmp_path, matrix, range, pixels, within):
-    colours = (range, matrix, 9, 16)  # FFmpeg's numbers; primaries of BT.2020, transfer PQ
+# Numbers as FFmpeg counts them.
+@pytest.mark.parametrize("matrix", quick([1, 5, 6, 9], 1, 9))  # BT.709, 470BG, SMPTE 170M, BT.2020
+@pytest.mark.parametrize("range", [1, 2])  # limited, full
+@pytest.mark.parametrize(("pixels", "within"), [("yuv420p", 1), ("yuv420p10le", 2)])  # levels
+def test_colours_and_their_tags_are_kept(tmp_path, matrix, range, pixels, within):
+    bt2020_primaries = 9
+    pq_transfer = 16
+    colours = (range, matrix, bt2020_primaries, pq_transfer)
     source = make_video(tmp_path / "a.mp4", SHORT[:3], colours=colours, pixels=pixels)
 
     original, output = enlarged(source)
@@ -139,12 +144,17 @@ def test_colours_are_kept(tmp_path, matrix, range, pixels, within):
     assert np.abs(output.means - original.means).max() < within
 
 
-def test_an_untagged_video_is_tagged_as_players_see_it(tmp_path):
-    source = make_video(tmp_path / "a.mp4", SHORT[:2], colours=(0, 2, 2, 2))
+def test_a_small_video_without_tags_of_colours_is_tagged_as_limited_bt601(tmp_path):
+    """As players show it."""
+    unknown_range = 0
+    unspecified = 2
+    untagged = (unknown_range, unspecified, unspecified, unspecified)
+    source = make_video(tmp_path / "a.mp4", SHORT[:2], colours=untagged)
 
     _, output = enlarged(source)
 
-    assert output.colours == (1, BT601, 2, 2)  # limited range; 2 is unspecified
+    limited = 1
+    assert output.colours == (limited, BT601, unspecified, unspecified)
 
 
 def from_first(times):
@@ -167,23 +177,25 @@ def test_other_containers_keep_times_and_sound(tmp_path, name, codec, audio):
 
     original, output = enlarged(source)
 
-    if not name.endswith("avi"):  # where this one's steps of a millisecond count
-        assert abs(stated_frames(str(source)) - len(SHORT)) <= 3  # what the progress counts to
+    if not name.endswith("avi"):  # which counts a frame for each millisecond of this file
+        assert abs(stated_frames(str(source)) - len(SHORT)) <= 3  # for the progress bar
     assert from_first(output.times) == seconds(SHORT)
     assert b"".join(output.audio) == b"".join(original.audio)
+
+
+CLOCK = 2**33 / 90_000  # seconds after which an MTS file's clock of 33 bits and 90 kHz begins anew
 
 
 @pytest.mark.parametrize(
     ("name", "start"),
     [
-        # The clock has 33 bits and 90 kHz.
-        ("a.mts", 2**33 / 90_000 - 2),  # wraps in the middle, and is negative before
-        ("a.mts", 2**33 / 90_000 - 1.5),  # between frames that are stored in another order
-        ("a.mts", 50_000),
-        ("a.mkv", 30),
+        pytest.param("a.mts", CLOCK - 2, id="wraps after 2 s"),  # and is negative before
+        pytest.param("a.mts", CLOCK - 1.5, id="wraps between frames stored in another order"),
+        pytest.param("a.mts", 50_000, id="mts at 50,000 s"),
+        pytest.param("a.mkv", 30, id="mkv at 30 s"),
     ],
 )
-def test_a_clock_may_begin_anywhere(tmp_path, name, start):
+def test_times_and_sound_are_kept_wherever_a_videos_clock_begins(tmp_path, name, start):
     source = make_video(tmp_path / name, LONG, audio="aac", start=start)
 
     original, output = enlarged(source)
@@ -196,8 +208,9 @@ def test_a_clock_may_begin_anywhere(tmp_path, name, start):
     assert 0 <= output.times[0] < Fraction(1, 10)
 
 
-@pytest.mark.parametrize("start", [0, 50_000, 3])  # seconds; the first one begins at 5
-def test_joined_recordings_are_refused(tmp_path, start):
+@pytest.mark.parametrize("start", [0, 50_000, 3])
+def test_two_recordings_joined_in_one_file_are_refused(tmp_path, start):
+    """Their clocks do not go on from each other: the first begins at 5 s, the second at `start`."""
     first = make_video(tmp_path / "1.mts", LONG, audio="aac", start=5)
     second = make_video(tmp_path / "2.mts", SHORT, audio="aac", start=start)
     source = tmp_path / "a.mts"
@@ -208,7 +221,7 @@ def test_joined_recordings_are_refused(tmp_path, start):
 
 
 @pytest.mark.parametrize("ending", ["mkv", "mp4"])
-def test_the_film_is_enlarged_and_not_its_cover(tmp_path, ending):
+def test_of_a_film_with_a_cover_the_film_is_enlarged(tmp_path, ending):
     film = make_video(tmp_path / "film.mp4", SHORT)
     source = tmp_path / f"a.{ending}"
     with av.open(str(film)) as given, av.open(str(source), "w") as container:
@@ -227,11 +240,12 @@ def test_the_film_is_enlarged_and_not_its_cover(tmp_path, ending):
     predict(source, tmp_path / "out")
 
     output = read_video(tmp_path / "out/a_x2.mp4")
-    assert output.size == (64, 48)
+    assert output.size == (64, 48)  # twice the film's 32x24, not the cover's 16x16
     assert len(output.times) == len(SHORT)
 
 
 def chapter(number, title):
+    """A chapter of 200 ms, as PyAV takes it."""
     times = {"start": 200 * number, "end": 200 * number + 200, "time_base": Fraction(1, 1000)}
     return {"id": number, "metadata": {"title": title}, **times}
 
@@ -249,19 +263,20 @@ def test_chapters_are_kept(tmp_path):
     assert summit["start"] * summit["time_base"] == Fraction(1, 5)
 
 
-def test_odd_sides_get_a_pixel(tmp_path):
+def test_an_odd_side_of_a_video_becomes_even_by_one_pixel(tmp_path):
+    """Codecs with 4:2:0 colours take even sides only."""
     source = make_video(tmp_path / "a.mp4", SHORT[:2], size=(34, 22))
 
     _, output = enlarged(source, scale=1.5)
 
-    assert output.size == (52, 34)  # 51x33 and a pixel each
+    assert output.size == (51 + 1, 33 + 1)
     assert stored(tmp_path / "out")[0]["size"] == [33, 51]
 
 
 @pytest.mark.parametrize(
     ("exif", "kept"), [("keep", {"location", "title"}), ("no_place", {"title"}), ("drop", set())]
 )
-def test_places_in_metadata_can_be_dropped(tmp_path, exif, kept):
+def test_metadata_of_a_video_or_its_place_alone_can_be_dropped(tmp_path, exif, kept):
     tags = {"location": "+46.6+008.0/", "title": "Hut"}
     source = make_video(tmp_path / "a.mp4", SHORT[:2], tags=tags)
 
@@ -273,46 +288,41 @@ def test_places_in_metadata_can_be_dropped(tmp_path, exif, kept):
 # ------------------------------------------------------------ what is finished, and stopped runs
 
 
-def test_what_is_done_is_left_alone(tmp_path):
+def test_a_video_is_made_again_only_if_the_settings_or_the_file_change(tmp_path):
     source = make_video(tmp_path / "a.mp4", SHORT)
     out = tmp_path / "out"
 
-    assert predict(source, out).made == 12  # all frames
+    assert predict(source, out).made == len(SHORT)
     assert predict(source, out).made == 0
     before = (out / "a_x2.mp4").stat().st_size
-    assert predict(source, out, crf=40).made == 12
+    assert predict(source, out, crf=40).made == len(SHORT)  # of lower quality
     assert (out / "a_x2.mp4").stat().st_size < before
     make_video(source, SHORT[:5])
     assert predict(source, out, crf=40).made == 5
 
 
-def stopping(how, stop_at):
-    model = Counted(2.0)
-    model.how = how
-    model.stop_at = stop_at
-    return model
-
-
 def killed(root):
     """Called in a process of its own."""
-    predict(Path(root, "a.mkv"), Path(root, "out"), stopping("kill", 60))
+    model = Counted(2.0)
+    model.kill_at = 60
+    predict(Path(root, "a.mkv"), Path(root, "out"), model)
 
 
-def test_a_killed_run_leaves_nothing_under_the_name_and_begins_again(tmp_path):
+def test_a_video_of_a_killed_run_has_no_file_and_is_made_again_from_its_start(tmp_path):
     source = make_video(tmp_path / "a.mkv", LONG, audio="aac")
     code = f"from {__name__} import killed; killed({str(tmp_path)!r})"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPO, capture_output=True)
     assert done.returncode == 9, done.stderr
     assert not (tmp_path / "out/a_x2.mp4").exists()
 
-    again = predict(source, tmp_path / "out")
+    second = predict(source, tmp_path / "out")
 
-    predict(source, tmp_path / "whole")
-    whole = tmp_path / "whole/a_x2.mp4"
-    assert again.made == len(LONG)
+    predict(source, tmp_path / "undisturbed")
+    undisturbed = tmp_path / "undisturbed/a_x2.mp4"
+    assert second.made == len(LONG)
     assert files(tmp_path / "out") == ["a_x2.mp4"]
-    assert (tmp_path / "out/a_x2.mp4").read_bytes() == whole.read_bytes()
-    assert read_video(whole).times == seconds(LONG)
+    assert (tmp_path / "out/a_x2.mp4").read_bytes() == undisturbed.read_bytes()
+    assert read_video(undisturbed).times == seconds(LONG)
 
 
 # ---------------------------------------------------------------------------------- broken videos
@@ -334,42 +344,42 @@ def broken(folder, how):
 
 
 @pytest.mark.distributed
-def test_processes_share_the_videos(tmp_path):
-    out = tmp_path / "out"
-    whole = tmp_path / "whole"
+def test_two_processes_write_the_files_and_lines_of_one(tmp_path):
+    two = tmp_path / "two"
+    one = tmp_path / "one"
     (tmp_path / "in").mkdir()
     make_video(tmp_path / "in/long.mp4", LONG, audio="aac")
     make_video(tmp_path / "in/short.mp4", SHORT)
     broken(tmp_path / "in", "damaged")
 
-    predict(tmp_path / "in", out, several=True)
+    predict(tmp_path / "in", two, processes=2)
 
-    predict(tmp_path / "in", whole)
-    assert files(out) == ["long_x2.mp4", "short_x2.mp4"]
-    assert files(whole) == files(out)
-    for name in files(out):
-        assert (out / name).read_bytes() == (whole / name).read_bytes()
-    lines = {line["key"]: line for line in stored(out)}
-    assert len(stored(out)) == 3
-    for expected in stored(whole):
+    predict(tmp_path / "in", one)
+    assert files(two) == ["long_x2.mp4", "short_x2.mp4"]
+    assert files(one) == files(two)
+    for name in files(two):
+        assert (two / name).read_bytes() == (one / name).read_bytes()
+    lines = {line["key"]: line for line in stored(two)}
+    assert len(stored(two)) == 3
+    for expected in stored(one):
         for name in ("input", "output", "error", "lr_size", "size", "scale", "frames", "seed"):
             assert lines[expected["key"]].get(name) == expected.get(name)
 
 
 @pytest.mark.parametrize("how", ["truncated", "damaged", "text", "empty"])
 @pytest.mark.parametrize("workers", quick([0, 1], 0))
-def test_a_broken_video_is_counted_and_others_are_enlarged(tmp_path, how, workers, caplog):
+def test_a_broken_video_is_left_out_and_tried_again_by_the_next_run(tmp_path, how, workers, caplog):
     caplog.set_level("INFO")
     source = broken(tmp_path, how)
     make_video(tmp_path / "sound.mp4", SHORT)
 
     predict(tmp_path, tmp_path / "out", workers=workers)
-    again = predict(tmp_path, tmp_path / "out")
+    second = predict(tmp_path, tmp_path / "out")
 
     assert files(tmp_path / "out") == ["sound_x2.mp4"]
     assert f"unusable, left out: {source}: " in caplog.text
     assert "1 written, 0 skipped (done before), 1 unusable" in caplog.text
-    assert again.made < len(LONG)  # tried again, by the same rules
+    assert second.made < len(LONG)  # it stops at the damage
     assert [line["key"] for line in stored(tmp_path / "out")] == ["broken", "sound", "broken"]
 
 
@@ -391,24 +401,26 @@ def test_a_video_shorter_than_its_header_says_is_refused(tmp_path, name, codec):
     assert len(list(videos.decode(0))) == len(LONG)
     data = source.read_bytes()
 
-    for percent in (5, 15, 25):  # most of these frames; an AVI's index is large
+    for percent in (5, 15, 25):  # few, as the index at the end of an AVI is large
         source.write_bytes(data[: len(data) * percent // 100])
         with pytest.raises(UnreadableImage):
             list(videos.decode(0))
 
 
-def test_a_video_with_an_unwritable_frame_is_given_up_and_the_next_one_made(tmp_path):
+def test_a_video_with_a_frame_that_is_not_finite_is_given_up_and_the_next_one_made(tmp_path):
     make_video(tmp_path / "a.mp4", LONG)
     make_video(tmp_path / "b.mp4", SHORT)
+    model = Counted(2.0)
+    model.nan_at = 5
 
-    model = predict(tmp_path, tmp_path / "out", stopping("nan", 5), workers=1)
+    predict(tmp_path, tmp_path / "out", model, workers=1)
 
-    assert model.made <= 5 + 12 + 5  # the frames that were read ahead
+    assert model.made <= 5 + len(SHORT) + 5  # at most 5 of a.mp4 were read ahead
     assert files(tmp_path / "out") == ["b_x2.mp4"]
     assert "not finite" in stored(tmp_path / "out")[0]["error"]
 
 
-def test_an_error_of_the_network_ends_the_run(tmp_path, monkeypatch):
+def test_an_out_of_memory_error_ends_the_run(tmp_path, monkeypatch):
     def fail(*_):
         raise RuntimeError("CUDA out of memory")
 

@@ -32,7 +32,7 @@ HDR = bytes([9, 16, 0, 1])  # code points of PNG's cICP
 
 
 class Double(Tiny):
-    """A model that doubles the size by repeating pixels, so outputs are known exactly."""
+    """A model that repeats each pixel twice in both directions, so outputs are known exactly."""
 
     def predict_step(self, batch, batch_idx):
         return None if "error" in batch else {"sr": self.enlarge(batch["lr"])}
@@ -42,7 +42,7 @@ class Double(Tiny):
 
 
 def image(mode="RGB", bit_depth=8, **meta):
-    """A sample of random levels, 6x5 pixels; with a grey mode, of equal channels."""
+    """A sample of random levels, 6 rows of 5 pixels; with a grey mode, of equal channels."""
     pixels = random_image(6, 5, dtype=f"uint{bit_depth}")
     if mode != "RGB":
         pixels = pixels[..., :1].repeat(3, 2)
@@ -76,6 +76,7 @@ def images_in(root):
 
 
 def some_exif(comment=b"x"):
+    """EXIF with a maker, a time, a comment and a place."""
     tags = Image.Exif()
     tags[Base.Make] = "Maker"
     tags[IFD.Exif] = {Base.DateTimeOriginal: "2020:01:02 03:04:05", Base.UserComment: comment}
@@ -98,7 +99,7 @@ def assert_described(path, height, width):
 
 @pytest.mark.parametrize("format", ["png", "tiff"])
 @pytest.mark.parametrize("bit_depth", [8, 16])
-def test_colours_profile_and_exif_are_kept(tmp_path, format, bit_depth):
+def test_png_and_tiff_keep_levels_bit_depth_profile_and_exif(tmp_path, format, bit_depth):
     sample = image(bit_depth=bit_depth, icc=RGB_PROFILE, exif=some_exif())
 
     path = written(tmp_path, sample, format)
@@ -110,7 +111,7 @@ def test_colours_profile_and_exif_are_kept(tmp_path, format, bit_depth):
         Image.open(path).load()  # checks the chunks' sums
     assert levels.dtype == f"uint{bit_depth}"
     assert np.array_equal(levels, doubled(sample))
-    assert_described(path, 12, 10)
+    assert_described(path, height=12, width=10)
 
 
 @pytest.mark.parametrize("format", ["png", "tiff"])
@@ -132,7 +133,8 @@ def test_grey_images_stay_grey(tmp_path, format, mode, bit_depth, expected):
 )
 def test_lossy_formats_have_nearly_the_pixels_and_all_metadata(tmp_path, format, ending, kind):
     sample = image(icc=RGB_PROFILE, exif=some_exif())
-    sample["hr"] = np.linspace(0, 255, 32 * 64 * 3).reshape(32, 64, 3).astype(np.uint8)
+    smooth = np.linspace(0, 255, 32 * 64 * 3).reshape(32, 64, 3)
+    sample["hr"] = smooth.astype(np.uint8)
 
     predict(tmp_path, {"a": sample}, Writer(format=format))
 
@@ -140,8 +142,8 @@ def test_lossy_formats_have_nearly_the_pixels_and_all_metadata(tmp_path, format,
     output = Image.open(path)
     difference = np.asarray(output).astype(int) - doubled(sample)
     assert output.format == kind
-    assert np.abs(difference).max() <= 6
-    assert_described(path, 64, 128)
+    assert np.abs(difference).max() <= 6  # of 256 levels
+    assert_described(path, height=64, width=128)
 
 
 def test_a_lower_quality_makes_a_smaller_file(tmp_path):
@@ -163,25 +165,27 @@ def test_a_lower_quality_makes_a_smaller_file(tmp_path):
         ("webp", "L", 8, "RGB "),
     ],
 )
-def test_a_profile_of_grey_fits_the_file(tmp_path, profile, format, mode, bit_depth, space):
-    """Levels look as in the input, whose gamma is 1.8, whether or not the file is grey."""
+def test_the_profile_of_a_grey_image_fits_the_colour_space_of_its_file(
+    tmp_path, profile, format, mode, bit_depth, space
+):
+    """The gamma is 1.8, whether the file is grey or not: shown levels are those of the input."""
     sample = image(mode, bit_depth, icc=profile)
     if mode == "LA":
         sample["meta"]["alpha"] = np.full((6, 5), 9, np.uint16)
 
     icc = Image.open(written(tmp_path, sample, format)).info["icc_profile"]
 
+    assert icc[16:20].decode() == space  # the colour space in a profile's header
     levels = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
     levels = levels if space == "GRAY" else levels.convert("RGB")
     srgb = ImageCms.createProfile("sRGB")
     transform = ImageCms.buildTransform(io.BytesIO(icc), srgb, levels.mode, "RGB")
     shown = np.asarray(transform.apply(levels))[0]
-    assert icc[16:20].decode() == space
     assert np.abs(shown - srgb_of_grey(np.arange(256))).max() <= 2
 
 
 @pytest.mark.parametrize("bit_depth", [8, 16])
-def test_hdr_is_kept_by_png(tmp_path, bit_depth):
+def test_png_keeps_the_code_points_of_hdr(tmp_path, bit_depth):
     path = written(tmp_path, image(bit_depth=bit_depth, cicp=HDR))
 
     with path.open("rb") as file:
@@ -189,7 +193,8 @@ def test_hdr_is_kept_by_png(tmp_path, bit_depth):
     Image.open(path).load()  # checks the chunks' sums
 
 
-def enlarged_alpha(alpha):
+def bicubic(alpha):
+    """Alpha (6, 5) at twice the size, in whole levels."""
     top = np.iinfo(alpha.dtype).max
     values = torch.from_numpy(alpha.astype(np.float32) / top)
     enlarged = resize(values[None, None], (12, 10))[0, 0]
@@ -198,25 +203,25 @@ def enlarged_alpha(alpha):
 
 @pytest.mark.parametrize("format", ["png", "tiff", "webp"])
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_8_bit_alpha_is_enlarged(tmp_path, format, mode):
+def test_8_bit_alpha_is_enlarged_by_bicubic(tmp_path, format, mode):
     alpha = random_image(6, 5)[..., 0]
 
     output = Image.open(written(tmp_path, image(mode, alpha=alpha), format))
 
     assert output.mode == ("RGBA" if format == "webp" else mode)  # WebP has no grey
-    assert np.array_equal(np.asarray(output)[..., -1], enlarged_alpha(alpha))
+    assert np.array_equal(np.asarray(output)[..., -1], bicubic(alpha))
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_16_bit_alpha_is_enlarged(tmp_path, mode):
+def test_16_bit_alpha_is_enlarged_by_bicubic(tmp_path, mode):
     alpha = random_image(6, 5, dtype=np.uint16)[..., 0]
     sample = image(mode, 16, alpha=alpha)
 
     png = cv2.imread(str(written(tmp_path, sample)), cv2.IMREAD_UNCHANGED)
     tiff = tifffile.imread(written(tmp_path, sample, "tiff"))
 
-    assert np.array_equal(png[..., -1], enlarged_alpha(alpha))
-    assert np.array_equal(tiff[..., -1], enlarged_alpha(alpha))
+    assert np.array_equal(png[..., -1], bicubic(alpha))
+    assert np.array_equal(tiff[..., -1], bicubic(alpha))
 
 
 def test_exif_or_its_place_alone_can_be_dropped(tmp_path):
@@ -237,29 +242,29 @@ CLEAR = np.zeros((6, 5), np.uint8)
     ("meta", "format", "words"),
     [
         ({"alpha": CLEAR}, "jpg", "that lost their transparency, which jpg"),
-        ({"exif": some_exif(bytes(70_000))}, "jpg", "that lost their EXIF"),
+        ({"exif": some_exif(bytes(70_000))}, "jpg", "that lost their EXIF"),  # it takes 64 KiB
         ({"cicp": HDR}, "webp", "that lost their colours (cICP code points"),
         ({"lost": ("gain map",)}, "png", "that are read without their gain map: 1"),
     ],
 )
-def test_what_is_not_kept_is_counted(tmp_path, caplog, meta, format, words):
+def test_losses_of_alpha_metadata_and_colours_are_counted(tmp_path, caplog, meta, format, words):
     written(tmp_path, image(**meta), format)
 
     assert f"images {words}" in caplog.text
 
 
-def test_what_is_transparent_becomes_white_where_a_format_has_no_alpha():
+def test_transparent_pixels_are_white_in_a_format_without_alpha():
     pixels = np.random.default_rng(0).integers(0, 256, (12, 10, 4), dtype=np.uint8)
-    pixels[:6, :, 3] = 0
+    pixels[:6, :, 3] = 0  # transparent
     pixels[6:, :, 3] = 255
 
     fitted = image_file.fitted_pixels(pixels, "jpg")
 
-    assert (fitted[:6] == 255).all()  # the transparent half
+    assert (fitted[:6] == 255).all()
     assert (fitted[6:] == pixels[6:, :, :3]).all()
 
 
-def test_values_out_of_range_do_not_wrap_around(tmp_path):
+def test_outputs_below_0_and_above_1_are_black_and_white(tmp_path):
     class Overshoots(Double):
         def enlarge(self, lr):
             return torch.tensor([-0.1, 0.5, 1.1]).view(1, 3, 1, 1).expand(1, 3, 12, 10)
@@ -277,10 +282,10 @@ def errors_in(root):
     return {line["key"]: line["error"] for line in stored(root / "predict") if "error" in line}
 
 
-def test_a_side_that_a_format_cannot_have_is_an_error_of_the_image(tmp_path):
-    long = {"hr": np.zeros((1, 8192, 3), np.uint8)}
+def test_an_image_too_long_for_its_format_fails_alone(tmp_path):
+    too_long = {"hr": np.zeros((1, 8192, 3), np.uint8)}
 
-    writer = predict(tmp_path, {"a": long, "b": image()}, Writer(format="webp"))
+    writer = predict(tmp_path, {"a": too_long, "b": image()}, Writer(format="webp"))
 
     reason = "16384 pixels are more than the 16383 that a side of webp can have"
     assert errors_in(tmp_path)["a"].startswith(reason)
@@ -300,7 +305,7 @@ def test_an_output_that_is_not_finite_is_not_written(tmp_path):
     assert errors_in(tmp_path) == {"a": "the output has pixels that are not finite"}
 
 
-def test_an_image_that_cannot_be_encoded_does_not_end_the_run(tmp_path, monkeypatch):
+def test_an_image_that_cannot_be_encoded_fails_alone(tmp_path, monkeypatch):
     encode = image_file.encode
 
     def fails_at_grey(file, pixels, *settings):
@@ -309,29 +314,29 @@ def test_an_image_that_cannot_be_encoded_does_not_end_the_run(tmp_path, monkeypa
         return encode(file, pixels, *settings)
 
     monkeypatch.setattr(image_file, "encode", fails_at_grey)
-    samples = {str(number): image() for number in range(11)}
+    others = {str(number): image() for number in range(11)}
 
-    writer = predict(tmp_path, {"a": image("L")} | samples)
+    writer = predict(tmp_path, {"a": image("L")} | others)
 
     reason = "it cannot be written as png: SyntaxError: not a TIFF file"
     assert errors_in(tmp_path)["a"].startswith(reason)
-    assert writer.written == 11
-    assert len(images_in(tmp_path)) == 11
+    assert writer.written == len(others)
+    assert len(images_in(tmp_path)) == len(others)
     assert writer.failed == 1
 
 
-def test_a_name_that_is_too_long_does_not_end_the_run(tmp_path):
-    """Disks take names of 255 bytes."""
-    fits = "x" * 251  # and .png
-    samples = {fits: image(), fits + "x": image()}
+def test_an_image_whose_name_is_too_long_fails_in_each_run(tmp_path):
+    longest = "x" * (255 - len(".png"))  # bytes of a file's name
+    too_long = longest + "x"
+    samples = {longest: image(), too_long: image()}
     predict(tmp_path, samples)
 
-    again = predict(tmp_path, samples)  # meets what the first one did
+    second = predict(tmp_path, samples)
 
-    assert "File name too long" in errors_in(tmp_path)[fits + "x"]
-    assert again.skipped == 1
-    assert again.failed == 1
-    assert images_in(tmp_path) == [f"{fits}.png"]
+    assert "File name too long" in errors_in(tmp_path)[too_long]
+    assert second.skipped == 1
+    assert second.failed == 1
+    assert images_in(tmp_path) == [f"{longest}.png"]
 
 
 def test_a_full_disk_stops_the_run_and_leaves_no_half_file(tmp_path, monkeypatch):
@@ -351,7 +356,7 @@ def test_keys_that_lead_out_of_the_folder_are_refused(tmp_path, key):
         predict(tmp_path, {key: image()})
 
 
-def test_a_folder_that_cannot_be_one_is_refused_before_any_work(tmp_path):
+def test_a_folder_that_is_a_file_or_a_broken_link_is_refused(tmp_path):
     (tmp_path / "file").write_bytes(b"precious")
     (tmp_path / "link").symlink_to(tmp_path / "disk/that/is/not/there")
 
@@ -365,10 +370,11 @@ def test_a_folder_that_cannot_be_one_is_refused_before_any_work(tmp_path):
 # ----------------------------------------------------------------------- lines, and what is skipped
 
 
-def test_what_is_done_is_skipped(tmp_path, caplog):
+def test_an_image_that_is_done_is_skipped_also_if_its_file_was_changed(tmp_path, caplog):
+    """Other programs may make outputs smaller."""
     predict(tmp_path, {"a": image()})
     done = tmp_path / "predict/a.png"
-    done.write_text("made smaller by another program")  # which is allowed
+    done.write_text("made smaller by another program")
     caplog.set_level("INFO")
 
     predict(tmp_path, {"a": image(), "b": image()})
@@ -390,12 +396,13 @@ class Stepped(Method, Double):
 
 
 def configured(**options):
+    """A writer that knows the options of the model, as from the command line."""
     writer = Writer()
     writer.config = {"model": {"init_args": options}}
     return writer
 
 
-def test_a_line_for_each_image(tmp_path):
+def test_each_image_has_a_line_that_says_how_it_was_made_or_why_not(tmp_path):
     (tmp_path / "in").mkdir()
     Image.new("RGB", (5, 6)).save(tmp_path / "in/a.png")
     (tmp_path / "in/c.png").write_bytes(b"no image")
@@ -426,32 +433,36 @@ def test_a_line_for_each_image(tmp_path):
     assert line["peak_memory"] > 1 << 20  # bytes
 
 
-def test_what_was_made_otherwise_is_made_again(tmp_path, caplog):
+def test_outputs_of_other_options_or_weights_are_made_again(tmp_path, caplog):
     samples = {"a": image(), "b": image()}
     predict(tmp_path, {"a": image()}, configured(steps=15))
 
-    of_other_steps = predict(tmp_path, samples, configured(steps=4))
-    same = predict(tmp_path, samples, configured(steps=4))
-    other = Double()
-    other.net.weight.data[0, 0, 0, 0] += 1
-    of_other_weights = predict(tmp_path, samples, configured(steps=4), model=other)
+    other_steps = predict(tmp_path, samples, configured(steps=4))
+    assert other_steps.written == 2
+    assert "1 outputs were made otherwise, and are made again" in caplog.text  # a.png
+    unchanged = predict(tmp_path, samples, configured(steps=4))
+    assert unchanged.skipped == 2
 
-    # Of two outputs with 4 steps, one had been made with 15; then both with other weights.
-    assert "1 outputs were made otherwise, and are made again" in caplog.text
-    assert of_other_steps.written == 2
-    assert same.skipped == 2
-    assert of_other_weights.written == 2
+    model = Double()
+    model.net.weight.data[0, 0, 0, 0] += 1
+    other_weights = predict(tmp_path, samples, configured(steps=4), model=model)
+    assert other_weights.written == 2
 
 
 @pytest.fixture
 def photo(tmp_path):
+    """The path of an image of 6x5 pixels."""
     path = tmp_path / "a.png"
     Image.new("RGB", (6, 5)).save(path)
     return str(path)
 
 
-def test_without_a_configuration_the_objects_say_how_it_was_made(tmp_path, photo):
-    def count_written(scale, size, fix):
+def test_without_a_configuration_an_output_is_made_again_if_scale_size_or_fix_differ(
+    tmp_path, photo
+):
+    """The objects tell what the command line's configuration would."""
+
+    def count_written(scale, size=None, fix="none"):
         data = SRDataModule(scale, predict=photo, workers=0, size=size)
         model = Bicubic(scale)
         model.color_fix = fix
@@ -459,14 +470,14 @@ def test_without_a_configuration_the_objects_say_how_it_was_made(tmp_path, photo
         trainer(tmp_path, writer).predict(model, data, return_predictions=False)
         return writer.written
 
-    assert count_written(4, None, "none") == 1
-    assert count_written(2, None, "none") == 1
-    assert count_written(2, (9, 9), "adain") == 1
-    assert count_written(2, (9, 9), "adain") == 0
+    assert count_written(scale=4) == 1
+    assert count_written(scale=2) == 1
+    assert count_written(scale=2, size=(9, 9), fix="adain") == 1
+    assert count_written(scale=2, size=(9, 9), fix="adain") == 0
     assert [line["scale"] for line in stored(tmp_path / "out")] == [4, 2, None]
 
 
-def test_without_a_configuration_other_weights_are_noticed(tmp_path, photo):
+def test_without_a_configuration_an_output_is_made_again_if_the_weights_differ(tmp_path, photo):
     file = str(tmp_path / "a.ckpt")
 
     def model(**arguments):
@@ -493,8 +504,8 @@ def test_without_a_configuration_other_weights_are_noticed(tmp_path, photo):
     assert count_written(model(weights=file)) == 0
 
 
-def test_an_image_is_never_below_the_line_of_another(tmp_path, monkeypatch):
-    """After a kill between the line and the image, the next run writes the image."""
+def test_an_image_whose_line_was_written_before_a_kill_is_made_again(tmp_path, monkeypatch):
+    """The line comes before the image, so that no image has the line of another."""
     predict(tmp_path, {"a": image()}, configured(steps=15))
 
     def killed(source, target):
@@ -504,9 +515,8 @@ def test_an_image_is_never_below_the_line_of_another(tmp_path, monkeypatch):
         patch.setattr("os.replace", killed)
         with pytest.raises((KeyboardInterrupt, SystemExit)):
             predict(tmp_path, {"a": image()}, configured(steps=4))
-    lines = len(stored(tmp_path / "predict"))
+    assert len(stored(tmp_path / "predict")) == 2  # the second of an image that was not written
 
-    again = predict(tmp_path, {"a": image()}, configured(steps=4))
+    next_run = predict(tmp_path, {"a": image()}, configured(steps=4))
 
-    assert lines == 2  # the second line is of the image that was not written
-    assert again.written == 1
+    assert next_run.written == 1

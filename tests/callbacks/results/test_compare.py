@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -20,61 +21,64 @@ def compared(a, b):
 
 
 def noise(seed=0):
+    """A number for each of the 12 images."""
     return np.random.default_rng(seed).normal(0, 1, len(KEYS))
 
 
 # ------------------------------------------------------------------------- intervals by resampling
 
 
-def test_an_interval_has_the_quantiles_of_all_resamples_of_five():
-    """The 5^5 resamples can be listed: drawing approaches their quantiles."""
+def test_the_interval_of_a_mean_approaches_the_quantiles_of_all_resamples():
+    """Of five values there are 5^5 resamples, few enough to list."""
     values = np.array([0.0, 1.0, 2.0, 4.0, 8.0])
     means = np.array(list(itertools.product(values, repeat=5))).mean(1)
-    tail = expanded_tail(5, 0.8)
+    tail = expanded_tail(n=5, level=0.8)
 
     interval = mean_interval(values, draws=200_000, level=0.8)
 
+    # Within a quarter of the step between two possible means, 1/5.
     assert interval == pytest.approx(np.quantile(means, [tail, 1 - tail]), abs=0.05)
 
 
 @pytest.mark.parametrize(("n", "at_least", "at_most"), [(5, 0.90, 0.96), (20, 0.93, 0.97)])
-def test_how_often_the_mean_is_in_an_interval_of_95_percent(n, at_least, at_most):
+def test_95_of_100_intervals_of_95_percent_hold_the_mean(n, at_least, at_most):
     hits = 0
     for seed in range(1000):
-        values = np.random.default_rng(seed).normal(0.3, 1.0, n)
+        values = np.random.default_rng(seed).normal(loc=0.3, scale=1.0, size=n)
         low, high = mean_interval(values, draws=1000, seed=seed)
         hits += low <= 0.3 <= high
 
-    # A share of 1000 scatters by 0.7 %; of five images, resampling may miss some more.
+    # The share has a deviation of 0.7 %, sqrt(.95 .05 / 1000); of five values, fewer hold it.
     assert at_least < hits / 1000 < at_most
 
 
-@pytest.mark.parametrize(("n", "tail"), [(10, 0.00854), (40, 0.0203)])
-def test_the_tail_for_few_images_is_by_students_quantile(n, tail):
-    """P(normal < -sqrt(n / (n - 1)) t), with t = 2.2622 and 2.0227 of any table of Student's."""
-    assert expanded_tail(n, 0.95) == pytest.approx(tail, rel=0.01)
+@pytest.mark.parametrize(("n", "t"), [(10, 2.2622), (40, 2.0227)])
+def test_the_tail_for_few_images_is_that_of_students_quantile(n, t):
+    """t is Student's quantile of 97.5 % with n - 1 degrees of freedom, as tables have it."""
+    expected = NormalDist().cdf(-math.sqrt(n / (n - 1)) * t)
+    assert expanded_tail(n, level=0.95) == pytest.approx(expected, rel=1e-3)
 
 
 # --------------------------------------------------------------------------------------- verdicts
 
 
-def test_a_small_gain_in_pairs_outweighs_a_large_spread_of_images(tmp_path):
-    """Images differ by far more than the methods; in pairs that does not matter."""
+def test_a_gain_on_each_image_is_shown_although_images_differ_by_far_more(tmp_path):
+    """Differences are taken image by image, so that the spread of images does not matter."""
     images = 30 + 10 * noise(1)
     a = run(tmp_path / "a", images + 0.1 + 0.02 * noise(2))
     b = run(tmp_path / "b", images)
-    shuffled = run(tmp_path / "c", np.roll(images, 1))
+    other_pairs = run(tmp_path / "c", np.roll(images, 1))
 
     [difference], left_out = compared(a, b)
-    [of_shuffled], _ = compared(a, shuffled)
+    [of_other_pairs], _ = compared(a, other_pairs)
 
     low, high = difference.interval
     assert difference.verdict == "A is better"
-    assert low < 0.1 < high  # A's mean gain
-    assert high - low < 0.1  # images differ by 10
+    assert low < 0.1 < high  # the gain
+    assert high - low < 0.1
     assert difference.notes == []
     assert left_out == []
-    assert of_shuffled.verdict == "no difference shown"
+    assert of_other_pairs.verdict == "no difference shown"
 
 
 @pytest.mark.parametrize(
@@ -87,36 +91,36 @@ def test_a_small_gain_in_pairs_outweighs_a_large_spread_of_images(tmp_path):
         ((0.1, 1.0), None, "A is higher"),
     ],
 )
-def test_what_an_interval_shows(interval, higher_is_better, words):
+def test_a_difference_is_shown_by_an_interval_without_0(interval, higher_is_better, words):
     assert verdict(interval, higher_is_better) == words
 
 
 def test_each_image_is_averaged_over_seeds_before_runs_are_compared(tmp_path):
-    of_seeds = [noise(seed) for seed in range(4)]
-    rows = [row(seeds=[0, 1, 2, 3], std=0.1, n=12)]
-    for seed, values in enumerate(of_seeds):
+    values_of_seeds = [noise(seed) for seed in range(4)]
+    rows = [row(seeds=[0, 1, 2, 3], std=0.1, n=len(KEYS))]
+    for seed, values in enumerate(values_of_seeds):
         for key, value in zip(KEYS, values, strict=True):
             rows.append(row(image=key, value=value, seed=seed))
     append(tmp_path / "a", rows)
-    b = run(tmp_path / "b", np.mean(of_seeds, 0) - 0.5)
+    b = run(tmp_path / "b", np.mean(values_of_seeds, 0) - 0.5)
 
     [difference], _ = compared(tmp_path / "a", b)
 
-    assert difference.interval == pytest.approx((0.5, 0.5))  # of all images the same gain
+    assert difference.interval == pytest.approx((0.5, 0.5))  # each image's mean gains 0.5
     assert difference.a.std == 0.1
 
 
 # ------------------------------------------------------------------------ images that are left out
 
 
-def one_better_but_for_image_3(value):
-    """Numbers that are by 1 above `noise()` but for the fourth image."""
+def better_by_1_except_image_3(value):
+    """Numbers 1 above `noise()`, but for the image set5/3."""
     values = noise() + 1.0
     values[3] = value
     return values
 
 
-def assert_one_better_without_image_3(difference):
+def assert_better_by_1_without_image_3(difference):
     assert difference.verdict == "A is better"
     assert difference.interval == pytest.approx((1.0, 1.0))
     assert difference.a.value - difference.b.value == pytest.approx(1.0)
@@ -126,33 +130,34 @@ def assert_one_better_without_image_3(difference):
     assert "set5/3" in difference.notes[0]
 
 
-@pytest.mark.parametrize("other", ["00000002", "00000002 9.00", "00000001 9.20"])
-def test_images_whose_pixels_or_degradation_differ_are_left_out(tmp_path, other):
-    digests = dict.fromkeys(KEYS, "00000001 9.00")
-    digests["set5/0"] = "00000001"  # of an earlier version without LR
-    a = run(tmp_path / "a", one_better_but_for_image_3(-100.0), digests=digests)
-    digests["set5/1"] = "00000001 9.01"  # LR that another device rounded
-    digests["set5/3"] = other
-    b = run(tmp_path / "b", noise(), digests=digests)
+@pytest.mark.parametrize("digest", ["00000002 9.00", "00000002", "00000001 9.20"])
+def test_images_whose_pixels_or_degradation_differ_are_left_out(tmp_path, digest):
+    """A digest is a hash of HR and, but for earlier versions, the detail of LR."""
+    digests = dict.fromkeys(KEYS, "00000001 9.00") | {"set5/0": "00000001"}
+    of_a = digests | {"set5/1": "00000001"}
+    of_b = digests | {"set5/2": "00000001 9.01", "set5/3": digest}  # 9.01: LR rounded otherwise
+    a = run(tmp_path / "a", better_by_1_except_image_3(-100.0), digests=of_a)
+    b = run(tmp_path / "b", noise(), digests=of_b)
 
     [difference], left_out = compared(a, b)
 
-    assert_one_better_without_image_3(difference)
+    assert_better_by_1_without_image_3(difference)
     assert left_out == []
 
 
-@pytest.mark.parametrize("mean", [{"value": 31.0, "not_finite": 1}, {}])  # {}: of version 0.1.0
-def test_images_that_are_equal_to_hr_are_left_out_of_both(tmp_path, mean):
-    a = run(tmp_path / "a", one_better_but_for_image_3(math.inf), mean=mean)
+@pytest.mark.parametrize("mean", [{"value": 31.0, "not_finite": 1}, {}])  # {}: inf, as of 0.1.0
+def test_images_of_infinite_psnr_are_left_out_of_both_runs(tmp_path, mean):
+    a = run(tmp_path / "a", better_by_1_except_image_3(math.inf), mean=mean)
     b = run(tmp_path / "b", noise())
 
     [difference], _ = compared(a, b)
 
-    assert_one_better_without_image_3(difference)
+    assert_better_by_1_without_image_3(difference)
 
 
-def test_an_output_with_a_broken_pixel_has_no_interval(tmp_path):
-    a = run(tmp_path / "a", one_better_but_for_image_3(math.nan))
+def test_a_run_with_a_nan_has_no_interval(tmp_path):
+    """Left out, an output with a broken pixel would not count against its method."""
+    a = run(tmp_path / "a", better_by_1_except_image_3(math.nan))
     b = run(tmp_path / "b", noise())
 
     [difference], _ = compared(a, b)
@@ -169,7 +174,7 @@ def test_only_images_in_both_runs_are_compared(tmp_path):
     [difference], _ = compared(a, b)
 
     assert difference.notes == ["on the 10 images in both; 2 are only in A, 1 only in B"]
-    assert difference.interval == pytest.approx((1, 1))  # of all images the same gain
+    assert difference.interval == pytest.approx((1, 1))  # each image gains 1
     assert difference.a.n == 10
     assert difference.b.n == 10
     assert difference.a.value == pytest.approx((noise() + 1)[2:].mean())
@@ -178,7 +183,7 @@ def test_only_images_in_both_runs_are_compared(tmp_path):
 # ----------------------------------------------------------------------- numbers that are left out
 
 
-def test_sets_of_other_images_are_left_out(tmp_path):
+def test_a_metric_of_sets_is_left_out_if_the_images_differ(tmp_path):
     append(tmp_path / "a", [row(metric="fid", digest="00000001 9.00")])
     append(tmp_path / "b", [row(metric="fid", digest="00000002 9.00")])
 
@@ -189,7 +194,7 @@ def test_sets_of_other_images_are_left_out(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "reason"),
+    ("change", "reason"),  # of `row()`: PSNR on set5 x2, on Y
     [
         ({"protocol": {"color": "rgb", "border": "scale"}}, "another protocol (color: y / rgb)"),
         ({"scale": 3.0}, "does not have it"),
@@ -211,7 +216,7 @@ def test_a_number_without_a_counterpart_in_the_other_run_is_left_out(tmp_path, c
 # ------------------------------------------------------------------------------------ checkpoints
 
 
-def test_of_several_checkpoints_one_has_to_be_named(tmp_path):
+def test_of_several_checkpoints_one_is_named_by_a_part_of_its_name(tmp_path):
     a = run(tmp_path / "a", noise(), checkpoint="step-1.ckpt")
     run(tmp_path / "a", noise() + 1, checkpoint="step-2.ckpt")
     b = run(tmp_path / "b", noise())
@@ -225,7 +230,7 @@ def test_of_several_checkpoints_one_has_to_be_named(tmp_path):
         load_run(f"{a}@step-3")
 
 
-def test_bicubic_is_no_checkpoint_unless_it_is_asked_for(tmp_path):
+def test_bicubic_is_compared_only_if_it_is_named(tmp_path):
     a = run(tmp_path / "a", noise(), checkpoint="bicubic")
     run(tmp_path / "a", noise() + 1, checkpoint="c/best.ckpt")
 
@@ -242,11 +247,11 @@ def test_bicubic_is_no_checkpoint_unless_it_is_asked_for(tmp_path):
 def test_numbers_of_different_protocols_are_in_different_columns():
     rgb = {"color": "rgb", "border": 0}
     rows = [
-        row(),
-        row(dataset="set14", value=33.63, protocol={"border": "scale", "color": "y"}),
+        row(dataset="set5", value=38.0, protocol={"color": "y", "border": "scale"}, n=5),
+        row(dataset="set14", value=33.63, protocol={"border": "scale", "color": "y"}, n=14),
         row(dataset="div2k", value=36.0, protocol=rgb, n=100, not_finite=1),
-        row(value=35.9, protocol=rgb),
-        row(metric="ssim", value=0.96, std=0.01),
+        row(dataset="set5", value=35.9, protocol=rgb),
+        row(dataset="set5", metric="ssim", value=0.96, std=0.01),
     ]
 
     cells, notes = of_run(rows)
@@ -254,7 +259,7 @@ def test_numbers_of_different_protocols_are_in_different_columns():
     assert cells == [
         ["dataset", "scale", "psnr (1)", "psnr (2)", "ssim", "n", "checkpoint"],
         ["set5", "x2", "38.0000", "35.9000", "0.9600 ± 0.0100", "5", "a.ckpt"],
-        ["set14", "x2", "33.6300", "-", "-", "5", "a.ckpt"],
+        ["set14", "x2", "33.6300", "-", "-", "14", "a.ckpt"],
         ["div2k", "x2", "-", "36.0000", "-", "99 of 100", "a.ckpt"],
     ]
     assert notes[1] == "psnr (2): color rgb, border 0"
@@ -265,38 +270,38 @@ def table_of(*runs):
 
 
 def test_the_best_is_bold_and_differences_have_intervals(tmp_path):
+    values = 30.0 + np.arange(12)  # 35.5 on average
     gains = np.array([1, 1.02] * 6)  # 1.01 on average
-    worse = run(tmp_path / "a", 30.0 + np.arange(12))
-    better = run(tmp_path / "b_1", 30.0 + np.arange(12) + gains)
-    # The same mean: both are bold.
-    alike = run(tmp_path / "c", 30.0 + np.arange(12) + gains + [0.1, -0.1] * 6)
+    worse = run(tmp_path / "a", values)
+    better = run(tmp_path / "b_1", values + gains)
+    same_mean = run(tmp_path / "c", values + gains + [0.1, -0.1] * 6)
 
-    cells, notes = table_of(worse, better, alike)
+    cells, notes = table_of(worse, better, same_mean)
 
     low, high = mean_interval(-gains)
     half = f"{(high - low) / 2:.2f}"
     assert cells[0] == ["", "psnr, set5 x2 ↑ (n = 12)"]
-    assert cells[1][1] == "35.50"  # 30 and the mean of 0 to 11
+    assert cells[1][1] == "35.50"
     assert cells[2][1] == f"**36.51** (+1.01 ± {half})"
     assert cells[3][1].startswith("**36.51**")
     assert f"/b_1 | **36.51** (+1.01 ± {half}) |" in as_markdown(cells, notes)
     assert rf"/b\_1 & \textbf{{36.51}} ($+1.01 \pm {half}$) \\" in as_latex(cells, notes)
 
 
-def test_a_column_is_of_the_images_that_all_runs_have_with_a_finite_number(tmp_path):
-    """A worse run that lacks hard images, or reproduces them exactly, is not the best."""
+def test_a_column_is_of_the_images_with_a_finite_number_in_all_runs(tmp_path):
+    """A worse run that lacks hard images, or has infinite PSNR there, would be the best."""
     values = np.array([30.0, 31, 32, 33, 34, 35, 36, 20, 20, 10, 38, 39])
-    exact = values - 1
-    exact[7:9] = np.inf
+    infinite = values - 1
+    infinite[7:9] = np.inf
     of_nine = {"keys": KEYS[:9], "protocol": row().protocol | {"images": 9}}
 
     cells, _ = table_of(
         run(tmp_path / "full", values),
-        run(tmp_path / "part", values[:9] - 0.5, **of_nine),
-        run(tmp_path / "exact", exact, mean={"value": 36.0, "not_finite": 2}),
+        run(tmp_path / "nine", values[:9] - 0.5, **of_nine),
+        run(tmp_path / "infinite", infinite, mean={"value": 36.0, "not_finite": 2}),
     )
 
-    # Of the 9 images of `part`, two are infinite in `exact`. The other 7 have 30 to 36: mean 33.
+    # The first 9 images less the two infinite ones: 30 to 36, 33 on average.
     assert cells[0][1] == "psnr, set5 x2 ↑ (n = 7)"
     numbers = [texts[1].partition(" (")[0] for texts in cells[1:]]
     assert numbers == ["**33.00**", "32.50", "32.00"]

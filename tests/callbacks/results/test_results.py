@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 
@@ -45,9 +44,10 @@ def stored_images(folder):
 
 @pytest.mark.parametrize("verb", ["validate", "test"])
 def test_numbers_are_stored_with_protocol_and_weights(tmp_path, verb):
-    datasets = [loader(), loader(Images(3, "other", 4))]
+    tiny = Images(count=7, name="tiny", scale=2)
+    other = Images(count=3, name="other", scale=4)
 
-    evaluate(tmp_path, PSNR(), SSIM(), data=datasets, verb=verb)
+    evaluate(tmp_path, PSNR(), SSIM(), data=[loader(tiny), loader(other)], verb=verb)
 
     content = json.loads((tmp_path / "results.json").read_text())
     assert set(content) == {"results", "command", "commit", "versions", "arithmetic"}
@@ -61,16 +61,19 @@ def test_numbers_are_stored_with_protocol_and_weights(tmp_path, verb):
     ]
     first = content["results"][0]
     assert first["protocol"] == PSNR().protocol()
-    assert first["checkpoint"] == "a.ckpt"
+    assert first["checkpoint"] == Trained.weights_source
     assert first["higher_is_better"]
-    assert "seeds" not in first
+    assert "seeds" not in first  # the model draws no noise
 
 
 def test_numbers_of_every_image_and_of_bicubic_are_stored(tmp_path):
-    evaluate(tmp_path, PSNR(control=True), data=[loader(), loader(Images(3, "other", 4))])
+    tiny = Images(count=7, name="tiny")
+    other = Images(count=3, name="other")
+
+    evaluate(tmp_path, PSNR(control=True), data=[loader(tiny), loader(other)])
 
     images = stored_images(tmp_path)
-    assert [image.image for image in images[:7]] == Images().keys
+    assert [image.image for image in images[:7]] == tiny.keys
     assert [(number.dataset, number.checkpoint) for number in stored(tmp_path)] == [
         ("tiny", "a.ckpt"),
         ("other", "a.ckpt"),
@@ -83,25 +86,30 @@ def test_numbers_of_every_image_and_of_bicubic_are_stored(tmp_path):
         assert number.value == sum(values) / number.n
 
 
-def test_nothing_is_stored_in_fit_or_without_metrics(tmp_path):
+def test_validations_of_fit_are_not_stored(tmp_path):
     trainer(tmp_path, PSNR(), Results()).fit(Tiny(), loader(), loader())
+
+    assert not list(tmp_path.glob("*.json"))
+
+
+def test_an_evaluation_without_metrics_stores_nothing(tmp_path):
     evaluate(tmp_path)
 
     assert not list(tmp_path.glob("*.json"))
 
 
 @pytest.mark.parametrize(
-    ("weights", "options", "expected"),
+    ("weights", "settings", "expected"),
     [
         ("a.ckpt", {}, "a.ckpt"),
         ("a.ckpt", {"color_fix": "adain", "steps": 3}, "a.ckpt, color_fix adain, steps 3"),
         (None, {}, None),
     ],
 )
-def test_options_are_part_of_what_a_number_stands_for(weights, options, expected):
+def test_made_by_names_the_weights_and_the_settings_of_outputs(weights, settings, expected):
     class Sampled(Method):
         weights_source = weights
-        output_settings = options
+        output_settings = settings
 
     assert made_by(Sampled()) == expected
 
@@ -119,20 +127,20 @@ def test_values_that_are_not_finite_are_stored_as_strict_json(tmp_path, value):
 # ----------------------------------------------------------------------------- what replaces what
 
 
-def test_only_what_is_measured_again_is_replaced(tmp_path):
+def test_a_number_replaces_that_of_the_same_weights_only(tmp_path):
     evaluate(tmp_path, PSNR(), SSIM())
     evaluate(tmp_path, PSNR(), SSIM())
     assert len(stored(tmp_path)) == 2
 
-    evaluate(tmp_path, PSNR(), SSIM(), model=Tiny())  # without weights: other numbers
+    evaluate(tmp_path, PSNR(), SSIM(), model=Tiny())  # which has no `weights_source`
     assert len(stored(tmp_path)) == 4
 
 
 class Changed(Images):
-    """Images of the same names; HR, LR or nothing is darker."""
+    """Images of the same names, of which HR, LR or "nothing" is darker."""
 
     def __init__(self, part):
-        super().__init__()
+        super().__init__(name="tiny", scale=2)
         self.part = part
 
     def __getitem__(self, index):
@@ -143,23 +151,21 @@ class Changed(Images):
 
 
 @pytest.mark.parametrize("metric", [PSNR(), SWD(levels=1)], ids=["of images", "of sets"])
-# Of three metrics that one alone remains which was measured again, if images changed.
-@pytest.mark.parametrize(("changed", "remain"), [("nothing", 3), ("hr", 1), ("lr", 1)])
-def test_numbers_of_other_images_of_the_same_names_go(tmp_path, caplog, metric, changed, remain):
-    """A row of results is of the same images."""
+@pytest.mark.parametrize("changed", ["nothing", "hr", "lr"])
+def test_numbers_of_other_images_of_the_same_names_are_dropped(tmp_path, caplog, metric, changed):
+    """Metrics that were not measured again would be of other images than the one that was."""
     evaluate(tmp_path, PSNR(), SSIM(), SWD(levels=1))
 
     evaluate(tmp_path, metric, data=loader(Changed(changed)))
 
-    metrics = {number.metric for number in stored(tmp_path)}
-    assert len(metrics) == remain
-    assert {image.metric for image in stored_images(tmp_path)} == metrics - {"swd"}
-    # It is said if, and only if, others went.
-    assert ("are replaced: tiny x2" in caplog.text) == (remain == 1)
+    remaining = {"psnr", "ssim", "swd"} if changed == "nothing" else {metric.name}
+    assert {number.metric for number in stored(tmp_path)} == remaining
+    assert {image.metric for image in stored_images(tmp_path)} == remaining - {"swd"}
+    assert ("are replaced: tiny x2" in caplog.text) == (changed != "nothing")
 
 
-@pytest.mark.parametrize(("content", "remain"), [("before", 2), ("after", 1)])  # SSIM goes
-def test_numbers_of_other_weights_of_the_same_name_go(tmp_path, caplog, content, remain):
+@pytest.mark.parametrize("content", ["before", "after"])
+def test_numbers_of_other_weights_of_the_same_name_are_dropped(tmp_path, caplog, content):
     model = Trained()
     model.weights_source = f"{tmp_path / 'm.pth'} (EMA)"
     (tmp_path / "m.pth").write_text("before")
@@ -168,13 +174,14 @@ def test_numbers_of_other_weights_of_the_same_name_go(tmp_path, caplog, content,
 
     evaluate(tmp_path, PSNR(), model=model)
 
-    assert len(stored(tmp_path)) == remain
-    # It is said if, and only if, SSIM went.
-    assert ("no longer among the results: ssim on tiny x2" in caplog.text) == (remain == 1)
+    is_dropped = content == "after"
+    metrics = {number.metric for number in stored(tmp_path)}
+    assert metrics == ({"psnr"} if is_dropped else {"psnr", "ssim"})
+    assert ("no longer among the results: ssim on tiny x2" in caplog.text) == is_dropped
 
 
-def test_numbers_of_another_scale_stay(tmp_path, caplog):
-    append(tmp_path, [row(digest="00000001 9.0")])
+def test_other_images_at_another_scale_drop_nothing(tmp_path, caplog):
+    append(tmp_path, [row(scale=2.0, digest="00000001 9.0")])
 
     append(tmp_path, [row(scale=4.0, digest="00000002 9.0")])
 
@@ -182,10 +189,16 @@ def test_numbers_of_another_scale_stay(tmp_path, caplog):
     assert len(read(tmp_path)) == 2
 
 
-@pytest.mark.parametrize("written", [0, 1, 2])  # files before the kill
-@pytest.mark.parametrize("again", ["00000001", "00000002"])
-def test_a_kill_between_two_writes_mixes_no_row(tmp_path, monkeypatch, written, again):
-    """Of other images than before, or of the first ones, PSNR alone is measured again."""
+def killed(path, text):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("writes", [0, 1, 2])
+@pytest.mark.parametrize("digest", ["00000001", "00000002"], ids=["old images", "new images"])
+def test_numbers_of_old_and_new_images_are_never_mixed_by_a_kill(
+    tmp_path, monkeypatch, writes, digest
+):
+    """New images are measured by a process that is killed after so many writes; PSNR again."""
 
     def measure(digest, *metrics):
         rows = []
@@ -195,20 +208,23 @@ def test_a_kill_between_two_writes_mixes_no_row(tmp_path, monkeypatch, written, 
         append(tmp_path, rows)
 
     measure("00000001", "psnr", "ssim")
-    writes = iter([write_whole] * written)
-    with monkeypatch.context() as patch, contextlib.suppress(StopIteration):
-        patch.setattr("callbacks.results.files.write_whole", lambda *file: next(writes)(*file))
-        measure("00000002", "psnr")
+    functions = iter([write_whole] * writes + [killed])
+    with monkeypatch.context() as patch:
+        patch.setattr("callbacks.results.files.write_whole", lambda *file: next(functions)(*file))
+        with pytest.raises(KeyboardInterrupt):
+            measure("00000002", "psnr")
 
-    measure(again, "psnr")
+    measure(digest, "psnr")
 
-    assert {number.value for number in stored(tmp_path)} == {int(again)}
+    assert {number.value for number in stored(tmp_path)} == {int(digest)}
 
 
-@pytest.mark.parametrize("content", ["{", '{"results": [{"value": 1}]}'])
+@pytest.mark.parametrize(
+    "content", ["{", '{"results": [{"value": 1}]}'], ids=["no JSON", "a row without its dataset"]
+)
 def test_a_damaged_file_is_moved_aside(tmp_path, caplog, content):
     path = tmp_path / "results.json"
-    for number in (0, 1):
+    for number in (0, 1):  # the second file takes another name than the first
         path.write_text(content)
         with pytest.raises(ValueError, match=r"results\.json is damaged"):
             read_file(path)
@@ -221,7 +237,7 @@ def test_a_damaged_file_is_moved_aside(tmp_path, caplog, content):
         assert len(stored(tmp_path)) == 1
 
 
-def test_numbers_never_go_into_a_run_that_took_the_place_of_a_moved_one(tmp_path):
+def test_numbers_are_not_written_into_a_new_folder_in_the_place_of_a_moved_run(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
 
@@ -240,7 +256,7 @@ def test_numbers_never_go_into_a_run_that_took_the_place_of_a_moved_one(tmp_path
 
 
 class Stochastic(Trained):
-    """A model whose outputs depend on a seed, as of methods with noise."""
+    """A model whose outputs depend on a seed, as those of methods with noise do."""
 
     _drew_noise = True
 
@@ -249,7 +265,7 @@ class Stochastic(Trained):
         return {"sr": (sr + 0.01 * self.noise_seed).clamp(0, 1)}
 
 
-def test_evaluations_of_several_seeds_make_one_number(tmp_path, capsys):
+def test_the_number_of_several_seeds_is_their_mean_and_deviation(tmp_path, capsys):
     model = Stochastic()
     results = Results()
     run = trainer(tmp_path, PSNR(control=True), results)
@@ -259,13 +275,13 @@ def test_evaluations_of_several_seeds_make_one_number(tmp_path, capsys):
         model.set_noise_seed(seed)
         run.test(model, loader(), verbose=False)
         values.append(run.callback_metrics["test/psnr"].double())
-        assert stored(tmp_path)[0].seeds == list(range(4, seed + 1))  # also if interrupted here
+        assert stored(tmp_path)[0].seeds == list(range(4, seed + 1))  # stored after each seed
 
     number, bicubic = stored(tmp_path)
     assert number.value == pytest.approx(torch.stack(values).mean().item(), rel=1e-6)
     assert number.std == pytest.approx(torch.stack(values).std().item(), rel=1e-4)
     assert number.std > 0
-    assert bicubic.seeds is None
+    assert bicubic.seeds is None  # which draws no noise
     assert {image.seed for image in stored_images(tmp_path)} == {4, 5, 6, None}
     assert capsys.readouterr().out.count("checkpoint") == 1  # one table, at the end
 
@@ -273,11 +289,11 @@ def test_evaluations_of_several_seeds_make_one_number(tmp_path, capsys):
     assert stored(tmp_path)[0].seeds == [6]  # another evaluation replaces them
 
 
-@pytest.mark.parametrize("broken", [0, 1])
-def test_a_number_that_a_seed_lacks_is_no_mean_of_the_others(broken):
-    """A metric of sets may have further numbers for some outputs only, such as `flicker`."""
+@pytest.mark.parametrize("broken_seed", [0, 1])
+def test_a_metric_that_one_seed_lacks_is_nan_and_no_mean_of_the_others(broken_seed):
+    """A metric of sets may have further numbers, such as `swd_2`, for some outputs only."""
     evaluations = [[row(metric="swd", seed=n), row(metric="swd_2", seed=n)] for n in range(3)]
-    evaluations[broken] = [row(metric="swd", value=math.nan, seed=broken)]
+    evaluations[broken_seed] = [row(metric="swd", value=math.nan, seed=broken_seed)]
 
     numbers = over_seeds(evaluations)
 

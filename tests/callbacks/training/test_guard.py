@@ -27,9 +27,10 @@ LIMIT = 150  # seconds for processes that would wait for each other
 
 
 def batches(numbers):
-    """The batches of 12 images, two each, with these numbers, in this order."""
+    """Batches of two images, 2 n and 2 n + 1, for the given n."""
     pairs = [[2 * number, 2 * number + 1] for number in numbers]
-    return DataLoader(Images(12), batch_sampler=pairs, collate_fn=collate)
+    images = Images(count=12, name="tiny")
+    return DataLoader(images, batch_sampler=pairs, collate_fn=collate)
 
 
 def first_key(batch):
@@ -38,7 +39,7 @@ def first_key(batch):
 
 
 def fit(folder, model, data, *callbacks, **settings):
-    """The content of the checkpoint after a run."""
+    """Train for an epoch; return the content of the checkpoint at its end."""
     run = trainer(folder, *callbacks, **settings)
     run.fit(model, data)
     run.save_checkpoint(folder / "end.ckpt")
@@ -54,10 +55,10 @@ def assert_equal(saved, expected):
 
 
 class LeaveOut(Callback):
-    """Leave out the updates of some batches by hand, as the reference.
+    """The reference: an update with bad images gets no gradient, and their statistics are undone.
 
     Args:
-        bad: Keys of images.
+        bad: Keys of these images.
     """
 
     def __init__(self, *bad):
@@ -81,18 +82,25 @@ class LeaveOut(Callback):
 # ------------------------------------------------------------------------------ one process
 
 
+ADAMW = partial(torch.optim.AdamW, lr=0.01, weight_decay=0.1, fused=True)
+UNFUSED_ADAM = partial(torch.optim.Adam, lr=0.01)
+SGD = partial(torch.optim.SGD, lr=0.01, momentum=0.9, fused=True)
+
+
 @pytest.mark.parametrize(
     ("fault", "optimizer", "settings"),
     [
-        *[(fault, ADAM, {}) for fault in FAULTS],
-        ("inf gradient", partial(torch.optim.AdamW, lr=0.01, weight_decay=0.1, fused=True), {}),
-        ("inf gradient", partial(torch.optim.Adam, lr=0.01), {}),
-        ("nan input", partial(torch.optim.SGD, lr=0.01, momentum=0.9, fused=True), {}),
-        ("nan input", ADAM, {"gradient_clip_val": 0.05}),
-        ("nan input", ADAM, {"precision": "bf16-mixed"}),
+        *[pytest.param(fault, ADAM, {}, id=fault) for fault in FAULTS],
+        pytest.param("inf gradient", ADAMW, {}, id="AdamW"),
+        pytest.param("inf gradient", UNFUSED_ADAM, {}, id="Adam, not fused"),
+        pytest.param("nan input", SGD, {}, id="SGD"),
+        pytest.param("nan input", ADAM, {"gradient_clip_val": 0.05}, id="clipped gradient"),
+        pytest.param("nan input", ADAM, {"precision": "bf16-mixed"}, id="bfloat16"),
     ],
 )
-def test_a_left_out_update_changes_nothing_but_the_count(tmp_path, fault, optimizer, settings):
+def test_an_update_that_is_not_finite_is_skipped_and_counts_as_a_step(
+    tmp_path, fault, optimizer, settings
+):
     bad = (first_key(0), first_key(2), first_key(3))
     data = batches([0, 1, 2, 3, 4, 5])
     guard = Guard()
@@ -103,11 +111,11 @@ def test_a_left_out_update_changes_nothing_but_the_count(tmp_path, fault, optimi
     sound = Poisoned(optimizer=optimizer)
     expected = fit(tmp_path / "b", sound, data, EMA(), LeaveOut(*bad), **settings)
     assert_equal(guarded, expected)
-    assert guarded["global_step"] == 6  # those left out count
+    assert guarded["global_step"] == 6  # batches, of which three are bad
     assert guard.skipped == 3
 
 
-def test_an_update_of_accumulated_batches_is_left_out_as_a_whole(tmp_path):
+def test_an_update_of_accumulated_batches_is_skipped_if_one_of_them_is_bad(tmp_path):
     bad = (first_key(0), first_key(3))
     data = batches([0, 1, 2, 3, 4, 5])
     guard = Guard()
@@ -118,29 +126,31 @@ def test_an_update_of_accumulated_batches_is_left_out_as_a_whole(tmp_path):
     by_hand = LeaveOut(*bad)
     expected = fit(tmp_path / "b", Poisoned(), data, EMA(), by_hand, accumulate_grad_batches=2)
     assert_equal(guarded, expected)
-    assert guarded["global_step"] == 3  # of two batches each
-    assert guard.skipped == 2  # with the batches 0 and 1, and 2 and 3
+    assert guarded["global_step"] == 3  # of 6 batches, two each
+    assert guard.skipped == 2  # those of batches 0 and 1, and of 2 and 3
 
 
 # -------------------------------------------------------------------------------- refusals
 
 
-def test_too_many_updates_in_a_row_stop_the_run(tmp_path):
+def test_too_many_skipped_updates_in_a_row_stop_the_run(tmp_path):
     guard = Guard(in_a_row=2)
     model = Poisoned("nan loss", (first_key(0), first_key(2), first_key(3)))
 
-    # The updates 3 and 4, counted from 1; a verdict is read one update later.
+    # Batches 2 and 3 are steps 3 and 4; a verdict is read one step later.
     with pytest.raises(ValueError, match=r"after step 5: 2 updates in a row were left out"):
         fit(tmp_path, model, batches([0, 1, 2, 3, 4, 5]), guard)
 
     assert guard.skipped == 3
-    assert guard.rows == {0: 2}  # in a row, by the position of the optimiser
+    assert guard.rows == {0: 2}  # of the first optimiser, two in a row
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path):
+    """A finite gradient may make a step that is too large."""
+
     class Leaps(Tiny):
         def configure_optimizers(self):
-            return torch.optim.SGD(self.net.parameters(), lr=1e38)  # beyond float32
+            return torch.optim.SGD(self.net.parameters(), lr=1e38)  # float32 ends at 3.4e38
 
     with pytest.raises(ValueError, match="the weights after step 1 are not finite, so they are"):
         fit(tmp_path, Leaps(), batches([0, 1]), Guard(), max_steps=1)
@@ -152,7 +162,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
 
 
 class Overflows(Poisoned):
-    """The gradient of a scaled loss overflows until the scale is low enough."""
+    """The gradient of the loss is 4 times the scaler's scale, rounded to float16."""
 
     def training_step(self, batch, batch_idx):
         loss = super().training_step(batch, batch_idx)
@@ -164,26 +174,31 @@ def scaled(scale):
     return {"plugins": [MixedPrecision("16-mixed", "cpu", scaler)]}
 
 
-def test_the_scaler_may_look_for_its_scale(tmp_path):
-    """Times 2^15 or 2^14, a gradient of 4 is above float16's 65504: it leaves out updates 0, 1."""
-    adam = partial(torch.optim.Adam, lr=0.01)
+def test_updates_that_the_scaler_skips_while_it_lowers_its_scale_are_not_counted(tmp_path):
+    """4 times 2^15 and 2^14 are above float16's 65504: the scaler halves its scale twice."""
     data = batches([0, 1, 2, 3])
     guard = Guard()
+    model = Overflows(optimizer=UNFUSED_ADAM)
 
-    guarded = fit(tmp_path / "a", Overflows(optimizer=adam), data, EMA(), guard, **scaled(2**15))
+    guarded = fit(tmp_path / "a", model, data, EMA(), guard, **scaled(2**15))
 
     by_hand = LeaveOut(first_key(0), first_key(1))
-    model = Overflows(optimizer=adam)
+    model = Overflows(optimizer=UNFUSED_ADAM)
+    # By a scale that does not overflow; a power of two does not change what is rounded.
     expected = fit(tmp_path / "b", model, data, EMA(), by_hand, **scaled(2**12))
     assert guard.skipped == 0
-    assert guarded["MixedPrecision"]["scale"] == 2**13  # 2^15 halved twice
+    assert guarded["MixedPrecision"]["scale"] == 2**13
     assert_equal(guarded, expected)
 
 
 class Manual(Tiny):
-    """Two optimisers; the loss of the second may be NaN."""
+    """Manual optimisation of `net` and of `frozen`, each with an optimiser and a loss of its own.
 
-    def __init__(self, bad=-1):
+    Args:
+        bad: Number of the batch in which the loss of `frozen` is NaN.
+    """
+
+    def __init__(self, bad=None):
         super().__init__()
         self.automatic_optimization = False
         self.frozen.requires_grad_(True)
@@ -206,25 +221,25 @@ class Manual(Tiny):
         return [first, second]
 
 
-def test_manual_optimisation_is_judged_step_by_step(tmp_path):
+def test_with_manual_optimisation_each_optimisers_updates_are_judged_alone(tmp_path):
     guard = Guard()
 
     guarded = fit(tmp_path / "a", Manual(bad=1), batches([0, 1, 2]), guard)
 
-    whole = fit(tmp_path / "b", Manual(), batches([0, 1, 2]))["state_dict"]
-    without = fit(tmp_path / "c", Manual(), batches([0, 2]))["state_dict"]
+    on_all_batches = fit(tmp_path / "b", Manual(), batches([0, 1, 2]))["state_dict"]
+    without_batch_1 = fit(tmp_path / "c", Manual(), batches([0, 2]))["state_dict"]
     weights = guarded["state_dict"]
     assert guard.skipped == 1
-    assert guarded["global_step"] == 6  # 3 batches, two optimisers
-    assert torch.equal(weights["net.weight"], whole["net.weight"])
-    assert torch.equal(weights["frozen.weight"], without["frozen.weight"])
+    assert guarded["global_step"] == 3 * 2  # batches, optimisers
+    assert torch.equal(weights["net.weight"], on_all_batches["net.weight"])
+    assert torch.equal(weights["frozen.weight"], without_batch_1["frozen.weight"])
 
 
 # ------------------------------------------------------------------------------ two processes
 
 
 class Sharded(Poisoned):
-    """A model of which each process has every second batch."""
+    """A model of which each of two processes trains on every second of 6 batches."""
 
     def train_dataloader(self):
         return batches(range(self.trainer.global_rank, 6, self.trainer.world_size))
@@ -251,20 +266,18 @@ def fit_on_two(folder, model, *callbacks):
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_both_processes_leave_out_what_one_has_seen(tmp_path):
+def test_a_nan_loss_on_one_process_skips_the_update_on_both(tmp_path):
     model = Sharded("nan loss", (first_key(3),))  # the second batch of rank 1
 
     guarded = fit_on_two(tmp_path / "a", model, EMA(), Guard())
 
-    by_hand = LeaveOut(first_key(2), first_key(3))  # the second batch of both ranks
+    by_hand = LeaveOut(first_key(2), first_key(3))  # the second update of both ranks
     expected = fit_on_two(tmp_path / "b", Sharded(), EMA(), by_hand)
     for rank in (0, 1):
         assert_equal(guarded[rank], expected[rank])
         assert guarded[rank]["callbacks"]["Guard"]["skipped"] == 1
-    first = guarded[0]["state_dict"]
-    second = guarded[1]["state_dict"]
-    for name in ("net.weight", "net.bias", "norm.weight"):  # statistics are each process's own
-        assert torch.equal(first[name], second[name])
+    for name in ("net.weight", "net.bias", "norm.weight"):  # running statistics differ by process
+        assert torch.equal(guarded[0]["state_dict"][name], guarded[1]["state_dict"][name])
 
 
 def launch(command):
@@ -289,26 +302,24 @@ def write_own(callbacks, **arguments):
     return "fit --config tiny.yaml --config own.yaml"
 
 
-def guard(in_a_row=10):
+def guard(in_a_row):
     return {"class_path": "callbacks.Guard", "init_args": {"in_a_row": in_a_row}}
 
 
 @pytest.mark.slow
 @pytest.mark.distributed
 @pytest.mark.parametrize(
-    ("strategy", "callbacks"),
-    [("ddp", ["callbacks.EMA", guard(3)]), ("fsdp", [guard(3)])],  # which has no EMA
-)
-def test_all_processes_stop_at_the_limit(tiny, strategy, callbacks):
-    command = write_own(callbacks, after=5, always=True)
+    ("strategy", "others"), [("ddp", ["callbacks.EMA"]), ("fsdp", [])]
+)  # FSDP refuses EMA
+def test_too_many_skipped_updates_stop_both_processes(tiny, strategy, others):
+    command = write_own([*others, guard(in_a_row=3)], after=5, always=True)
 
     done = launch(
         f"{command} --run.name a --checkpoint.every_n_steps 5 --trainer.strategy {strategy}"
     )
 
     output = done.stdout + done.stderr
-    # Of 5 sound updates and 3 of NaN; the verdict on the last is read one update later.
-    # By one process, or by both if neither has heard of the other's.
+    # 5 sound updates, 3 of NaN, and one more: a verdict is read one update later.
     assert "error: stopped after step 9: 3 updates in a row were left out" in output
     assert "exitcode  : 2" in output, output
     assert "Traceback" not in output.partition("torch/distributed")[0]
@@ -319,9 +330,9 @@ def test_all_processes_stop_at_the_limit(tiny, strategy, callbacks):
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_a_sharded_run_goes_on_as_a_whole_one(tiny):
-    """Each process of FSDP has a part of the gradient only."""
-    command = write_own([guard(99)], after=1)
+def test_fsdp_skips_the_same_updates_as_ddp(tiny):
+    """A process of FSDP has a part of the gradient, which may be finite where another is not."""
+    command = write_own([guard(in_a_row=13)])  # never stops: there are 12 steps
 
     for strategy in ("ddp", "fsdp"):
         done = launch(f"{command} --trainer.strategy {strategy} --run.name {strategy}")
@@ -330,7 +341,7 @@ def test_a_sharded_run_goes_on_as_a_whole_one(tiny):
     ddp = newest("ddp")
     fsdp = newest("fsdp")
     skipped = ddp["callbacks"]["Guard"]["skipped"]
-    assert skipped > 0
+    assert 0 < skipped < 12
     assert fsdp["callbacks"]["Guard"]["skipped"] == skipped
     for part in ("state_dict", "optimizer_states"):
         torch.testing.assert_close(ddp[part], fsdp[part], rtol=0, atol=1e-6)
@@ -342,8 +353,10 @@ def test_a_sharded_run_goes_on_as_a_whole_one(tiny):
 @pytest.mark.slow
 @pytest.mark.parametrize("hook", ["batch_start", "backward", "batch_end", "validation"])
 @pytest.mark.parametrize("batch", [4, 9])
-def test_a_resumed_run_ends_with_the_same_bits(tiny, enlarger, monkeypatch, hook, batch):
-    command = write_own(["callbacks.EMA", guard()])
+def test_a_resumed_run_that_skips_updates_equals_an_uninterrupted_one(
+    tiny, enlarger, monkeypatch, hook, batch
+):
+    command = write_own(["callbacks.EMA", guard(in_a_row=13)])  # never stops: there are 12 steps
     command += " --trainer.val_check_interval 2 --checkpoint.every_n_steps 1"
     command += " --trainer.callbacks+ tests.commands.test_resume.Interruption --run.name"
     enlarger(f"{command} whole")
