@@ -23,7 +23,9 @@ from tests.datamodules.profiles import rgb_profile
 RGB = np.random.default_rng(0).integers(0, 256, (24, 20, 3), dtype=np.uint8)
 GREY = RGB[..., 0]
 EVEN = np.full_like(RGB[..., :1], 99)  # an even alpha, which weights no colours
-HIDING = np.where(RGB[..., :1] < 99, 0, RGB[..., 1:2])  # hidden colours would be spread
+HIDING = np.where(
+    RGB[..., :1] < 99, 0, RGB[..., 1:2]
+)  # 0 here and there: those colours must not spread
 
 
 @pytest.fixture(scope="module")
@@ -90,11 +92,11 @@ def test_an_image_is_enlarged_to_its_own_kind(bicubic, kind):
     assert np.abs(as_floats(sr) - expected).max() < WITHIN.get(kind, 4e-3)
 
 
-@pytest.mark.parametrize("outer", [0, 1, 200])
+@pytest.mark.parametrize("alpha_of_green", [0, 1, 200])
 @pytest.mark.parametrize("kind", ["uint8", "uint16"])
-def test_colours_are_weighted_by_alpha(bicubic, outer, kind):
+def test_colours_are_weighted_by_alpha(bicubic, alpha_of_green, kind):
     """A red square on green: bicubic of colours multiplied by alpha, divided by bicubic alpha."""
-    image = np.full((16, 16, 4), (0, 255, 0, outer), kind)  # outer: alpha of the green
+    image = np.full((16, 16, 4), (0, 255, 0, alpha_of_green), kind)
     image[4:12, 4:12] = (200, 30, 40, 255)
     image = image * (np.iinfo(kind).max // 255)
 
@@ -108,14 +110,15 @@ def test_colours_are_weighted_by_alpha(bicubic, outer, kind):
     np.testing.assert_allclose(sr[..., :3][visible], expected[visible], atol=0.02)
 
 
-def test_alpha_is_enlarged_as_a_grey_image_and_copied_where_it_is_constant():
+def test_alpha_is_enlarged_as_a_grey_image_but_stays_constant_where_it_is():
+    """A network would change it there: opaque photographs would become transparent."""
     model = enlarger.Enlarger(edsr(), "cpu")
     image = np.dstack([RGB, GREY]) / np.float32(255)
     image[:, :12, 3] = 1  # constant in the 5x5 pixels around each of the first ten columns
     alpha = model.enlarge(image)[..., 3]
     as_grey = model.enlarge(image[..., [3, 3, 3]]).mean(2)
     assert (alpha[:, :20] == 1).all()
-    assert (as_grey[:, :20] != 1).any()  # a network changes a constant
+    assert (as_grey[:, :20] != 1).any()
     np.testing.assert_allclose(alpha[:, 24:], as_grey[:, 24:], atol=1e-6)
 
 
@@ -145,14 +148,19 @@ def test_transparency_is_enlarged_as_by_predict(bicubic, command, tmp_path, kind
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (torch.zeros(1, 3, 4, 4), "1x3x4x4 of float32; expected"),
-        (RGB.astype(np.float32), r"lies in \[0, 255\]; expected floats in \[0, 1\]"),
-        (torch.full((3, 4, 4), torch.nan), r"lies in \[nan, nan\]; expected"),
-        (Image.fromarray(GREY.astype(np.int32) * 257), "mode I, whose range is unknown"),
+        pytest.param(torch.zeros(1, 3, 4, 4), "1x3x4x4 of float32; expected", id="a batch"),
+        pytest.param(
+            RGB.astype(np.float32),
+            r"lies in \[0, 255\]; expected floats in \[0, 1\]",
+            id="floats above 1, which clipping would make white",
+        ),
+        pytest.param(torch.full((3, 4, 4), torch.nan), r"lies in \[nan, nan\]; expected", id="NaN"),
+        pytest.param(
+            Image.fromarray(GREY.astype(np.int32) * 257), "mode I, whose range is unknown", id="I"
+        ),
     ],
 )
 def test_what_is_no_image_is_refused(bicubic, image, message):
-    """Nothing is clipped: of values in [0, 255] hardly any but white would be left."""
     with pytest.raises(ValueError, match=message):
         bicubic.enlarge(image)
     with pytest.raises(ValueError, match=message):
@@ -166,12 +174,16 @@ def test_what_is_no_image_is_refused(bicubic, image, message):
 
 @pytest.mark.parametrize(
     ("levels", "profile"),
-    [(RGB, rgb_profile()), (np.dstack([GREY, RGB[..., 1]]), None), (deep(RGB), rgb_profile())],
+    [
+        pytest.param(RGB, rgb_profile(), id="RGB"),
+        pytest.param(np.dstack([GREY, RGB[..., 1]]), None, id="grey with alpha"),
+        pytest.param(deep(RGB), rgb_profile(), id="16 bits"),
+    ],
 )
 def test_a_file_is_enlarged_as_an_image_with_its_profile(bicubic, tmp_path, levels, profile):
     source = tmp_path / "photo.png"
     with source.open("w+b") as file:
-        encode(file, levels, Extras(profile), "png", 0)
+        encode(file, levels, Extras(profile), "png", quality=0)
     lost = bicubic.enlarge_file(source, tmp_path / "large.png")
     written = read_image(tmp_path / "large.png")
     assert lost == []  # nothing that PNG cannot hold
@@ -179,12 +191,12 @@ def test_a_file_is_enlarged_as_an_image_with_its_profile(bicubic, tmp_path, leve
     assert written.icc == profile
 
 
-def test_what_a_file_format_lacks_is_returned(bicubic, tmp_path):
+def test_enlarge_file_returns_what_the_file_format_cannot_hold(bicubic, tmp_path):
     source = tmp_path / "photo.png"
     cv2.imwrite(str(source), deep(np.dstack([RGB, GREY])))
     lost = bicubic.enlarge_file(source, tmp_path / "large.jpg", side=100)
     assert lost == ["16 bit", "transparency"]
-    assert Image.open(tmp_path / "large.jpg").size == (83, 100)  # of 20 x 24, by `side`
+    assert Image.open(tmp_path / "large.jpg").size == (83, 100)  # 20 · 100/24 = 83.3
 
 
 def test_a_target_that_cannot_be_written_is_refused_before_the_work(bicubic, tmp_path):
@@ -231,7 +243,7 @@ def test_a_run_its_export_and_their_files_give_the_images_of_predict(trained, co
     assert not np.array_equal(loaded(trained, color_fix="adain"), predicted)
 
 
-def test_weights_that_an_argument_names_are_read_by_the_first_enlarger_alone(tmp_path):
+def test_a_models_weights_argument_is_read_by_its_first_enlarger_alone(tmp_path):
     """Unread, they would be random without a word; read again, they would undo a change."""
     trained = edsr()
     torch.save({"params": trained.network.state_dict()}, tmp_path / "a.pth")
@@ -239,14 +251,17 @@ def test_weights_that_an_argument_names_are_read_by_the_first_enlarger_alone(tmp
     named = Regression(2, network=network, weights=str(tmp_path / "a.pth"))
     expected = enlarger.Enlarger(trained, "cpu").enlarge(RGB)
     assert np.array_equal(enlarger.Enlarger(named, "cpu").enlarge(RGB), expected)
-    network.tail[-1].bias.data += 0.5
+    network.tail[-1].bias.data += 0.5  # a change of the user's
     assert not np.array_equal(enlarger.Enlarger(named, "cpu").enlarge(RGB), expected)
 
 
-def test_a_model_whose_weights_are_missing_or_random_is_refused():
+def test_a_model_whose_file_of_weights_is_missing_is_refused():
     missing = Regression(2, network=EDSR(2, blocks=1), weights="no/such.pth")
     with pytest.raises(FileNotFoundError, match="no weights at no/such"):
         enlarger.Enlarger(missing)
+
+
+def test_a_model_in_a_space_with_random_weights_is_refused():
     random = ResShift(4, torch.nn.Identity(), Taef2Space())
     with pytest.raises(ValueError, match="the space of ResShift has random weights"):
         enlarger.Enlarger(random)
