@@ -93,7 +93,7 @@ def test_predict_takes_a_released_model_by_name_or_by_default(typed, name):
         pytest.param("predict --config a.yaml --data.predict x", id="a configuration"),
         pytest.param("predict --model my.Class --data.predict x", id="a class"),
         pytest.param("predict --model.class_path my.Class --data.predict x", id="its key"),
-        pytest.param("fit --model my.Class", id="a command that needs no trained model"),
+        pytest.param("fit --model my.Class", id="a class for fit"),
     ],
 )
 def test_these_commands_get_no_released_model(typed):

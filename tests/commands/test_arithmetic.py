@@ -18,6 +18,7 @@ FAST = ("high", True, True)
 WITHOUT_BENCHMARK = ("high", False, True)  # which would time each size of crops
 AMPERE = (8, 0)  # the first compute capability with tensor cores for float32
 TURING = (7, 5)
+GIVEN = {"command": "test", "matmul_precision": "highest"}
 
 
 def settings_now():
@@ -46,9 +47,7 @@ def settings_within(
         pytest.param(AMPERE, {"device": "cpu"}, TORCHS_OWN, id="cpu"),
         pytest.param(TURING, {}, TORCHS_OWN, id="a GPU without TF32"),
         pytest.param(AMPERE, {"command": "test"}, TORCHS_OWN, id="no training"),
-        pytest.param(
-            AMPERE, {"command": "test", "matmul_precision": "highest"}, EXACT, id="as given"
-        ),
+        pytest.param(AMPERE, GIVEN, EXACT, id="no training, but as given"),
     ],
 )
 def test_precision_and_benchmark_are_by_device_and_command_and_put_back(

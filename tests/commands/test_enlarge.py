@@ -148,19 +148,15 @@ def test_transparency_is_enlarged_as_by_predict(bicubic, command, tmp_path, kind
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        pytest.param(torch.zeros(1, 3, 4, 4), "1x3x4x4 of float32; expected", id="a batch"),
-        pytest.param(
-            RGB.astype(np.float32),
-            r"lies in \[0, 255\]; expected floats in \[0, 1\]",
-            id="floats above 1, which clipping would make white",
-        ),
-        pytest.param(torch.full((3, 4, 4), torch.nan), r"lies in \[nan, nan\]; expected", id="NaN"),
-        pytest.param(
-            Image.fromarray(GREY.astype(np.int32) * 257), "mode I, whose range is unknown", id="I"
-        ),
+        (torch.zeros(1, 3, 4, 4), "1x3x4x4 of float32; expected"),
+        (RGB.astype(np.float32), r"lies in \[0, 255\]; expected floats in \[0, 1\]"),
+        (torch.full((3, 4, 4), torch.nan), r"lies in \[nan, nan\]; expected"),
+        (Image.fromarray(GREY.astype(np.int32) * 257), "mode I, whose range is unknown"),
     ],
+    ids=["a batch", "floats up to 255", "NaN", "32 bits"],
 )
 def test_what_is_no_image_is_refused(bicubic, image, message):
+    """Nothing is clipped: of values in [0, 255] hardly any but white would be left."""
     with pytest.raises(ValueError, match=message):
         bicubic.enlarge(image)
     with pytest.raises(ValueError, match=message):
@@ -174,11 +170,8 @@ def test_what_is_no_image_is_refused(bicubic, image, message):
 
 @pytest.mark.parametrize(
     ("levels", "profile"),
-    [
-        pytest.param(RGB, rgb_profile(), id="RGB"),
-        pytest.param(np.dstack([GREY, RGB[..., 1]]), None, id="grey with alpha"),
-        pytest.param(deep(RGB), rgb_profile(), id="16 bits"),
-    ],
+    [(RGB, rgb_profile()), (np.dstack([GREY, RGB[..., 1]]), None), (deep(RGB), rgb_profile())],
+    ids=["RGB", "grey with alpha", "16 bits"],
 )
 def test_a_file_is_enlarged_as_an_image_with_its_profile(bicubic, tmp_path, levels, profile):
     source = tmp_path / "photo.png"
@@ -223,6 +216,7 @@ def loaded(source, **arguments):
 
 
 def test_a_run_its_export_and_their_files_give_the_images_of_predict(trained, command):
+    """A run and an export have tiles, by config.yaml; a file of weights alone has none."""
     Image.fromarray(RGB).save("photo.png")
     config = trained / "config.yaml"
     tiles = "  size: 8\n  overlap: 0\n"
@@ -236,11 +230,11 @@ def test_a_run_its_export_and_their_files_give_the_images_of_predict(trained, co
 
     assert np.array_equal(loaded(trained), predicted)
     assert np.array_equal(loaded("shared"), predicted)
-    assert not np.array_equal(whole, predicted)  # which is in tiles, by config.yaml
-    assert np.array_equal(loaded("shared/model.safetensors"), whole)  # a file has no tiles
+    assert not np.array_equal(whole, predicted)
+    assert np.array_equal(loaded("shared/model.safetensors"), whole)
     assert np.array_equal(loaded(checkpoint), whole)
     assert np.array_equal(np.asarray(Image.open("runs/shared/predict/photo.png")), whole)
-    assert not np.array_equal(loaded(trained, color_fix="adain"), predicted)
+    assert not np.array_equal(loaded(trained, color_fix="adain"), predicted)  # it is applied
 
 
 def test_a_models_weights_argument_is_read_by_its_first_enlarger_alone(tmp_path):

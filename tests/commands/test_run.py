@@ -194,18 +194,11 @@ def test_a_run_that_begins_from_a_checkpoint_keeps_its_optimiser_and_learning_ra
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        pytest.param(
-            {"pytorch-lightning_version": "2", "x": Bomb(Path("ran"))},
-            "loading that would run code",
-            id="code",
-        ),
-        pytest.param([1, 2], "bad.ckpt holds a list", id="a list"),
-        pytest.param(
-            {"params": {"a": torch.ones(1)}},
-            "no checkpoint of fit: for weights alone, use --model",
-            id="weights alone",
-        ),
+        ({"pytorch-lightning_version": "2", "x": Bomb(Path("ran"))}, "loading that would run code"),
+        ([1, 2], "bad.ckpt holds a list"),
+        ({"params": {"a": torch.ones(1)}}, "no checkpoint of fit: for weights alone, use --model"),
     ],
+    ids=["code", "a list", "weights alone"],
 )
 def test_fit_refuses_to_begin_from_a_file_that_is_no_checkpoint(tiny, refusal, content, expected):
     torch.save(content, "bad.ckpt")

@@ -86,7 +86,7 @@ class Decoder:
 
 
 def test_a_worker_does_not_free_what_it_inherits(tmp_path):
-    """It would write its owner's open video."""
+    """FFmpeg would wait for threads of the decoder that do not exist in a fork."""
     expect_workers()
     gc.disable()
     try:

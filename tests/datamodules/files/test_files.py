@@ -189,12 +189,11 @@ def test_captions_are_read_as_utf_8_or_by_their_byte_order_mark(data, text):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        pytest.param(TEXT.encode("latin-1"), "'utf-8' codec can't decode", id="Latin-1"),
-        pytest.param(
-            "ab".encode("utf-16-le"), "zero bytes, as UTF-16 without a byte", id="no mark"
-        ),
-        pytest.param(b"\xff\xfea", "'utf-16-le' codec can't decode", id="half a character"),
+        (TEXT.encode("latin-1"), "'utf-8' codec can't decode"),
+        ("ab".encode("utf-16-le"), "zero bytes, as UTF-16 without a byte"),
+        (b"\xff\xfea", "'utf-16-le' codec can't decode"),
     ],
+    ids=["Latin-1", "UTF-16 without a mark", "half a character"],
 )
 def test_a_caption_that_cannot_be_read_names_its_image(tmp_path, data, message):
     members = {"a.png": IMAGE, "a.txt": data}

@@ -109,9 +109,7 @@ def test_one_lr_is_shared_by_hr_of_all_scales():
         for name, length in (("hr", side), ("lr", 16)):
             expected = Image.fromarray(FACE).resize((length, length), Image.Resampling.BICUBIC)
             assert_array_equal((batch[name][0] * 255).round().permute(1, 2, 0), expected)
-    assert (
-        len({int(batch["seed"]) for batch in batches}) == 1
-    )  # they have one LR, so one noise, too
+    assert len({int(batch["seed"]) for batch in batches}) == 1  # so that CasArbi draws equal noise
 
 
 def test_squares_keep_transparency_and_tell_inner_sources_about_srgb(tmp_path):

@@ -111,12 +111,11 @@ def test_levels_are_shown_as_the_tags_say(data, expected):
 @pytest.mark.parametrize(
     ("data", "points"),
     [
-        pytest.param(png(cicp(9, 16, 0, 1)), (9, 16, 0, 1), id="BT.2020, PQ"),
-        pytest.param(
-            png(cicp(9, 14, 0, 0), icc_profile=rgb_profile()), (9, 14, 0, 0), id="narrow range"
-        ),
-        pytest.param(avif(9, 18), (9, 18, 0, 1), id="BT.2020, HLG"),
+        (png(cicp(9, 16, 0, 1)), (9, 16, 0, 1)),
+        (png(cicp(9, 14, 0, 0), icc_profile=rgb_profile()), (9, 14, 0, 0)),
+        (avif(9, 18), (9, 18, 0, 1)),
     ],
+    ids=["BT.2020, PQ", "narrow range", "BT.2020, HLG"],
 )
 def test_colours_of_which_no_profile_can_be_made_keep_their_code_points(data, points):
     image = decode(data, "a")
@@ -156,12 +155,7 @@ def tiff(pages):
         pytest.param([(RGB, WHOLE), (SMALL, REDUCED)], 0, False, id="a pyramid"),
         pytest.param([(SMALL, REDUCED), (RGB, WHOLE)], 1, False, id="a thumbnail first"),
         pytest.param([(SMALL, REDUCED), (RGB_16, WHOLE)], 1, False, id="before 16 bits"),
-        pytest.param(
-            [(SMALL, REDUCED), (SMALL[:2], REDUCED), (RGB, WHOLE), (RGB, WHOLE)],
-            2,
-            True,
-            id="two thumbnails before two pages",
-        ),
+        pytest.param([(SMALL, REDUCED)] * 2 + [(RGB, WHOLE)] * 2, 2, True, id="two and two"),
         pytest.param([(RGB, REDUCED)], 0, False, id="a reduced page alone"),
     ],
 )
