@@ -64,10 +64,10 @@ def test_a_run_of_scale_2_enlarges_by_any_factor(trained, enlarger, scale):
     """Its network has the factor 2. The run is named by its folder, configuration or checkpoint."""
     photo((20, 12)).save("a.png")
     checkpoint, _ = best_or_newest(trained / "checkpoints")
-    predict = f"predict --data.predict a.png --data.scale {scale}"
-    enlarger(f"{predict} --model {trained} --writer.folder by_folder")
-    enlarger(f"{predict} --config tiny.yaml --writer.folder by_configuration")
-    enlarger(f"{predict} --model {checkpoint} --writer.folder by_checkpoint")
+    options = f"--data.predict a.png --data.scale {scale} --writer.folder"
+    enlarger(f"predict --model {trained} {options} by_folder")
+    enlarger(f"predict --config tiny.yaml {options} by_configuration")
+    enlarger(f"predict --model {checkpoint} {options} by_checkpoint")
     image = pixels("by_folder/a.png")
     assert image.shape == (round(12 * scale), round(20 * scale), 3)
     assert np.array_equal(pixels("by_configuration/a.png"), image)

@@ -73,7 +73,7 @@ def test_a_place_follows_from_the_name_alone():
     ("name", "around"),
     [
         ("Crops", lambda source: Crops(source, size=16)),
-        ("OneLR", lambda source: OneLR(source, side=8)),
+        ("OneLR", lambda source: OneLR(source, lr_side=8)),
         ("MovingCrops", lambda source: MovingCrops(source, side=8)),
         ("Mix", lambda source: Mix({"a": source})),
     ],
@@ -99,7 +99,7 @@ def test_one_lr_is_shared_by_hr_of_all_scales():
     """As LIIF is measured: the LR has 16 pixels at each scale, and the HR 16 times the scale."""
     sides = {5.3125: 85, 7: 112, 10.6875: 171}  # of HR, by scale
     face = Memory({"face": {"hr": FACE, "text": "a face"}})
-    sources = {str(scale): OneLR(face, side=16, scale=scale) for scale in sides}
+    sources = {str(scale): OneLR(face, lr_side=16, scale=scale) for scale in sides}
 
     batches = list(evaluation(SRDataModule(scale=10, test=sources, workers=0), "test"))
 
