@@ -162,8 +162,8 @@ def save_images(folder, count):
 
 
 def test_encode_refuses_to_go_on_with_another_degradation_folder_or_image(work, enlarger, refusal):
-    save_images("one", 3)
-    save_images("two", 3)
+    save_images("one", count=3)
+    save_images("two", count=3)
     command = f"{ENCODE} --encode.out out --encode.crop 32 --encode.pairs true --data.train.root"
     enlarger(f"{command} one")
     sentence = refusal(f"{command} two --degradation.init_args.quantize false")
@@ -223,7 +223,7 @@ def test_two_images_of_one_name_in_the_shards_are_refused(work, refusal):
 def test_parts_and_processes_write_the_bytes_of_one_process(work, enlarger, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
-    save_images("images", 12)
+    save_images("images", count=12)
     split = "--encode.crop 32 --encode.crops_per_image 3 --encode.samples_per_shard 4"
     command = f"{ENCODE} {split} {PAIRS} --data.train.root images --encode.out"
     enlarger(f"{command} whole")

@@ -107,6 +107,7 @@ def test_colours_are_weighted_by_alpha(bicubic, alpha_of_green, kind):
     colours = resize(rgba[:, :3] * rgba[:, 3:], (32, 32), clamp=False) / alpha
     expected = colours.clamp(0, 1)[0].movedim(0, -1).numpy()
     visible = sr[..., 3] > 0.5
+    # Measured: at most 0.012; of colours that are not weighted, 0.047 or more.
     np.testing.assert_allclose(sr[..., :3][visible], expected[visible], atol=0.02)
 
 
@@ -201,7 +202,7 @@ def test_a_target_that_cannot_be_written_is_refused_before_the_work(bicubic, tmp
 
 
 def test_degrade_is_the_recipe_of_the_command_line():
-    recipe = degradation_of([REPO / "configs/degradation/bicubic.yaml"], 2)
+    recipe = degradation_of([REPO / "configs/degradation/bicubic.yaml"], scale=2)
     lr = recipe(as_batch(RGB), torch.zeros(1, dtype=torch.int64))
     expected = (lr * 255).round()[0].movedim(0, -1).byte().numpy()
     assert np.array_equal(enlarger.degrade(RGB, "bicubic", scale=2), expected)

@@ -47,7 +47,7 @@ def test_fit_continues_a_run_as_if_it_had_not_stopped(tmp_path, monkeypatch):
 
     def fit(steps, run):
         torch.manual_seed(0)
-        ema = EMA(0.5)
+        ema = EMA(decay=0.5)
         model = enlarger.fit(
             edsr(), data(photos), callbacks=[ema], max_steps=steps, run=run, **QUIET
         )
@@ -71,7 +71,7 @@ def test_lightnings_trainer_takes_a_checkpoint_of_fit_which_has_the_trained_weig
     photos = save_images(tmp_path / "photos")
     monkeypatch.chdir(tmp_path)
     fitted = enlarger.fit(
-        edsr(), data(photos), callbacks=[EMA(0.5)], max_steps=4, run="x", **QUIET
+        edsr(), data(photos), callbacks=[EMA(decay=0.5)], max_steps=4, run="x", **QUIET
     ).module.state_dict()
 
     path = newest_whole(tmp_path / "runs/x/checkpoints")

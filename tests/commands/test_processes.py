@@ -208,8 +208,8 @@ def test_a_failure_of_one_process_ends_the_others_with_its_status(store):
 )
 def test_an_error_after_a_failure_elsewhere_takes_its_status(store, error, words):
     """A job that ends with a configuration error must not be started again."""
-    first = Process(store, 0)
-    second = Process(store, 1)
+    first = Process(store, rank=0)
+    second = Process(store, rank=1)
     second.fail(ValueError("no such key"), status=2)
     reason = first.fail(error, status=1)
     assert isinstance(reason, TemporaryError)
@@ -218,7 +218,7 @@ def test_an_error_after_a_failure_elsewhere_takes_its_status(store, error, words
 
 
 def test_a_lost_connection_without_a_reason_is_temporary(store):
-    reason = Process(store, 0).fail(GLOO, status=1)
+    reason = Process(store, rank=0).fail(GLOO, status=1)
     assert isinstance(reason, TemporaryError)
     assert LOST == 75  # EX_TEMPFAIL of sysexits.h: a scheduler may try again
     assert reason.status == LOST
@@ -238,7 +238,7 @@ def test_a_process_that_lightning_started_waits_for_the_first_one_to_end(monkeyp
 
 def test_a_store_that_is_gone_ends_a_process(store):
     server = new_store()
-    process = Process(server, 1)
+    process = Process(server, rank=1)
     del server
     assert process.ended.wait(PATIENCE)
     assert process.status == LOST

@@ -106,8 +106,8 @@ def test_mixup_blends_hr_and_lr_with_the_turned_crop():
 
     assert share.min() < 0.4  # the shares of 8 crops are spread around 0.5
     assert share.max() > 0.6
-    assert_near(blended_hr, share * PAIR_HR + (1 - share) * turned_hr, 1e-4)
-    assert_near(blended_lr, share * PAIR_LR + (1 - share) * turned_lr, 1e-4)
+    assert_near(blended_hr, share * PAIR_HR + (1 - share) * turned_hr, within=1e-4)
+    assert_near(blended_lr, share * PAIR_LR + (1 - share) * turned_lr, within=1e-4)
 
 
 def test_cutblur_replaces_a_part_of_lr_or_all_around_it_by_bicubic_of_hr():

@@ -56,8 +56,8 @@ def test_a_training_sample_is_the_same_in_any_batch():
     batches = list(training(data_of(source, batch_size=3, per_image=4, workers=2)))
 
     assert len(batches) == 16  # 12 images, 4 crops of each, 3 in a batch
-    assert_near(by_name(batches, "hr"), by_name(expected, "hr"), 0)
-    assert_near(by_name(batches, "lr"), by_name(expected, "lr"), FLOAT_ERROR)
+    assert_near(by_name(batches, "hr"), by_name(expected, "hr"), within=0)
+    assert_near(by_name(batches, "lr"), by_name(expected, "lr"), within=FLOAT_ERROR)
 
 
 def test_a_validation_sample_is_the_same_in_any_batch():
@@ -68,7 +68,7 @@ def test_a_validation_sample_is_the_same_in_any_batch():
 
     assert len(batches) == 6  # 16 images, 3 in a batch
     assert keys_of(batches) == keys_of(expected)
-    assert_near(by_name(batches, "lr"), by_name(expected, "lr"), FLOAT_ERROR)
+    assert_near(by_name(batches, "lr"), by_name(expected, "lr"), within=FLOAT_ERROR)
 
 
 def two_epochs(source, workers):
@@ -106,14 +106,14 @@ def crops_of(sample, count, **settings):
 
 def test_pairs_stay_aligned_in_all_eight_orientations():
     lr = located(20, 24)
-    pair = {"hr": repeated(lr, 3), "lr": lr}
+    pair = {"hr": repeated(lr, scale=3), "lr": lr}
 
     orientations = set()
     rows = set()
     columns = set()
     # 200 crops are enough to meet each of the 8 orientations and each place.
     for crop in crops_of(pair, count=200, scale=3.0, crop_size=15, flips=True):
-        assert_array_equal(crop["hr"], repeated(crop["lr"], 3))
+        assert_array_equal(crop["hr"], repeated(crop["lr"], scale=3))
         places = crop["lr"].astype(int)
         down = places[1, 0] - places[0, 0]
         right = places[0, 1] - places[0, 0]
@@ -166,7 +166,7 @@ def test_augmentation_changes_hr_before_lr_is_made():
     (changed,) = training(data_of(source, degradation=degradation, augment=augment))
 
     assert (plain["hr"] != changed["hr"]).flatten(1).any(1).all()
-    assert_near(changed["lr"], degradation(changed["hr"], changed["seed"]), 1e-6)
+    assert_near(changed["lr"], degradation(changed["hr"], changed["seed"]), within=1e-6)
 
 
 def test_unreadable_images_are_replaced_counted_and_told(caplog):
@@ -404,4 +404,4 @@ def test_a_resumed_run_sees_the_same_samples(tmp_path, source, steps):
 
     assert len(first.seeds) == steps
     assert first.seeds + second.seeds == whole.seeds
-    assert_near(resumed.state_dict(), model.state_dict(), 0)
+    assert_near(resumed.state_dict(), model.state_dict(), within=0)

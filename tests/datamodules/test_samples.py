@@ -95,11 +95,11 @@ def test_small_images_are_mirrored_with_the_border_pixel_twice(source):
 
 def test_hr_and_lr_of_small_pairs_are_mirrored_alike():
     lr = located(3, 4)
-    hr = np.pad(repeated(lr, 3), ((0, 2), (0, 2), (0, 0)))  # fewer than 3 are cut off
+    hr = np.pad(repeated(lr, scale=3), ((0, 2), (0, 2), (0, 0)))  # fewer than 3 are cut off
     source = Memory({"a": {"hr": hr, "lr": lr}})
     for crop in crops(source, small="pad", scale=3.0, crop_size=30):  # 10 pixels of LR
         assert crop["lr"].shape == (10, 10, 3)
-        assert_array_equal(crop["hr"], repeated(crop["lr"], 3))
+        assert_array_equal(crop["hr"], repeated(crop["lr"], scale=3))
 
 
 @pytest.mark.parametrize("source", [Memory, Sized])
@@ -137,9 +137,9 @@ def test_below_a_thousand_samples_the_limit_is_of_a_thousand(limit, allowed):
     """A share of the first few samples says nothing."""
     broken = Skipped("train/a", "truncated", "/photos/a.jpg: truncated", planned=True)
     tally = Tally(limit)
-    tally.add(1, [broken] * allowed)
+    tally.add(samples=1, skipped=[broken] * allowed)
     with pytest.raises(ValueError, match=rf"\(truncated {allowed + 1}\), more than the {allowed} "):
-        tally.add(1, [broken])
+        tally.add(samples=1, skipped=[broken])
 
 
 def test_a_run_stops_above_the_limit_with_the_list_of_images():

@@ -95,7 +95,7 @@ def epoch_from(start):
 
 
 def test_a_resumed_run_draws_the_same_sides():
-    whole = epoch_from(0)
-    rest = epoch_from(5)
+    whole = epoch_from(start=0)
+    rest = epoch_from(start=5)
     assert sides_of(whole) == [SCALES.sides(seed=0, epoch=1, batch=n) for n in range(9)]
     assert_same(rest, whole[5:])

@@ -33,7 +33,7 @@ def path(tmp_path):
 
 
 def assert_tensors(path, expected=TENSORS):
-    assert_near(read_weights(path).tensors, expected, 0)
+    assert_near(read_weights(path).tensors, expected, within=0)
 
 
 # -------------------------------------------------------------------------------- kinds of files
@@ -59,7 +59,7 @@ FILES = {
 def test_weights_are_found_in_files_of_all_kinds(path, content):
     torch.save(content, path)
     weights = read_weights(path)
-    assert_near(weights.tensors, TENSORS, 0)
+    assert_near(weights.tensors, TENSORS, within=0)
     assert weights.model is None
     assert weights.averages == ""
     assert weights.name == str(path)

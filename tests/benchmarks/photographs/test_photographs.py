@@ -174,7 +174,7 @@ def test_resshift_from_hr_with_a_network_without_error_gives_hr(hr, first):
 
     restored = model.restore(batch, Noise(torch.tensor([1]), hr.device))
 
-    assert_near(restored, hr, 1e-5)
+    assert_near(restored, hr, within=1e-5)
 
 
 @pytest.mark.parametrize("name", TABLES)

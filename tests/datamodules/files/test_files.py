@@ -14,8 +14,8 @@ from datamodules.sources.folder import Folder
 from files.images.decode import UnreadableImage
 from tests.datamodules.image_files import image_bytes, write_tar
 
-IMAGE = image_bytes(0, (8, 8))
-HALF = image_bytes(1, (4, 4))
+IMAGE = image_bytes(seed=0, size=(8, 8))
+HALF = image_bytes(seed=1, size=(4, 4))
 
 
 def write_folder(folder, members):
@@ -28,14 +28,14 @@ def write_folder(folder, members):
 
 def shards_of(path):
     source = Shards(str(path))
-    source.prepare(2.0)
+    source.prepare(scale=2.0)
     return source
 
 
 def streamed(path):
     """One pass of `Stream` over a tar of two samples."""
     source = Stream(samples=1, urls=str(path), shuffle=0)
-    source.prepare(2.0)
+    source.prepare(scale=2.0)
     plan = source.plan(seed=0, batch_size=1, streams=1, repeats=1)
     raws = source.raws(plan, 0, 0, [])
     return [next(raws), next(raws)]
@@ -104,7 +104,8 @@ def test_hr_and_lr_as_images_of_their_own_are_refused(tmp_path):
     members = {"hr/0.png": IMAGE, "hr/1.png": IMAGE, "lr/0.png": HALF, "lr/1.png": HALF}
     with pytest.raises(ValueError, match="LR images would count as HR"):
         shards_of(write_tar(tmp_path / "set.tar", members))
-    Folder.of(str(write_folder(tmp_path / "set", members))).prepare(2.0)  # predict enlarges all
+    # To `predict`, all are images to enlarge.
+    Folder.of(str(write_folder(tmp_path / "set", members))).prepare(scale=2.0)
 
 
 def check_sides(sides, scale):

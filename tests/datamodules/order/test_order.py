@@ -158,12 +158,13 @@ def test_a_pickled_plan_leaves_computed_windows_out():
 @fifty_examples
 def test_a_replacement_is_another_image_of_the_same_stream(plan, data):
     assume(len(plan))
-    images = images_of(plan, 1)
+    images = images_of(plan, epoch=1)
     place = data.draw(st.integers(0, len(images) - 1))
     first = place - place % plan.stream_length  # of its stream
     others = set(images[first : first + plan.stream_length]) - {images[place]}
 
-    image = plan.replacement(1, place, data.draw(st.integers(0, ATTEMPTS_IN_STREAM - 1)))
+    attempt = data.draw(st.integers(0, ATTEMPTS_IN_STREAM - 1))
+    image = plan.replacement(epoch=1, position=place, attempt=attempt)
 
     if others:
         assert image in others
@@ -174,11 +175,12 @@ def test_a_replacement_is_another_image_of_the_same_stream(plan, data):
 def test_a_replacement_lies_near_the_place_at_first():
     # 40,000 images are 4 streams of 10,000.
     plan = Plan(groups=(100,) * 400, seed=0, batch_size=4, streams=4, window=2)
-    images = images_of(plan, 1)
+    epoch = 1
+    images = images_of(plan, epoch)
     for place in (10_000, 15_000, 19_999):  # of the second stream
         near = set(images[max(10_000, place - NEAR) : min(20_000, place + NEAR)])
-        at_first = {plan.replacement(1, place, attempt) for attempt in range(ATTEMPTS_NEAR)}
-        later = {plan.replacement(1, place, attempt) for attempt in range(ATTEMPTS_NEAR, 60)}
+        at_first = {plan.replacement(epoch, place, attempt) for attempt in range(ATTEMPTS_NEAR)}
+        later = {plan.replacement(epoch, place, attempt) for attempt in range(ATTEMPTS_NEAR, 60)}
         assert at_first <= near
         assert len(at_first) > ATTEMPTS_NEAR / 2  # most attempts give another image
         assert not later <= near

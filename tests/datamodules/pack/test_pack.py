@@ -42,7 +42,7 @@ def members(shard):
 def test_files_keep_their_bytes_and_order(images, out):
     assert pack([str(images), str(out), "--images-per-shard", "2"]) == 0
     packed = Shards(str(out / "shard-{000000..000002}.tar"))
-    packed.prepare(2.0)
+    packed.prepare(scale=2.0)
 
     assert packed.keys == ["a", "b", "deep/c", "deep/d", "e"]
     assert packed.groups == [2, 2, 1]

@@ -62,7 +62,7 @@ def prepared(server, tmp_path):
         url = name if "://" in name else f"{server.url}/{name}"
         folders = {"index_cache": f"{tmp_path}/indices", "cache_dir": f"{tmp_path}/cache"}
         source = Shards(url, **folders | options)
-        source.prepare(2.0)
+        source.prepare(scale=2.0)
         return source
 
     return prepare
@@ -76,7 +76,7 @@ def check(source, count=5):
 def first_keys(url):
     """The keys of the first three samples that `Stream` gives."""
     stream = Stream(samples=1, urls=url, shuffle=0)
-    stream.prepare(2.0)
+    stream.prepare(scale=2.0)
     plan = stream.plan(seed=0, batch_size=1, streams=1, repeats=1)
     raws = stream.raws(plan, epoch=0, start=0, notes=[])
     return [next(raws).key for _ in range(3)]
@@ -197,7 +197,7 @@ def test_a_wrong_index_beside_a_shard_is_made_again(server, prepared, text, chan
 
 def test_a_shard_may_change_between_two_runs(server, prepared):
     check(prepared("t-000.tar"), count=3)
-    indexed(write_tar(server.root / "t-000.tar", {"n0.png": image_bytes(0)}))
+    indexed(write_tar(server.root / "t-000.tar", {"n0.png": image_bytes(seed=0)}))
     source = prepared("t-000.tar")
     assert source.keys == ["n0"]
     check(source, count=1)
@@ -208,7 +208,7 @@ def test_a_damaged_download_is_downloaded_again(server, prepared):
     tar.write_bytes(b"no tar")
     with pytest.raises(ValueError, match=rf"{server.url}/t\.tar"):
         prepared("t.tar")
-    write_tar(tar, {"k0.png": image_bytes(0)})
+    write_tar(tar, {"k0.png": image_bytes(seed=0)})
     check(prepared("t.tar"), count=1)
 
 

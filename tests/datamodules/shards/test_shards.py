@@ -38,7 +38,7 @@ def tar(folder):
 
 def prepared(urls, **options):
     source = Shards(urls if isinstance(urls, list) else str(urls), **options)
-    source.prepare(2.0)
+    source.prepare(scale=2.0)
     return source
 
 
@@ -62,7 +62,7 @@ def tars_open():
 def test_open_tars_are_limited_and_closed_with_their_source(tmp_path, monkeypatch):
     monkeypatch.setattr(shard_reader, "OPEN_FILES", 5)
     for number in range(7):
-        write_tar(tmp_path / f"{number}.tar", {f"k{number}.png": image_bytes(0)})
+        write_tar(tmp_path / f"{number}.tar", {f"k{number}.png": image_bytes(seed=0)})
     source = prepared(tmp_path / "*.tar")
 
     for index in (0, 1, 2, 3, 4, 0, 5):
@@ -77,7 +77,7 @@ def test_sizes_are_those_of_the_images(folder):
     turned = Image.Exif()
     turned[0x0112] = 6  # Orientation: a quarter turn to the right, so 8x6 becomes 6x8
     jpeg = encoded(pixels((8, 6)), "JPEG", exif=turned)
-    members = {"a.png": image_bytes(0), "b.jpg": jpeg, "c.png": b"broken"}
+    members = {"a.png": image_bytes(seed=0), "b.jpg": jpeg, "c.png": b"broken"}
 
     source = prepared(indexed(write_tar(folder / "s.tar", members)))
     foreign = prepared(folder / "t-000.tar")
@@ -185,7 +185,7 @@ def change_a_byte(path, offset):
 
 def test_changed_bytes_are_not_taken_for_an_image(tmp_path):
     """Even if they would decode: a bitmap has no checksums."""
-    members = {"a.bmp": image_bytes(0, kind="BMP"), "b.png": image_bytes(1)}
+    members = {"a.bmp": image_bytes(seed=0, kind="BMP"), "b.png": image_bytes(seed=1)}
     path = indexed(write_tar(tmp_path / "b.tar", members))
     source = prepared(path)
     time = path.stat().st_mtime_ns
@@ -203,7 +203,7 @@ def test_changed_bytes_are_not_taken_for_an_image(tmp_path):
 
 
 def test_an_index_has_checksums_places_and_sizes(tmp_path):
-    tar = write_tar(tmp_path / "t.tar", {"k.png": image_bytes(0), "k.txt": b"a cat"})
+    tar = write_tar(tmp_path / "t.tar", {"k.png": image_bytes(seed=0), "k.txt": b"a cat"})
     index = build_index(tar, examine=True)
     image = index.members[0]["png"]
     text = index.members[0]["txt"]
@@ -211,7 +211,7 @@ def test_an_index_has_checksums_places_and_sizes(tmp_path):
 
     assert index.checksum == xxhash.xxh3_128_hexdigest(data)
     assert checksum_of(tar) == index.checksum
-    assert data[image.offset : image.offset + image.size] == image_bytes(0)
+    assert data[image.offset : image.offset + image.size] == image_bytes(seed=0)
     assert data[text.offset : text.offset + text.size] == b"a cat"
     assert text.checksum == xxhash.xxh3_64_intdigest(b"a cat")
     assert (image.height, image.width) == (6, 8)

@@ -21,7 +21,7 @@ from tests.datamodules.memory import assert_same, data_of, keys_of, opened
 from tests.datamodules.server import serving
 from tests.quick import quick
 
-IMAGE = image_bytes(0, (20, 18))
+IMAGE = image_bytes(seed=0, size=(20, 18))
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ def test_stream_reads_the_same_fields_as_shards_and_opens_no_pickle(tmp_path):
         sample |= {"text_features.npy": np.ones((2, 3), np.float32), "json": {"n": 1}}
         writer.write({**sample, "pyd": Evil()})
     shards = Shards(str(tar))
-    shards.prepare(2.0)
+    shards.prepare(scale=2.0)
 
     ((raw,), notes) = read(tar)
 

@@ -41,7 +41,7 @@ def root(tmp_path):
 
 
 def prepared(source):
-    source.prepare(1.0)
+    source.prepare(scale=1.0)
     return source
 
 
@@ -170,7 +170,7 @@ def test_clips_of_shards_have_frames_in_the_order_of_their_numbers_and_captions(
         write_tar(tmp_path / f"{name}.tar", members)
     source = ClipShards(f"{tmp_path}/*.tar", frames=4, stride=3)
 
-    first, second = evaluation(SRDataModule(1.0, test={"own": source}, workers=1), "test")
+    first, second = evaluation(SRDataModule(scale=1.0, test={"own": source}, workers=1), "test")
 
     assert source.groups == [1, 1]  # one clip in each shard
     assert first["key"] == ["own/a"]

@@ -13,7 +13,7 @@ from tests.datamodules.image_files import pixels, save
 
 
 def prepared(source):
-    source.prepare(2.0)
+    source.prepare(scale=2.0)
     return source
 
 

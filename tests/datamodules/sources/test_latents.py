@@ -74,13 +74,13 @@ def test_a_damaged_latent_is_unreadable(tmp_path, data, message):
 def test_samples_without_latents_are_refused(tmp_path):
     source = latents(tmp_path / "out", {"txt": b"the sea"})
     with pytest.raises(ValueError, match=r"expected a member latent\.npy"):
-        source.prepare(2.0)
+        source.prepare(scale=2.0)
 
 
 def test_latents_of_another_scale_are_refused(tmp_path):
     source = latents(tmp_path / "out", scale=4.0)
     with pytest.raises(ValueError, match=r"scale 4, but data\.init_args\.scale is 2"):
-        source.prepare(2.0)
+        source.prepare(scale=2.0)
 
 
 def test_latents_without_their_description_are_refused(tmp_path):
@@ -88,14 +88,14 @@ def test_latents_without_their_description_are_refused(tmp_path):
     for damage in (lambda path: path.write_text("{"), lambda path: path.unlink()):
         damage(tmp_path / "out" / ABOUT)
         with pytest.raises(ValueError, match=r"encode\.json, which .* is missing or damaged"):
-            source.prepare(2.0)
+            source.prepare(scale=2.0)
 
 
 def test_sets_that_were_not_encoded_alike_are_refused(tmp_path):
     one = latents(tmp_path / "one").urls
     two = latents(tmp_path / "two", space="Space 4567").urls
     with pytest.raises(ValueError, match=r"space differ in .*one/.* and .*two/"):
-        Latents([one, two]).prepare(2.0)
+        Latents([one, two]).prepare(scale=2.0)
 
 
 def test_features_of_captions_are_filled_up_to_the_longest(tmp_path):

@@ -37,7 +37,7 @@ def two_images():
 
 def squares(per_image):
     crops = Crops(two_images(), size=32, per_image=per_image)
-    crops.prepare(2.0)
+    crops.prepare(scale=2.0)
     return crops
 
 
@@ -47,7 +47,7 @@ def corners(crops):
 
 
 def test_squares_lie_within_their_images():
-    crops = squares(50)
+    crops = squares(per_image=50)
     rows = set()
     for index in range(50):
         sample = crops.read(index)
@@ -63,8 +63,8 @@ def test_squares_lie_within_their_images():
 
 
 def test_a_place_follows_from_the_name_alone():
-    many = corners(squares(5))
-    few = corners(squares(2))
+    many = corners(squares(per_image=5))
+    few = corners(squares(per_image=2))
     assert few.items() <= many.items()
     assert len({str(place) for place in many.values()}) > 5  # of 2 images with 5 squares each
 
@@ -82,11 +82,11 @@ def test_an_inner_source_with_a_degradation_or_another_scale_is_refused(name, ar
     """Those of the outer one are used."""
     degraded = Memory({"a": {}}, degradation=Bicubic(2.0))
     with pytest.raises(ValueError, match=rf"{name}\..*has its own degradation"):
-        around(degraded).prepare(2.0)
+        around(degraded).prepare(scale=2.0)
     scaled = Memory({"a": {}}, scale=3.0)
     with pytest.raises(ValueError, match=rf"{name}\..*has its own scale"):
-        around(scaled).prepare(2.0)
-    around(scaled).prepare(3.0)
+        around(scaled).prepare(scale=2.0)
+    around(scaled).prepare(scale=3.0)
 
 
 # ------------------------------------------------------------------------------------------ OneLR
@@ -119,7 +119,7 @@ def test_squares_keep_transparency_and_tell_inner_sources_about_srgb(tmp_path):
     crops = Crops(Mix({"x": folder}), size=8, per_image=1)
 
     crops.srgb = False
-    crops.prepare(2.0)
+    crops.prepare(scale=2.0)
     alpha = crops.read(0)["meta"]["alpha"]
 
     assert folder.srgb is False

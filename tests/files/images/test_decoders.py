@@ -59,21 +59,21 @@ def draw(depth, channels):
 @interlaced_or_not
 @pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
 def test_grey_pngs_are_read_as_written(depth, interlaced):
-    samples, factor = draw(depth, 1)
+    samples, factor = draw(depth, channels=1)
     check(png(samples, depth, GREY, interlaced=interlaced), np.repeat(samples * factor, 3, axis=2))
 
 
 @interlaced_or_not
 @pytest.mark.parametrize("depth", [8, 16])
 def test_colour_pngs_are_read_as_written(depth, interlaced):
-    samples, _ = draw(depth, 3)
+    samples, _ = draw(depth, channels=3)
     check(png(samples, depth, TRUE_COLOUR, interlaced=interlaced), samples)
 
 
 @interlaced_or_not
 @pytest.mark.parametrize("depth", [8, 16])
 def test_pngs_with_alpha_are_read_as_written(depth, interlaced):
-    samples, _ = draw(depth, 4)
+    samples, _ = draw(depth, channels=4)
     grey = samples[..., [0, 0, 0]]
     alpha = samples[..., 3]
     check(png(samples, depth, COLOUR_ALPHA, interlaced=interlaced), samples[..., :3], alpha)
@@ -83,7 +83,7 @@ def test_pngs_with_alpha_are_read_as_written(depth, interlaced):
 @interlaced_or_not
 @pytest.mark.parametrize("depth", [1, 2, 4, 8])
 def test_pngs_with_a_palette_are_read_as_written(depth, interlaced):
-    samples, _ = draw(depth, 1)
+    samples, _ = draw(depth, channels=1)
     colours = DRAWS.integers(0, 256, (2**depth, 3), dtype=np.uint8)
     alphas = DRAWS.integers(0, 256, 2**depth, dtype=np.uint8)
     alphas[-1] = 255  # that of a colour which the chunk leaves out
@@ -112,7 +112,7 @@ def test_pngs_with_a_transparent_colour_are_read_as_written(colours, channels, d
 
 @pytest.mark.parametrize("depth", [8, 16])
 def test_grey_with_alpha_keeps_its_profile(depth):
-    samples, _ = draw(depth, 2)
+    samples, _ = draw(depth, channels=2)
     profile = chunk(b"iCCP", b"grey\0\0" + zlib.compress(grey_profile()))
     data = png(samples, depth, GREY_ALPHA, profile)
     assert decode(data, "a").grey_icc == grey_profile()
