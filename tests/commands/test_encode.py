@@ -237,7 +237,7 @@ def test_parts_and_processes_write_the_bytes_of_one_process(work, enlarger, monk
     assert contents("parts") == whole
 
     torchrun(f"{command} out")
-    for number in (1, 4, 7):  # all are of one process of three
+    for number in (1, 4, 7):  # of three processes, one makes all of these
         Path(f"out/latents-00000{number}.tar").unlink()
     torchrun(f"{command} out", processes=3)
     assert contents("out") == whole

@@ -177,7 +177,7 @@ def test_what_is_no_image_is_refused(bicubic, image, message):
 def test_a_file_is_enlarged_as_an_image_with_its_profile(bicubic, tmp_path, levels, profile):
     source = tmp_path / "photo.png"
     with source.open("w+b") as file:
-        encode(file, levels, Extras(profile), "png", quality=0)
+        encode(file, levels, Extras(profile), "png", quality=0)  # which PNG has not
     lost = bicubic.enlarge_file(source, tmp_path / "large.png")
     written = read_image(tmp_path / "large.png")
     assert lost == []  # nothing that PNG cannot hold

@@ -98,7 +98,7 @@ def test_mixup_blends_hr_and_lr_with_the_turned_crop():
     """By one share for an image and its LR."""
     blended_hr, blended_lr = MixUp(probability=1.0)(PAIR_HR, PAIR_LR, Draws(SEEDS))
 
-    turned_hr = PAIR_HR.flip(2, 3)
+    turned_hr = PAIR_HR.flip(2, 3)  # by 180 degrees
     turned_lr = PAIR_LR.flip(2, 3)
     # Solved for the share: blended = share * hr + (1 - share) * turned.
     of_pixels = (blended_hr - turned_hr) / (PAIR_HR - turned_hr)

@@ -260,7 +260,7 @@ def test_predict_refuses_only_the_image_that_is_larger_than_the_output(size):
     assert f"b is 30x20 pixels, larger than the {size[1]}x{size[0]}" in second["error"][0]
 
 
-def test_profiles_are_converted_where_that_is_asked_for(tmp_path):
+def test_predict_keeps_profiles_unless_they_are_to_be_converted(tmp_path):
     levels = random_image(8, 8)
     Image.fromarray(levels).save(tmp_path / "a.png", icc_profile=rgb_profile())
     data = data_of(predict=str(tmp_path))
@@ -398,10 +398,10 @@ def mixture():
 )
 def test_a_resumed_run_sees_the_same_samples(tmp_path, source, steps):
     whole, model = fit(tmp_path / "whole", data_of(source, workers=2))
-    first, _ = fit(tmp_path / "first", data_of(source, workers=2), max_steps=steps)
-    checkpoint = tmp_path / "first" / f"step={steps}.ckpt"
-    second, resumed = fit(tmp_path / "second", data_of(source, workers=2), checkpoint)
+    stopped, _ = fit(tmp_path / "stopped", data_of(source, workers=2), max_steps=steps)
+    checkpoint = tmp_path / "stopped" / f"step={steps}.ckpt"
+    rest, resumed = fit(tmp_path / "rest", data_of(source, workers=2), checkpoint)
 
-    assert len(first.seeds) == steps
-    assert first.seeds + second.seeds == whole.seeds
+    assert len(stopped.seeds) == steps
+    assert stopped.seeds + rest.seeds == whole.seeds
     assert_near(resumed.state_dict(), model.state_dict(), within=0)

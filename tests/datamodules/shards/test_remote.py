@@ -314,7 +314,9 @@ def test_a_shard_that_had_to_go_is_not_downloaded_again_soon(files, tmp_path, mo
     assert cache.fetch(shard(files, 0))
 
 
-def test_on_a_full_disk_a_download_leaves_nothing_and_waits(files, tmp_path, monkeypatch, caplog):
+def test_a_download_onto_a_full_disk_leaves_nothing_and_is_not_repeated_at_once(
+    files, tmp_path, monkeypatch, caplog
+):
     def filled(url, dest, **_):
         Path(f"{dest}.temp{os.getpid()}").write_bytes(b"x")
         raise OSError(errno.ENOSPC, "No space left on device")

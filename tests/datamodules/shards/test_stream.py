@@ -244,7 +244,7 @@ def test_a_server_that_stalls_is_counted_and_the_other_tars_are_read(tars, monke
     with serving(tars) as server:
         server.always = "stall"
         urls = [f"{server.url}/t0.tar", f"{tars}/t1.tar"]
-        stream = Stream(samples=8, urls=urls, shuffle=0)
+        stream = Stream(samples=8, urls=urls, shuffle=0)  # two passes over the 4 of t1.tar
         data = data_module(stream)
         keys = keys_of(batches(data, [(0, 0)]))
 

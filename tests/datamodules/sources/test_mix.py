@@ -28,15 +28,11 @@ from tests.datamodules.memory import (
 )
 
 
-def two_images():
-    """Images whose pixels are their own place."""
+def squares(per_image):
+    """Squares of 32 pixels of two images whose pixels are their own place."""
     wide = {"hr": located(40, 60), "text": "wide"}
     high = {"hr": located(64, 48), "text": "high"}
-    return Memory({"wide": wide, "high": high})
-
-
-def squares(per_image):
-    crops = Crops(two_images(), size=32, per_image=per_image)
+    crops = Crops(Memory({"wide": wide, "high": high}), size=32, per_image=per_image)
     crops.prepare(scale=2.0)
     return crops
 
