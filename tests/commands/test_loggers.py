@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import yaml
 from lightning.pytorch.loggers import CSVLogger
+from tensorboard.summary.writer import event_file_writer
 
 from callbacks.tensorboard import TensorBoard
 from commands.run.loggers import OF_TRAINER, hyperparameters
@@ -16,6 +17,13 @@ from tests.callbacks.event_files import Log
 
 FIT = "fit --config tiny.yaml"
 EVERY_TWO = "--trainer.logger true --trainer.val_check_interval 2"
+
+
+@pytest.fixture(autouse=True)
+def _few_event_files(monkeypatch):
+    """TensorBoard reads files of one second by their count in the process, as text: 10 before 9."""
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
+
 
 # ------------------------------------------------------------------------------------ TensorBoard
 
