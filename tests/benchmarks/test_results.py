@@ -21,7 +21,7 @@ COLUMN = re.compile(r"[a-z]+(_[a-z]+)+")  # other keys are of rows, which are ma
 
 
 def words_of(file):
-    """The first of its commands, without variables."""
+    """The first command of a JSON file of results, without variables, as words."""
     command = json.loads(file.read_text())["command"].partition(";")[0]
     return [word for word in shlex.split(command) if not re.match(r"[A-Z_]+=", word)]
 

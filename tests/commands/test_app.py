@@ -128,7 +128,7 @@ def test_a_refused_file_has_a_line_and_the_others_are_enlarged(page, photos, tmp
     text, archive, files, _ = enlarged(page, [photos[0], str(words), photos[1]], side=100)
 
     lines = text.splitlines()
-    assert lines[0] == "one.png: 100 x 55 pixels"  # of 44 x 24, by `side`
+    assert lines[0] == "one.png: 100 x 55 pixels"  # of 44 x 24: the longer side becomes 100
     assert lines[1].startswith("words.txt: not enlarged: words.txt: not an image")
     assert str(tmp_path) not in text  # a visitor sees no folder of the machine
     assert [Path(file).name for file in files] == ["one_enlarged.png", "two_enlarged.png"]
@@ -141,11 +141,12 @@ def test_a_preview_is_the_square_around_a_click(page, tmp_path):
     Image.fromarray(NOISE).save(path)
     values = values_of(page, [], look=str(path))
 
-    before, after = page.preview(values, Mock(index=(1900, 200)))  # of 2,000 x 400
+    # The page shows the image of 2,500 x 500 pixels with 2,000 x 400.
+    before, after = page.preview(values, Mock(index=(1900, 200)))
 
-    # The click is at (2375, 250) of 2500 x 500; the square of 320 pixels ends at the right edge.
+    # The click is at (2375, 250) of the image; the square of 320 pixels ends at its right edge.
     expected = MODELS["other"].enlarge(NOISE[90:410, 2180:2500])
-    assert Image.open(before).size == (640, 640)
+    assert Image.open(before).size == (640, 640)  # at scale 2
     assert np.array_equal(np.asarray(Image.open(after)), expected)
 
 
@@ -216,7 +217,10 @@ def test_sigterm_ends_the_server_and_its_temporary_folder(tmp_path):
 @pytest.mark.browser
 @pytest.mark.skipif(chromium() is None, reason="needs chromium and chromedriver on the PATH")
 def test_two_visitors_take_turns_in_browsers(page, url, photos, tmp_path):
-    """Stop ends one's work; a reload keeps what is done; nothing is loaded from elsewhere."""
+    """Stop ends the first one's work alone; a reload keeps what the second one has made.
+
+    The page has the width of a phone, and nothing is loaded from elsewhere.
+    """
     with Visitor(tmp_path / "first") as first, Visitor(tmp_path / "second") as second:
         for visitor in (first, second):
             visitor.open(url)

@@ -74,7 +74,7 @@ def test_a_typed_group_keeps_its_keys_that_are_not_typed(printed, key):
 @pytest.mark.parametrize(
     ("typed", "name"),
     [
-        ("predict --data.predict x", DEFAULT),
+        pytest.param("predict --data.predict x", DEFAULT, id="by default"),
         ("predict --model imdn-x2 --data.predict x", "imdn-x2"),
         ("predict --model=realesrgan-x4 --data.predict x", "realesrgan-x4"),
     ],
@@ -89,14 +89,15 @@ def test_predict_takes_a_released_model_by_name_or_by_default(typed, name):
 @pytest.mark.parametrize(
     "typed",
     [
-        "predict",
-        "predict --config a.yaml --data.predict x",
-        "predict --model my.Class --data.predict x",
-        "predict --model.class_path my.Class --data.predict x",
-        "fit --model my.Class",
+        pytest.param("predict", id="no images"),
+        pytest.param("predict --config a.yaml --data.predict x", id="a configuration"),
+        pytest.param("predict --model my.Class --data.predict x", id="a class"),
+        pytest.param("predict --model.class_path my.Class --data.predict x", id="its key"),
+        pytest.param("fit --model my.Class", id="a class for fit"),
     ],
 )
-def test_no_released_model_replaces_what_is_typed(typed):
+def test_these_commands_get_no_released_model(typed):
+    """Only `predict` of images gets one by default: with neither a model nor a configuration."""
     assert expand_model_option(typed.split()) == typed.split()
 
 
@@ -204,7 +205,8 @@ def test_the_saved_configuration_repeats_a_run_with_arguments_of_any_type(tiny, 
     saved = first["trainer"]["callbacks"][-2]["init_args"]  # of the Odd with defaults
     assert saved["number_as_text"] == "1e-4"
     assert saved["variable"] == "$HOME/x"
-    assert not {"device", *without_text} & saved.keys() - {"untyped"}
+    not_saved = {"device", *without_text} - {"untyped"}
+    assert not not_saved & saved.keys()
 
     for arguments in (given, given_again):
         assert arguments["policy"].times == 9
@@ -254,38 +256,43 @@ def test_a_tool_has_help(name, capsys):
     assert capsys.readouterr().out.startswith(f"usage: main.py {name} ")
 
 
+def public_classes():
+    """The classes that configurations may name, by name."""
+    classes = {}
+    for room in listing.ROOMS:
+        module = import_module(room)
+        for name in module.__all__:
+            exported = getattr(module, name)
+            if inspect.isclass(exported) and not inspect.isabstract(exported):
+                classes[f"{room}.{name}"] = exported
+    # No configuration names these.
+    for name in ("datamodules.UnreadableImage", "callbacks.TooSmall", "callbacks.Perceptual"):
+        del classes[name]
+    return classes
+
+
 def test_each_public_class_that_can_be_built_is_listed_once():
     kinds = listing.HINTS.keys() - {"experiments", "weights"}
     listed = [entry.name for kind in kinds for entry in listing.entries(kind)]
-    classes = [name for name in listed if not name.endswith(".yaml")]
-    rooms = {room: import_module(room) for room in listing.ROOMS}
-    exported = {
-        f"{room}.{name}": getattr(module, name)
-        for room, module in rooms.items()
-        for name in module.__all__
-    }
-    built = {
-        name
-        for name, kind in exported.items()
-        if inspect.isclass(kind) and not inspect.isabstract(kind)
-    }
-    # No configuration names them.
-    built -= {"datamodules.UnreadableImage", "callbacks.TooSmall", "callbacks.Perceptual"}
-
-    assert sorted(classes) == sorted(built)
-    # Those listed as networks are the modules that take the scale first, without methods.
-    networks = {entry.name for entry in listing.entries("networks")} & built
-    assert networks == {
-        name
-        for name in built
-        if name.startswith("lightning_modules.")
-        and issubclass(exported[name], nn.Module)
-        and not issubclass(exported[name], ImageModel)
-        and next(iter(inspect.signature(exported[name]).parameters), "") == "scale"
-    }
+    assert sorted(name for name in listed if not name.endswith(".yaml")) == sorted(public_classes())
 
 
-def test_merges_and_keys_of_two_types_are_no_repetition():
+def test_the_modules_whose_first_argument_is_the_scale_are_listed_as_networks():
+    """Methods, too, take the scale first: they are of `ImageModel`."""
+    expected = set()
+    for name, cls in public_classes().items():
+        first = next(iter(inspect.signature(cls).parameters), "")
+        is_module = name.startswith("lightning_modules.") and issubclass(cls, nn.Module)
+        if is_module and first == "scale" and not issubclass(cls, ImageModel):
+            expected.add(name)
+
+    listed = {entry.name for entry in listing.entries("networks")}
+
+    assert listed & public_classes().keys() == expected
+
+
+def test_yaml_merges_and_equal_keys_of_two_types_are_no_repetition():
+    """A key that is there twice is refused, as the next test asserts."""
     text = "a: &a {x: 1}\nb: &b {y: 2}\nc:\n  <<: *a\n  <<: *b\n1: number\n'1': text\n"
 
     value = plain_yaml(text)

@@ -15,6 +15,10 @@ from datamodules.scales import Scales
 TORCHS_OWN = ("highest", False, True)
 EXACT = ("highest", False, False)
 FAST = ("high", True, True)
+WITHOUT_BENCHMARK = ("high", False, True)  # which would time each size of crops
+AMPERE = (8, 0)  # the first compute capability with tensor cores for float32
+TURING = (7, 5)
+GIVEN = {"command": "test", "matmul_precision": "highest"}
 
 
 def settings_now():
@@ -36,15 +40,14 @@ def settings_within(
 @pytest.mark.parametrize(
     ("capability", "settings", "expected"),
     [
-        ((8, 0), {}, FAST),  # Ampere: the first with tensor cores for float32
-        # Crops of many sizes: cuDNN would time each.
-        ((8, 0), {"scales": Scales()}, ("high", False, True)),
-        ((7, 5), {}, TORCHS_OWN),  # Turing
-        ((9, 0), {"command": "test"}, TORCHS_OWN),  # only training is fast by default
-        ((9, 0), {"device": "cpu"}, TORCHS_OWN),
-        ((9, 0), {"deterministic": True}, EXACT),
-        ((9, 0), {"command": "test", "matmul_precision": "highest"}, EXACT),
-        ((9, 0), {"benchmark": False}, ("high", False, True)),  # Lightning has set it
+        pytest.param(AMPERE, {}, FAST, id="fit"),
+        pytest.param(AMPERE, {"scales": Scales()}, WITHOUT_BENCHMARK, id="crops of many sizes"),
+        pytest.param(AMPERE, {"benchmark": False}, WITHOUT_BENCHMARK, id="set by Lightning"),
+        pytest.param(AMPERE, {"deterministic": True}, EXACT, id="deterministic"),
+        pytest.param(AMPERE, {"device": "cpu"}, TORCHS_OWN, id="cpu"),
+        pytest.param(TURING, {}, TORCHS_OWN, id="a GPU without TF32"),
+        pytest.param(AMPERE, {"command": "test"}, TORCHS_OWN, id="no training"),
+        pytest.param(AMPERE, GIVEN, EXACT, id="no training, but as given"),
     ],
 )
 def test_precision_and_benchmark_are_by_device_and_command_and_put_back(

@@ -41,6 +41,7 @@ CSV_LOGGER = "lightning.pytorch.loggers.CSVLogger --trainer.logger.save_dir logs
 
 @pytest.mark.parametrize("logger", ["true", CSV_LOGGER])
 def test_check_leaves_no_files_of_a_users_loggers_and_checkpoints(trained, enlarger, logger):
+    """In the folder of a run that exists: it stays as it is."""
     before = files()
     changes = "--trainer.max_steps 14 --run.change true"  # the run has done 12 steps
     enlarger(f"{CHECK} --trainer.logger {logger} {changes} --trainer.callbacks", KEPT)

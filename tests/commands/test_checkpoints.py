@@ -108,6 +108,7 @@ def test_a_resumed_run_has_its_frozen_layer_and_numbers_of_numpy_again(tiny, enl
 
 
 def test_a_checkpoint_of_an_earlier_version_from_within_a_validation_is_refused():
+    """Only earlier versions wrote `validation_due`."""
     with pytest.raises(ConfigurationError, match="resumes from the one before"):
         Checkpoints().load_state_dict({"validation_due": True})
 
@@ -137,7 +138,7 @@ def test_checkpoints_of_other_runs_stay(trained, enlarger):
     assert all(path.exists() for path in [*copies, checksum_of(copies[0])])
     left = set(steps()) - {1, 2, 3}
     assert {99, 16, 15} <= left
-    assert len(left) <= 4  # the best one is among them
+    assert len(left) <= 4  # 99, the newest two, and the best one if it is another
     assert ranking()["written"] == sorted(name_of(step) for step in left - {99})
 
 
@@ -145,13 +146,13 @@ SWD = """'{"class_path": "callbacks.SWD", "init_args": {"levels": 1}}'"""
 MEASURED = f"--trainer.max_steps 4 --trainer.val_check_interval 1 --trainer.callbacks+ {SWD}"
 
 
-@pytest.mark.parametrize(("monitor", "choose"), [("val/swd", min), ("val/psnr", max)])
-def test_the_best_checkpoint_is_by_the_direction_of_the_metric(fitted, monitor, choose):
+@pytest.mark.parametrize(("monitor", "best_of"), [("val/swd", min), ("val/psnr", max)])
+def test_the_best_checkpoint_is_by_the_direction_of_the_metric(fitted, monitor, best_of):
     fitted(f"{MEASURED} --checkpoint.monitor {monitor} --checkpoint.keep_last 4")
     values = {name: score["value"] for name, score in ranking()["scores"].items()}
     assert len(values) == 4  # one for each step
-    assert ranking()["mode"] == choose.__name__
-    assert ranking()["best"] == [choose(values, key=values.get)]
+    assert ranking()["mode"] == best_of.__name__
+    assert ranking()["best"] == [best_of(values, key=values.get)]
 
 
 class Score(Callback):
@@ -162,10 +163,10 @@ class Score(Callback):
             pl_module.log("val/score", float([1, 9, 0, 8][trainer.global_step - 1]))
 
 
-def test_a_value_of_unknown_direction_is_ranked_by_the_given_mode(tiny, enlarger, caplog):
+def test_a_value_of_unknown_direction_is_ranked_by_the_given_mode_or_max(tiny, enlarger, caplog):
     score = f"--trainer.callbacks+ {__name__}.Score --checkpoint.monitor val/score"
     enlarger(f"{FIT} {MEASURED} {score}")
-    assert ranking()["best"] == [name_of(2)]  # its score is 9: max is assumed
+    assert ranking()["best"] == [name_of(2)]  # its score is 9
     assert caplog.text.count("set checkpoint.mode to max or min") == 1
     caplog.clear()
     enlarger(f"{FIT} {MEASURED} {score} --checkpoint.mode min --run.overwrite true")
@@ -231,7 +232,7 @@ def test_a_validation_within_an_accumulation_is_not_ranked(tiny, enlarger, caplo
 
 
 def test_a_time_limit_waits_for_the_end_of_the_accumulation(tiny, enlarger, monkeypatch):
-    """The time is over in the first batch, and a step has three."""
+    """The time is over in the first batch; a step has three, so the run ends after one step."""
     validated = Mock()
     monkeypatch.setattr(PSNR, "on_validation_epoch_end", validated)
     time = "--trainer.accumulate_grad_batches 3 --trainer.max_time '{microseconds: 1}'"
@@ -243,7 +244,11 @@ def test_a_time_limit_waits_for_the_end_of_the_accumulation(tiny, enlarger, monk
 # ------------------------------------------------------------------------------- damage and kills
 
 
-@pytest.mark.parametrize("harm", [damage, lambda path: checksum_of(path).unlink()])
+def lose_checksum(path):
+    checksum_of(path).unlink()
+
+
+@pytest.mark.parametrize("harm", [damage, lose_checksum])
 def test_a_run_whose_newest_checkpoint_is_damaged_resumes_from_the_one_before(
     trained, fitted, enlarger, caplog, harm
 ):
@@ -278,24 +283,27 @@ def test_instead_of_a_damaged_best_checkpoint_the_newest_is_tested(trained, enla
     assert name_of(12) in (trained / "results.json").read_text()
 
 
-def test_what_a_killed_run_left_half_written_is_removed(trained, enlarger, caplog):
-    left = [
+def test_what_a_killed_run_left_half_written_is_removed_and_files_of_others_stay(
+    trained, enlarger, caplog
+):
+    """`hidden` is the name of a checkpoint until it is complete."""
+    half_written = [
         hidden(FOLDER / name_of(13)),
         hidden(FOLDER / name_of(1)),
         FOLDER / f".{uuid.uuid4().hex}.tmp",
     ]
-    for path in left:
+    of_others = [FOLDER / "step-x.ckpt", FOLDER / ".notes.tmp"]
+    for path in (*half_written, *of_others):
         path.write_bytes(b"half")
-    (FOLDER / f"{name_of(99)}.sha256").write_text(f"0  {name_of(99)}\n")
-    (FOLDER / "step-x.ckpt").write_text("not ours")
-    (FOLDER / ".notes.tmp").write_text("not ours")
+    # The checksum is written before its checkpoint gets its name.
+    checksum_of(FOLDER / name_of(99)).write_text(f"0  {name_of(99)}\n")
 
     enlarger(f"{FIT} --trainer.max_steps 13")
 
     assert steps()[0] == 13
     assert "DAMAGED" not in caplog.text
-    assert not any(path.exists() for path in left)
-    assert (FOLDER / ".notes.tmp").exists()
+    assert not any(path.exists() for path in half_written)
+    assert [path.read_bytes() for path in of_others] == [b"half", b"half"]
 
 
 FORK = multiprocessing.get_context("fork")  # without the seconds of an import
@@ -337,17 +345,17 @@ def test_a_process_killed_while_writing_leaves_its_last_checkpoint_complete(tmp_
 
 
 def test_a_kill_while_a_checkpoint_is_replaced_leaves_the_old_one_whole(tmp_path, monkeypatch):
-    """Until the rename, the file of checksums has those of both contents."""
+    """Until the rename, the checksum file has those of both contents."""
     path = tmp_path / name_of(1)
-    write_whole(path, lambda file: file.write(b"old") and None)
+    write_whole(path, lambda file: file.write(b"old"))
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", Mock(side_effect=OSError("killed")))
         with pytest.raises(OSError, match="killed"):
-            write_whole(path, lambda file: file.write(b"new") and None)
+            write_whole(path, lambda file: file.write(b"new"))
     assert is_whole(path)
 
-    write_whole(path, lambda file: file.write(b"newest") and None)
-    # Now that of the new content alone.
+    write_whole(path, lambda file: file.write(b"newest"))
+    # Now the checksum of the new content alone.
     assert checksum_of(path).read_text() == f"{file_hash(path)}  {path.name}\n"
     assert fingerprint(path) == file_hash(path)
 

@@ -12,7 +12,8 @@ from tests.conftest import REPO
 FIT = "fit --config tiny.yaml"
 
 
-def test_a_configuration_that_the_system_cannot_read_is_not_called_damaged(trained, refusal):
+def test_a_configuration_that_cannot_be_opened_is_refused_with_the_systems_reason(trained, refusal):
+    """It is not called damaged."""
     config = trained / "config.yaml"
     config.unlink()
     config.symlink_to(config.name)  # to itself
@@ -21,6 +22,8 @@ def test_a_configuration_that_the_system_cannot_read_is_not_called_damaged(train
 
 @pytest.mark.parametrize("has_output", [True, False])
 def test_a_broken_pipe_other_than_stdout_is_no_success(monkeypatch, has_output):
+    """A command whose stdout is closed, as by `head`, ends well; one that failed must not."""
+
     def write_to_another_pipe(words):
         raise BrokenPipeError
 

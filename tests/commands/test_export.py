@@ -50,30 +50,30 @@ def export_model(model, folder, **options):
 
 def test_exported_weights_are_those_of_the_checkpoint(trained, enlarger):
     enlarger("export", trained)
-    checkpoint = find_weights(str(trained), 2)
+    checkpoint = find_weights(str(trained), scale=2)
     expected = read_weights(checkpoint)
     exported = read_weights(OUT / "model.safetensors")
-    about = read_metadata(OUT / "model.safetensors")
+    metadata = read_metadata(OUT / "model.safetensors")
 
     assert {path.name for path in OUT.iterdir()} == {"config.yaml", "model.safetensors"}
-    assert find_weights(str(OUT), 2) == OUT / "model.safetensors"
+    assert find_weights(str(OUT), scale=2) == OUT / "model.safetensors"
     assert expected.name.endswith("(EMA)")
     assert exported.model == TRAINED_WITH
     torch.testing.assert_close(exported.tensors, expected.tensors, rtol=0, atol=0)
-    assert about["sha256"] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
-    assert about["weights"] == f"{checkpoint.name} (EMA)"
-    assert about["model"] == TRAINED_WITH
-    assert about["step"] == "5"  # the best checkpoint is that of the first epoch
-    assert about["scale"] == "2.0"
-    network = json.loads(about["init_args"])["network"]
+    assert metadata["sha256"] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    assert metadata["weights"] == f"{checkpoint.name} (EMA)"
+    assert metadata["model"] == TRAINED_WITH
+    assert metadata["step"] == "5"  # the best checkpoint is that of the first epoch
+    assert metadata["scale"] == "2.0"
+    network = json.loads(metadata["init_args"])["network"]
     assert network["init_args"]["channels"] == 8
 
 
 def test_export_refuses_a_folder_with_files_and_leaves_them(tmp_path):
     model = Regression(2.0, edsr)
     out = tmp_path / "out"
-    out.mkdir()
-    export_model(model, tmp_path)  # an empty folder counts as missing
+    out.mkdir()  # an empty folder counts as missing
+    export_model(model, tmp_path)
     (out / "config.yaml").write_text("old")
     with pytest.raises(ConfigurationError, match=r"out exists: remove it"):
         export_model(model, tmp_path)
@@ -94,6 +94,7 @@ def test_export_needs_no_gpus_images_or_place_of_the_training(trained, enlarger,
 
 
 def test_frozen_parts_are_exported_unless_they_have_a_source():
+    """A part whose weights were loaded from a `source` is loaded from it again."""
     space = KLSpace(small_kl())
     model = Diffusion(1.0, wrapped("image", in_channels=4, out_channels=4), space)
     of_space = {name for name in model.state_dict() if name.startswith("space.")}
@@ -155,12 +156,14 @@ def test_onnx_gives_the_same_images(network, tmp_path):
 
 
 @pytest.mark.parametrize("scale", [2, 4])
-@pytest.mark.parametrize("network", [RRDBNet, SRVGGNetCompact])
+@pytest.mark.parametrize(
+    ("network", "depth"), [(RRDBNet, {"blocks": 2}), (SRVGGNetCompact, {"convolutions": 2})]
+)
 @torch.no_grad()
-def test_spandrel_reads_an_exported_network(network, scale, tmp_path):
+def test_spandrel_reads_an_exported_network(network, depth, scale, tmp_path):
     spandrel = pytest.importorskip("spandrel", reason="needs the optional package spandrel")
     torch.manual_seed(0)
-    model = RealESRGAN(scale, network=lambda s: network(s, 8, 2))  # 8 channels
+    model = RealESRGAN(scale, network=lambda scale: network(scale, channels=8, **depth))
 
     out = export_model(model, tmp_path, community=True)
 

@@ -42,34 +42,36 @@ def assert_equal(state, expected):
 
 
 def test_fit_continues_a_run_as_if_it_had_not_stopped(tmp_path, monkeypatch):
-    """The model has the averages in the end."""
     photos = save_images(tmp_path / "photos")
     monkeypatch.chdir(tmp_path)
 
     def fit(steps, run):
         torch.manual_seed(0)
-        ema = EMA(0.5)
+        ema = EMA(decay=0.5)
         model = enlarger.fit(
             edsr(), data(photos), callbacks=[ema], max_steps=steps, run=run, **QUIET
         )
+        # In the end, the model has the averages.
         assert_equal(dict(model.module.named_parameters()), ema.state_dict()["weights"])
         return model.module.state_dict()
 
-    whole = fit(4, None)
-    fit(3, "x")
-    resumed = fit(4, "x")
-    fit(4, "x")  # which has nothing to do
+    uninterrupted = fit(steps=4, run=None)
+    fit(steps=3, run="x")
+    resumed = fit(steps=4, run="x")
+    with_nothing_to_do = fit(steps=4, run="x")
 
-    assert_equal(resumed, whole)
+    assert_equal(resumed, uninterrupted)
+    assert_equal(with_nothing_to_do, uninterrupted)
 
 
 def test_lightnings_trainer_takes_a_checkpoint_of_fit_which_has_the_trained_weights(
     tmp_path, monkeypatch
 ):
+    """What fit returns has their averages (EMA)."""
     photos = save_images(tmp_path / "photos")
     monkeypatch.chdir(tmp_path)
     fitted = enlarger.fit(
-        edsr(), data(photos), callbacks=[EMA(0.5)], max_steps=4, run="x", **QUIET
+        edsr(), data(photos), callbacks=[EMA(decay=0.5)], max_steps=4, run="x", **QUIET
     ).module.state_dict()
 
     path = newest_whole(tmp_path / "runs/x/checkpoints")
@@ -81,7 +83,6 @@ def test_lightnings_trainer_takes_a_checkpoint_of_fit_which_has_the_trained_weig
 
     assert path.name == "step-000000004.ckpt"
     assert_equal(model.state_dict(), weights)
-    # What fit returns has the averages, which are others.
     assert any(not torch.equal(value, weights[name]) for name, value in fitted.items())
 
 
@@ -91,7 +92,7 @@ def test_fit_goes_on_with_other_images_or_another_optimiser(tmp_path, caplog):
     hard = save_images(tmp_path / "hard", level=128)
 
     def fit(steps, val, lr=1e-3):
-        """Train; return the checkpoints that are ranked together with the newest."""
+        """Train; return the steps of the checkpoints that are ranked with the newest."""
         caplog.clear()
         model = edsr(optimizer=partial(torch.optim.Adam, lr=lr))
         settings = {"callbacks": [PSNR()], "max_steps": steps, **QUIET}
@@ -100,13 +101,13 @@ def test_fit_goes_on_with_other_images_or_another_optimiser(tmp_path, caplog):
         newest_set = scores[max(scores)]["measured"]
         return [int(name[5:14]) for name in scores if scores[name]["measured"] == newest_set]
 
-    assert fit(2, easy) == [2]
-    assert fit(4, easy) == [2, 4]
+    assert fit(steps=2, val=easy) == [2]
+    assert fit(steps=4, val=easy) == [2, 4]
     assert "goes on with" not in caplog.text
-    assert fit(6, hard, lr=1e-5) == [6]
+    assert fit(steps=6, val=hard, lr=1e-5) == [6]
     assert "the checkpoint's lr 0.001, not 1e-05" in caplog.text
     shutil.copy(easy / "easy0.png", hard / "hard0.png")  # another image of that name
-    assert fit(8, hard) == [8]
+    assert fit(steps=8, val=hard) == [8]
 
 
 def test_results_after_training_do_not_pass_for_those_of_the_file_it_began_with(

@@ -49,10 +49,10 @@ def references():
     return [noise(), noise()]
 
 
-def test_psnr_without_a_border_of_the_scale_is_that_of_its_definition(outputs, references):
+def test_psnr_is_that_of_its_definition_without_a_border_as_wide_as_the_scale(outputs, references):
     rgb = PSNR(color="rgb", label="rgb")
     found = enlarger.measure(outputs, references, ["psnr", rgb], scale=2)
-    first = psnr(outputs[0][2:-2, 2:-2], references[0][2:-2, 2:-2])  # the border is the scale
+    first = psnr(outputs[0][2:-2, 2:-2], references[0][2:-2, 2:-2])
     assert found["rgb"]["images"].keys() == {"000000", "000001"}
     assert found["rgb"]["images"]["000000"] == pytest.approx(first, rel=1e-5)
     assert found["psnr"]["n"] == 2
@@ -62,10 +62,10 @@ def test_psnr_without_a_border_of_the_scale_is_that_of_its_definition(outputs, r
 @pytest.mark.parametrize(
     ("outputs", "references", "metrics", "message"),
     [
-        ([RGB], [RGB], ["pnsr"], "no metric 'pnsr'; did you mean 'psnr'"),
-        ({"a": RGB}, {"b": RGB}, ["psnr"], "differ in 2 names, such as a"),
-        ([RGB[:9]], [RGB], ["psnr"], "expected equal sizes"),
-        ([RGB], [RGB], ["lr_consistency"], "has no `lr` to compare"),
+        pytest.param([RGB], [RGB], ["pnsr"], "no metric 'pnsr'; did you mean 'psnr'", id="typo"),
+        pytest.param({"a": RGB}, {"b": RGB}, ["psnr"], "differ in 2 names, such as a", id="names"),
+        pytest.param([RGB[:9]], [RGB], ["psnr"], "expected equal sizes", id="sizes"),
+        pytest.param([RGB], [RGB], ["lr_consistency"], "has no `lr` to compare", id="no LR"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(outputs, references, metrics, message):
@@ -74,7 +74,8 @@ def test_what_cannot_be_measured_is_refused(outputs, references, metrics, messag
 
 
 def test_equal_sizes_are_measured_whole_and_a_larger_reference_is_cut():
-    hr = noise(23, 19)  # which the scale does not divide
+    """Of a reference whose sides the scale does not divide; the protocol says which it was."""
+    hr = noise(height=23, width=19)
     lr = enlarger.degrade(hr, "bicubic", scale=2)
     bicubic = enlarger.Enlarger(Bicubic(2), "cpu")
     whole = bicubic.enlarge(lr, size=(23, 19))
@@ -90,28 +91,30 @@ def test_equal_sizes_are_measured_whole_and_a_larger_reference_is_cut():
 
 
 def test_files_of_16_bits_and_floats_are_rounded_to_8_bits_if_the_protocol_says_so(tmp_path):
-    """The error is a third of a level of 8 bits, which is 257 of 16 bits: rounding changes it."""
-    hr = DRAWS.integers(90, 65446, (24, 20, 3)).astype(np.uint16)
-    sr = (hr + DRAWS.integers(-90, 90, hr.shape)).astype(np.uint16)
-    expected = psnr(sr, hr, peak=65535)
+    """The error is up to a third of a level of 8 bits, 257 of 16 bits: rounding changes it."""
+    third = 257 // 3  # of a level
+    white = 65535
+    hr = DRAWS.integers(third, white - third, (24, 20, 3)).astype(np.uint16)
+    sr = (hr + DRAWS.integers(-third, third, hr.shape)).astype(np.uint16)
+    expected = psnr(sr, hr, peak=white)
     save(tmp_path / "sr", [sr])
     save(tmp_path / "hr", [hr])
     exact = PSNR(color="rgb", border=0, round_8bit=False)
     rounded = PSNR(color="rgb", border=0)
     of_files = enlarger.measure(tmp_path / "sr", tmp_path / "hr", [exact])
-    of_floats = enlarger.measure([sr / 65535], [hr / 65535], [exact])
+    of_floats = enlarger.measure([sr / white], [hr / white], [exact])
     of_8_bits = enlarger.measure(tmp_path / "sr", tmp_path / "hr", [rounded])
     assert of_files["psnr"]["value"] == pytest.approx(expected, rel=1e-4)
     assert of_floats["psnr"]["value"] == pytest.approx(expected, rel=1e-4)
     assert abs(of_8_bits["psnr"]["value"] - expected) > 1  # dB
 
 
-def test_pillow_images_are_measured_in_srgb_as_files_are(tmp_path):
+def test_pillow_images_are_converted_to_srgb_by_their_profile_as_files_are(tmp_path):
     path = tmp_path / "a.png"
     Image.fromarray(RGB).save(path, icc_profile=rgb_profile())
     of_image = enlarger.measure([Image.open(path)], [path], ["psnr"])["psnr"]
     of_levels = enlarger.measure([RGB], [path], ["psnr"])["psnr"]
-    assert np.isinf(of_image["value"])  # equal: both are converted by the profile
+    assert np.isinf(of_image["value"])  # the two are equal
     assert np.isfinite(of_levels["value"])  # an array has no profile
 
 
@@ -148,20 +151,20 @@ def test_an_infinite_number_is_written_as_text(tmp_path):
 
 
 def test_compare_of_folders_is_by_the_numbers_of_measure(tmp_path, capsys, monkeypatch):
-    """Also where the files have other formats: one is a BMP."""
+    """Also of files of different formats: one is a BMP."""
     monkeypatch.chdir(tmp_path)
-    hr = [noise(10, 12).repeat(3, 0) for _ in range(6)]
+    hr = [noise().repeat(3, axis=0) for _ in range(6)]
     save("hr", hr)
-    save("sharp", [image // 8 * 8 for image in hr])  # off by up to 7 levels
-    save("soft", [image // 32 * 32 for image in hr])  # by up to 31
-    Image.open("soft/a.png").save("soft/a.bmp")
-    Path("soft/a.png").unlink()
+    save("fine", [image // 8 * 8 for image in hr])  # off by up to 7 levels
+    save("coarse", [image // 32 * 32 for image in hr])  # by up to 31
+    Image.open("coarse/a.png").save("coarse/a.bmp")
+    Path("coarse/a.png").unlink()
 
-    assert compare.main(["sharp", "soft", "--reference", "hr", "--scale", "2"]) == 0
+    assert compare.main(["fine", "coarse", "--reference", "hr", "--scale", "2"]) == 0
 
-    of_sharp = enlarger.measure("sharp", "hr", scale=2)["psnr"]["images"]
-    of_soft = enlarger.measure("soft", "hr", scale=2)["psnr"]["images"]
-    differences = np.array([of_sharp[name] - of_soft[name] for name in of_sharp])
+    of_fine = enlarger.measure("fine", "hr", scale=2)["psnr"]["images"]
+    of_coarse = enlarger.measure("coarse", "hr", scale=2)["psnr"]["images"]
+    differences = np.array([of_fine[name] - of_coarse[name] for name in of_fine])
     low, high = mean_interval(differences)
     printed = capsys.readouterr().out
     assert f"{differences.mean():+.4f}" in printed

@@ -30,7 +30,7 @@ def test_a_network_has_the_defaults_of_its_program(row):
     network = migration.config["model.init_args.network"]["init_args"]
     assert network["architecture"] == row["architecture"]
     assert network["arguments"].items() >= row["with"].items()
-    # These are not arguments of the classes of Spandrel that the rows have.
+    # What a row of the table gives, and no class of Spandrel takes.
     assert not {"unshuffle_mod", "fast", "img_range"} & network["arguments"].keys()
 
 
@@ -47,7 +47,7 @@ def test_a_degradation_has_the_defaults_of_its_program():
     assert key not in Migration({**options, "model_type": "SRModel"}).config
 
 
-# What the authors' classes have no working default of.
+# Arguments without which the authors' classes fail.
 WINDOWS = {"upsampler": "pixelshuffle", "window_size": 8}
 NEEDED = {"ATD": WINDOWS, "DRCT": WINDOWS, "swinir": WINDOWS, "SAFMN": {"dim": 36}}
 

@@ -61,35 +61,34 @@ def test_images_of_any_size_are_enlarged_to_one_size(folder, enlarger):
 
 @pytest.mark.parametrize("scale", [1.5, 3])
 def test_a_run_of_scale_2_enlarges_by_any_factor(trained, enlarger, scale):
-    """From its folder, its configuration or a checkpoint: the network has one factor, 2."""
+    """Its network has the factor 2. The run is named by its folder, configuration or checkpoint."""
     photo((20, 12)).save("a.png")
     checkpoint, _ = best_or_newest(trained / "checkpoints")
-    images = []
-    for model in (f"--model {trained}", "--config tiny.yaml", f"--model {checkpoint}"):
-        out = f"out{len(images)}"
-        options = f"--data.predict a.png --data.scale {scale} --writer.folder {out}"
-        enlarger(f"predict {model} {options}")
-        images.append(pixels(Path(out, "a.png")))
-    assert images[0].shape == (round(12 * scale), round(20 * scale), 3)
-    assert np.array_equal(images[0], images[1])
-    assert np.array_equal(images[0], images[2])
+    options = f"--data.predict a.png --data.scale {scale} --writer.folder"
+    enlarger(f"predict --model {trained} {options} by_folder")
+    enlarger(f"predict --config tiny.yaml {options} by_configuration")
+    enlarger(f"predict --model {checkpoint} {options} by_checkpoint")
+    image = pixels("by_folder/a.png")
+    assert image.shape == (round(12 * scale), round(20 * scale), 3)
+    assert np.array_equal(pixels("by_configuration/a.png"), image)
+    assert np.array_equal(pixels("by_checkpoint/a.png"), image)
 
 
 def test_predict_without_a_configuration_enlarges_by_the_default_model(
     tmp_path, enlarger, monkeypatch
 ):
-    """By the default model, of factor 4, by other factors too, and mixed with bicubic."""
+    """Its factor is 4; it enlarges by other factors, too, and mixed with bicubic."""
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (8, 6), "red").save("a.png")
+    # As the default model, but with random weights.
     torch.save({"params": SRVGGNetCompact(4, convolutions=32).state_dict()}, "general.pth")
-    # As the default, but with random weights.
     command = "predict --data.predict a.png --model.weights general.pth"
     enlarger(command)
     enlarger(f"{command} --data.scale 8 --writer.folder double")
     enlarger(f"{command} --data.scale 2 --writer.strength 0 --writer.folder half")
     assert pixels(f"runs/{DEFAULT}/predict/a.png").shape == (24, 32, 3)
     assert pixels("double/a.png").shape == (48, 64, 3)
-    # Of strength 0: bicubic alone, by which red stays red.
+    # A strength of 0 is bicubic alone, by which red stays red.
     assert np.array_equal(pixels("half/a.png"), np.full((12, 16, 3), (255, 0, 0)))
 
 
@@ -115,7 +114,7 @@ def test_outputs_among_the_inputs_are_not_enlarged(folder, enlarger, caplog, pla
     assert len(outputs("in")) == 6  # and a new input with its output
 
 
-def test_a_name_that_is_no_utf8_is_read_and_known_the_next_time(folder, enlarger, caplog):
+def test_a_file_whose_name_is_no_utf8_is_enlarged_once(folder, enlarger, caplog):
     name = os.fsdecode(b"\xff")  # as from an old archive
     Path("odd", name).mkdir(parents=True)
     photo().save(Path("odd", name, f"{name}.png"))
@@ -129,6 +128,7 @@ def test_a_name_that_is_no_utf8_is_read_and_known_the_next_time(folder, enlarger
 
 @pytest.mark.parametrize("given", ["odd", "odd/*.png", "[odd/pipe.png, odd/a.png]"])
 def test_a_pipe_a_device_and_a_broken_link_are_named_and_left_out(folder, enlarger, caplog, given):
+    """Reading the pipe or /dev/zero would not end."""
     Path("odd").mkdir()
     photo().save("odd/a.png")
     os.mkfifo("odd/pipe.png")
@@ -195,7 +195,7 @@ def test_predict_killed_at_any_moment_leaves_no_partial_file_and_goes_on(tiny, e
     assert f"{len(names) - len(done)} written, {len(done)} skipped" in caplog.text
     assert sorted(path.name for path in Path("out").glob("*.png")) == names
     assert set(predicted()) == set(names)
-    # Only those that were under way have two lines: two threads, and what had not yet an image.
+    # Only those that were under way, one in each of two threads, may have two lines.
     assert len(predicted()) <= len(names) + 2
 
 

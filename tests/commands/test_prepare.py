@@ -39,15 +39,16 @@ def test_images_become_squares_of_the_side_of_a_recipe(tmp_path):
 
 def test_hr_and_lr_of_a_pair_are_told_apart_by_their_names(tmp_path):
     (tmp_path / "image_SRF_2").mkdir()
-    for name in ("a_SRF_2_HR", "a_SRF_2_LR", "a_SRF_2_A+"):  # the output of A+ is no part of a pair
-        Image.new("RGB", (8, 6)).save(tmp_path / f"image_SRF_2/{name}.png")
-    _prepare(tmp_path, tmp_path / "out", RECIPES["set5/x2"] | {"count": 2})
-    assert (tmp_path / "out/hr/a.png").is_file()
-    assert (tmp_path / "out/lr/a.png").is_file()
+    for method, size in {"HR": (8, 6), "LR": (4, 3), "A+": (8, 6)}.items():  # A+ made an output
+        Image.new("RGB", size).save(tmp_path / f"image_SRF_2/a_SRF_2_{method}.png")
+    files = {"count": 2}  # in place of those of five pairs
+    _prepare(tmp_path, tmp_path / "out", RECIPES["set5/x2"] | files)
+    assert size_of(tmp_path / "out/hr/a.png") == (8, 6)
+    assert size_of(tmp_path / "out/lr/a.png") == (4, 3)
 
 
 def test_pairs_are_made_by_the_degradation_of_a_recipe(tmp_path):
     Image.new("RGB", (90, 60), (200, 100, 50)).save(tmp_path / "0801.png")
     _prepare(tmp_path, tmp_path / "out", RECIPES["div2k_1024"] | {"count": 1, "side": 64})
     assert size_of(tmp_path / "out/hr/0801.png") == (64, 64)
-    assert size_of(tmp_path / "out/lr/0801.png") == (16, 16)  # 64 / 4
+    assert size_of(tmp_path / "out/lr/0801.png") == (16, 16)  # at the recipe's scale, 4

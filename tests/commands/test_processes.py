@@ -45,7 +45,7 @@ def world_of(monkeypatch, variables, devices="auto", num_nodes=1, strategy="auto
 
 
 @pytest.mark.usefixtures("no_launcher")
-@pytest.mark.parametrize("row", TABLE["runs"])
+@pytest.mark.parametrize("row", TABLE["runs"].values(), ids=TABLE["runs"])
 def test_launcher_and_trainer_agree_on_one_run(monkeypatch, row):
     world = world_of(monkeypatch, row["variables"], **row.get("trainer", {}))
     for key in ("rank", "size", "devices", "num_nodes", "strategy"):
@@ -68,12 +68,15 @@ def test_a_variable_that_is_no_number_is_named_before_lightning_reads_it(refusal
     assert "WORLD_SIZE is 'x'" in refusal("fit --help all")
 
 
+def test_one_process_and_a_strategy_that_is_an_object_are_left_alone():
+    strategy = DDPStrategy()
+    assert own_strategy("auto", "auto", processes=1) == "auto"
+    assert own_strategy(strategy, "auto", processes=2) is strategy
+
+
 @pytest.mark.parametrize("gpu", [False, True])
 def test_named_strategies_have_our_time_limit_and_a_backend_for_each_device(monkeypatch, gpu):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    assert own_strategy("auto", "auto", processes=1) == "auto"
-    users = DDPStrategy()
-    assert own_strategy(users, "auto", processes=2) is users  # an object, not a name
     for name, accelerator in itertools.product((*DDP, "auto", "fsdp"), ("auto", "gpu", "cpu")):
         strategy = own_strategy(name, accelerator, processes=2)
         assert isinstance(strategy, FullySharded if name == "fsdp" else DDPStrategy)
@@ -93,7 +96,7 @@ def config_of(batch_size):
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
-        ("python", "3.99.0", "Python: 3.99.0 there"),
+        ("python", "3.99.0", "Python: 3.99.0 there"),  # "there": on rank 2
         ("code", "0" * 16, "Enlarger's code: 0000000000000000 there"),
         ("plugins", "0" * 16, "the code of your own classes"),
         ("libraries", {**versions(), "torch": "1.0"}, "torch is 1.0 there"),
@@ -106,7 +109,7 @@ def test_a_difference_is_named_with_process_and_value(key, value, expected):
     (difference,) = differences([("a", facts), ("b", facts), ("c", {**facts, key: value})])
     assert difference.startswith("rank 2 (on c) differs in ")
     assert expected in difference
-    assert "seed" not in difference
+    assert "seed" not in difference  # it is equal
 
 
 def test_the_code_of_ours_and_of_a_user_is_told_apart_by_its_bytes(tmp_path, monkeypatch):
@@ -136,16 +139,16 @@ def test_the_code_of_ours_and_of_a_user_is_told_apart_by_its_bytes(tmp_path, mon
 
 def test_a_checkpoint_must_be_the_one_that_the_first_process_sees(tmp_path):
     path = tmp_path / "step-000000003.ckpt"
-    write_whole(path, lambda file: file.write(b"content") and None)
+    write_whole(path, lambda file: file.write(b"content"))
     digest = fingerprint(path)
     assert digest == hashlib.sha256(b"content").hexdigest()
-    wait_for(path, digest, 0.0)
+    wait_for(path, digest, patience=0.0)
     path.write_bytes(b"Content")
     with pytest.raises(ConfigurationError, match="its content differs"):
-        wait_for(path, digest, 0.0)
+        wait_for(path, digest, patience=0.0)
     path.unlink()
     with pytest.raises(ConfigurationError, match="there is no such file"):
-        wait_for(path, digest, 0.0)
+        wait_for(path, digest, patience=0.0)
 
 
 # ------------------------------------------------------------------------------- how they end
@@ -187,7 +190,7 @@ def new_store():
 
 def test_a_failure_of_one_process_ends_the_others_with_its_status(store):
     first, second, third = (Process(store, rank) for rank in range(3))
-    assert second.fail(ValueError("no such key"), 2) is None
+    assert second.fail(ValueError("no such key"), status=2) is None
     assert first.ended.wait(PATIENCE)
     assert third.ended.wait(PATIENCE)
     assert first.status == 2
@@ -198,26 +201,26 @@ def test_a_failure_of_one_process_ends_the_others_with_its_status(store):
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (GLOO, "stopped: no such key"),
-        (FailedElsewhereError("no such key"), "says why"),
-        (ValueError("no such key"), "says why"),  # the same mistake, met by both
+        pytest.param(GLOO, "stopped: no such key", id="a lost connection"),
+        pytest.param(FailedElsewhereError("no such key"), "says why", id="told by the other"),
+        pytest.param(ValueError("no such key"), "says why", id="the same mistake"),
     ],
 )
 def test_an_error_after_a_failure_elsewhere_takes_its_status(store, error, words):
     """A job that ends with a configuration error must not be started again."""
-    first = Process(store, 0)
-    second = Process(store, 1)
-    second.fail(ValueError("no such key"), 2)
-    reason = first.fail(error, 1)
+    first = Process(store, rank=0)
+    second = Process(store, rank=1)
+    second.fail(ValueError("no such key"), status=2)
+    reason = first.fail(error, status=1)
     assert isinstance(reason, TemporaryError)
     assert reason.status == 2
     assert words in str(reason)
 
 
 def test_a_lost_connection_without_a_reason_is_temporary(store):
-    reason = Process(store, 0).fail(GLOO, 1)
+    reason = Process(store, rank=0).fail(GLOO, status=1)
     assert isinstance(reason, TemporaryError)
-    assert LOST == 75  # EX_TEMPFAIL
+    assert LOST == 75  # EX_TEMPFAIL of sysexits.h: a scheduler may try again
     assert reason.status == LOST
     assert "lost (Read error [10.77.0.2]:59033: Connection reset by peer.)" in str(reason)
 
@@ -226,8 +229,8 @@ def test_an_error_whose_path_contains_gloo_is_no_lost_connection():
     assert not is_broken_link(RuntimeError("/data/igloo/1.png cannot be read"))
 
 
-def test_a_process_that_lightning_started_ends_after_the_first_one(monkeypatch):
-    """The first one takes up to 2.5 s; then its launcher's thread may kill it."""
+def test_a_process_that_lightning_started_waits_for_the_first_one_to_end(monkeypatch):
+    """The first one takes up to 2.5 s; the launcher's thread kills it when another one ends."""
     assert seconds_after_launcher() == 0  # Lightning has not started this one
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert seconds_after_launcher() > 2.5
@@ -235,7 +238,7 @@ def test_a_process_that_lightning_started_ends_after_the_first_one(monkeypatch):
 
 def test_a_store_that_is_gone_ends_a_process(store):
     server = new_store()
-    process = Process(server, 1)
+    process = Process(server, rank=1)
     del server
     assert process.ended.wait(PATIENCE)
     assert process.status == LOST

@@ -129,7 +129,7 @@ def test_a_run_resumed_after_sigkill_equals_an_uninterrupted_one(tiny):
 
 @pytest.mark.parametrize("hook", ["validation", pytest.param("epoch_end", marks=pytest.mark.slow)])
 def test_early_stopping_counts_an_epoch_whose_end_was_interrupted(tiny, enlarger, hook):
-    """Early stopping sees the epochs of 5 steps: nothing is better at the end of the second."""
+    """Patience ends after the second epoch of 5 steps: with `min_delta`, nothing is ever better."""
     early = """'{class_path: lightning.pytorch.callbacks.EarlyStopping,
         init_args: {monitor: val/psnr, mode: max, min_delta: 99, patience: 1}}'"""
     command = f"{FIT} --trainer.callbacks callbacks.PSNR --trainer.callbacks+ {early} {INTERRUPTED}"
@@ -138,12 +138,14 @@ def test_early_stopping_counts_an_epoch_whose_end_was_interrupted(tiny, enlarger
     with pytest.raises(RuntimeError, match="interrupted"):
         enlarger(command)
     enlarger(command)
-    assert newest("tiny")["global_step"] == 10  # not 12
+    assert newest("tiny")["global_step"] == 10  # not 12, the max_steps of tiny.yaml
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", [4, 7])
-def test_a_metric_that_is_read_at_the_end_of_an_epoch_is_kept_by_a_resume(tiny, enlarger, first):
+@pytest.mark.parametrize("stopped_after", [4, 7])
+def test_a_metric_that_is_read_at_the_end_of_an_epoch_is_kept_by_a_resume(
+    tiny, enlarger, stopped_after
+):
     """Validated every 3 steps; early stopping and the schedule read it after epochs of 5."""
     plateau = """'{class_path: lightning.pytorch.cli.ReduceLROnPlateau,
         init_args: {monitor: val/psnr, mode: max, threshold: 99, patience: 0}}'"""
@@ -154,7 +156,7 @@ def test_a_metric_that_is_read_at_the_end_of_an_epoch_is_kept_by_a_resume(tiny, 
     command = f"{FIT} {every} {callbacks} --model.lr_scheduler {plateau} --run.name"
 
     enlarger(f"{command} whole")
-    enlarger(f"{command} halves --trainer.max_steps {first}")
+    enlarger(f"{command} halves --trainer.max_steps {stopped_after}")
     enlarger(f"{command} halves")
 
     assert_same("halves", "whole")
@@ -162,14 +164,14 @@ def test_a_metric_that_is_read_at_the_end_of_an_epoch_is_kept_by_a_resume(tiny, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", [6, 7])
-def test_a_schedule_of_accumulation_is_resumed(tiny, enlarger, first):
+@pytest.mark.parametrize("stopped_after", [6, 7])
+def test_a_schedule_of_accumulation_is_resumed(tiny, enlarger, stopped_after):
     """5 steps in the first epoch, then 3, of 2, 2 and 1 batches."""
     schedule = """'{class_path: lightning.pytorch.callbacks.GradientAccumulationScheduler,
         init_args: {scheduling: {0: 1, 1: 2}}}'"""
     command = f"{FIT} --trainer.callbacks+ {schedule} --run.name"
     enlarger(f"{command} whole")
-    enlarger(f"{command} halves --trainer.max_steps {first}")
+    enlarger(f"{command} halves --trainer.max_steps {stopped_after}")
     enlarger(f"{command} halves")
     assert_same("halves", "whole")
 
@@ -187,15 +189,15 @@ class Unfreezes(BaseFinetuning):
             optimizer.param_groups[-1]["lr"] *= 1.5
 
 
-@pytest.mark.parametrize("step", [5, pytest.param(8, marks=pytest.mark.slow), 10])
-def test_what_a_callback_unfroze_is_trained_after_a_resume(tiny, enlarger, step):
-    """Epochs have five steps; the end of one is resumed before the callback begins the next."""
+@pytest.mark.parametrize("resumed_from", [5, pytest.param(8, marks=pytest.mark.slow), 10])
+def test_what_a_callback_unfroze_is_trained_after_a_resume(tiny, enlarger, resumed_from):
+    """Epochs have five steps; after 5 and 10, the callback has not yet begun the next epoch."""
     keep = "--checkpoint.every_n_steps 1 --checkpoint.keep_last 12"
     command = f"{FIT} --trainer.callbacks+ {__name__}.Unfreezes {keep} --run.name"
     enlarger(f"{command} whole")
     shutil.copytree("runs/whole", "runs/stopped")
     for path in Path("runs/stopped/checkpoints").glob("step-*"):
-        if int(path.name[5:14]) > step:
+        if int(path.name[5:14]) > resumed_from:
             path.unlink()
 
     enlarger(f"{command} stopped")
@@ -255,7 +257,7 @@ class Lightning(Regression):
 
 
 def test_a_method_in_lightnings_style_is_resumed(tiny, enlarger, caplog):
-    """Its summary runs the example, and its checkpoint holds the plain hyperparameters alone."""
+    """With an example for the summary, hyperparameters, an own optimiser, and a part in `eval`."""
     model = f"--model {__name__}.Lightning --trainer.enable_model_summary true"
     for steps in (4, 8):
         options = f"--trainer.max_steps {steps} --run.change true --trainer.logger true"
@@ -276,6 +278,6 @@ def test_a_resume_allows_moved_images_and_refuses_changed_ones(
     fitted("--trainer.max_steps 2")
     shutil.copytree(photo_folder, "moved")
     enlarger(f"{FIT} --data.train.root moved --trainer.max_steps 3")
-    shutil.copy("moved/1.png", "moved/0.png")
+    shutil.copy("moved/1.png", "moved/0.png")  # another image of that name
     sentence = refusal(f"{FIT} --data.train.root moved --trainer.max_steps 4")
     assert "the hash of some files of data.train was" in sentence

@@ -105,7 +105,7 @@ def set_keys(config, values):
         group[name] = value
 
 
-@pytest.mark.parametrize("row", CHANGES["rows"])
+@pytest.mark.parametrize("row", CHANGES["rows"], ids=lambda row: " ".join(row["after"]))
 def test_a_change_is_refused_where_it_matters_or_would_have_no_effect(trained, config, row):
     set_keys(config, row["before"])
     write_config(trained, config)
@@ -117,9 +117,11 @@ def test_a_change_is_refused_where_it_matters_or_would_have_no_effect(trained, c
     assert row.get("words", "") in sentence
 
 
-@pytest.mark.parametrize("content", [b"- a\n", b"a: [1", b"\xff\xfe\x00"])
+@pytest.mark.parametrize(
+    "content", [b"- a\n", b"a: [1", b"\xff\xfe\x00"], ids=["a list", "cut off", "binary"]
+)
 def test_a_damaged_configuration_is_not_compared(trained, content):
-    """Compared with an empty one, all keys would be changed."""
+    """If it counted as empty, all keys would be changed."""
     run = RunDirectory(trained)
     run.config_file.write_bytes(content)
     with pytest.raises(ConfigurationError, match="is damaged: restore it, or"):
@@ -138,7 +140,7 @@ def test_a_run_whose_configuration_has_keys_of_an_earlier_version_goes_on(traine
     file = trained / "config.yaml"
     earlier = "run:\n  lost_after_seconds: 60.0\n  preflight_minutes: 10.0\n"
     file.write_text(file.read_text().replace("run:\n", earlier))
-    enlarger(f"{FIT} --trainer.max_steps 13")
+    enlarger(f"{FIT} --trainer.max_steps 13")  # which writes the file without them
     file.write_text(file.read_text().replace("run:\n", earlier))
     enlarger(f"fit --config {file} --trainer.max_steps 14")
     assert newest("tiny")["global_step"] == 14
@@ -196,6 +198,7 @@ def test_a_run_that_begins_from_a_checkpoint_keeps_its_optimiser_and_learning_ra
         ([1, 2], "bad.ckpt holds a list"),
         ({"params": {"a": torch.ones(1)}}, "no checkpoint of fit: for weights alone, use --model"),
     ],
+    ids=["code", "a list", "weights alone"],
 )
 def test_fit_refuses_to_begin_from_a_file_that_is_no_checkpoint(tiny, refusal, content, expected):
     torch.save(content, "bad.ckpt")
@@ -249,8 +252,8 @@ def test_a_second_fit_of_a_run_is_refused(trained, enlarger, impatient, capsys, 
 def hold(run, end):
     """Hold a run's lock, with a child that leaves it and lives until it is asked to end."""
     with alone_in(run, PATIENCE):
-        child = os.fork() == 0
-        if not child:
+        is_child = os.fork() == 0
+        if not is_child:
             signal.pause()
     end.send("held, and the child is out")
     end.poll(60)
@@ -354,13 +357,14 @@ def test_a_run_stands_for_its_best_checkpoint_or_else_its_newest(tmp_path):
     two = folder / "step-000000002.ckpt"
     for path in (one, two):
         write_whole(path, lambda file: torch.save({}, file))
-    assert find_weights(str(tmp_path / "run"), 2) == two  # of scale 2; no best is known
+    assert find_weights(str(tmp_path / "run"), scale=2) == two  # no best is known
     best = {"monitor": "val/psnr", "best": [one.name], "scores": {one.name: 30.0}}
     (folder / "best.json").write_text(json.dumps(best))
-    assert find_weights(str(tmp_path / "run"), 2) == one
+    assert find_weights(str(tmp_path / "run"), scale=2) == one
 
 
 def test_if_fit_deletes_the_chosen_checkpoint_another_one_is_loaded(trained):
+    """As `fit` may, in another process, between the choice and the loading."""
     run = RunDirectory(trained)
     choice = choose_weights(run, None, None)
     model = Regression(2, EDSR(2, blocks=1, channels=8, global_skip=True))

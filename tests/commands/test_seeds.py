@@ -51,13 +51,13 @@ def images(run="noisy", metric="psnr"):
 
 @pytest.mark.parametrize("verb", quick(["test", "validate"], "test"))
 def test_each_of_several_seeds_gives_the_values_of_a_run_with_that_seed_alone(tiny, enlarger, verb):
+    """The seeds differ in the method's noise, not in its inputs, which are noisy, too."""
     enlarger(f"{verb} {NOISY} --run.seeds 3 --seed_everything 5")
     together = images()
     assert list(together) == [5, 6, 7]
     for seed in (5, 7):
         enlarger(f"{verb} {NOISY} --seed_everything {seed} --run.name alone{seed}")
         assert images(f"alone{seed}") == {seed: together[seed]}
-        # The noise of the method differs, not its inputs.
         assert images(f"alone{seed}", "input")[seed] == images(metric="input")[5]
     # No two seeds have the same values.
     assert len({tuple(values.values()) for values in together.values()}) == 3

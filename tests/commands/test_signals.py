@@ -81,6 +81,7 @@ def ranking(run):
 
 
 def test_a_validation_is_left_at_once_and_what_it_measured_is_not_ranked(tiny, enlarger):
+    """Each has two images; the signal comes after the first one of that after step 4."""
     send(enlarger, TERM, "--trainer.val_check_interval 2", at="validated", batch=4)
     assert Send.images == 2 + 2 + 1  # the sanity check's, the first validation's, and one
     assert set(ranking("tiny")["scores"]) == {"step-000000002.ckpt"}
@@ -118,7 +119,7 @@ def test_predict_stops_within_an_image_and_goes_on(trained, enlarger, photo_fold
     with pytest.raises(SystemExit) as stopped:
         enlarger(f"{predict} {callback(WithinSecondImage)}")
     assert stopped.value.code == 143  # 128 + SIGTERM
-    # The list of predictions, and the first image.
+    # predictions.jsonl, and the first image.
     assert sorted(path.suffix for path in Path("out").iterdir()) == [".jsonl", ".png"]
     enlarger(predict)
     assert "9 written, 1 skipped" in caplog.text  # of 10

@@ -35,16 +35,16 @@ def error_of_worker(seconds):
 
 
 def test_an_error_of_ours_from_a_worker_is_said_without_its_traceback():
-    error = error_of_worker(0)
+    error = error_of_worker(seconds=0)
     assert "Original Traceback" in str(error)
     assert sentence_of(error) == "data.init_args.scale is 0; it must be a number of at least 1"
     assert status_of(error) == 2
 
 
-def test_a_worker_that_hangs_ends_the_wait(monkeypatch):
+def test_a_worker_that_hangs_longer_than_the_limit_is_an_error(monkeypatch):
     monkeypatch.setattr(WAITS, "limit", 0.5)
-    # The worker takes 3 s.
-    assert sentence_of(error_of_worker(3)) == "DataLoader timed out after 0.5 seconds"
+    error = error_of_worker(seconds=3)
+    assert sentence_of(error) == "DataLoader timed out after 0.5 seconds"
 
 
 def test_a_file_that_the_system_refuses_is_named():
@@ -55,7 +55,7 @@ def test_a_file_that_the_system_refuses_is_named():
 
 def test_an_error_that_may_be_a_bug_has_no_sentence():
     with pytest.raises(MemoryError) as raised:
-        np.empty(1 << 55)  # 256 PiB
+        np.empty(1 << 55)  # 256 PiB: no machine has them
     assert sentence_of(raised.value) is None
     assert status_of(raised.value) == 1
 

@@ -27,7 +27,7 @@ init_args: {samples: 1, urls: "pipe:touch RAN; cat /dev/null", allow_pipes: true
 
 @pytest.fixture
 def evil(tiny, bicubic):
-    """The working directory of a user who has got an image that is a configuration."""
+    """A working directory with an image that is a configuration, whose commands must not run."""
     Path("a.jpg").write_text(STREAM)
     Path("pipe:touch RAN;.tar").touch()
     yield tiny
@@ -127,6 +127,7 @@ def folder(tiny, photo_folder):
 def test_no_script_in_the_working_directory_is_imported_for_a_library(
     folder, tmp_path_factory, command
 ):
+    """Each module that the command looks for has a script of its name there that notes its run."""
     site = tmp_path_factory.mktemp("site")
     ran = folder / "RAN"
     (site / "sitecustomize.py").write_text(TRACER.format(folder=str(folder), ran=str(ran)))
@@ -148,7 +149,7 @@ def test_a_neighbour_is_found_by_a_users_module_alone(folder, monkeypatch):
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module("blocks")  # by this test, as by a library
     assert find_spec("blocks") is None
-    import_own("mine")
+    import_own("mine")  # which imports blocks
     assert sys.modules["blocks"].half(2) == 1
 
 
@@ -164,11 +165,11 @@ PREDICT = """predict --config tiny.yaml --model lightning_modules.Bicubic --run.
 
 
 @pytest.mark.parametrize("name", [*FIXED, "out/predictions.jsonl"])
-@pytest.mark.parametrize("text", ["\x00", None])  # None: what another program may write
-def test_every_writer_refuses_a_foreign_file(tmp_path, name, text):
+@pytest.mark.parametrize("is_text", [False, True])
+def test_no_file_of_another_program_is_replaced_or_removed(tmp_path, name, is_text):
     path = tmp_path / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = text or FOREIGN[path.suffix]
+    content = FOREIGN[path.suffix] if is_text else "\x00"
     path.write_text(content)
     with pytest.raises(NotOursError, match="Enlarger did not write it"):
         write_whole(path, "ours")

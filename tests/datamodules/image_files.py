@@ -78,7 +78,7 @@ def _packed(samples: np.ndarray, depth: int) -> bytes:
 
 
 def png(
-    samples: np.ndarray, depth: int, colours: int, interlaced: bool = False, *chunks: bytes
+    samples: np.ndarray, depth: int, colours: int, *chunks: bytes, interlaced: bool = False
 ) -> bytes:
     """Return a PNG of (H, W, C) samples of some bits and a colour type, with further chunks."""
     parts = [samples]

@@ -56,11 +56,11 @@ def test_each_transform_has_draws_of_its_own():
     first = Stamp(p=1)
     second = Stamp(p=1)
 
-    Albumentations([first])(HR, 3)
+    Albumentations([first])(HR, seed=3)
     alone = first.drawn
-    Albumentations([albumentations.GaussNoise(p=1), first])(HR, 3)
+    Albumentations([albumentations.GaussNoise(p=1), first])(HR, seed=3)
     after_another = first.drawn
-    Albumentations([first, second])(HR, 3)
+    Albumentations([first, second])(HR, seed=3)
     before_another = first.drawn
 
     assert after_another == alone
@@ -77,24 +77,28 @@ PAIR_LR = uniform(8, 3, 12, 20, seed=1)
 
 
 @pytest.mark.parametrize("kind", [MixUp, CutBlur])
-def test_a_crop_is_mixed_by_its_seed_alone(kind):
-    hr, lr = kind()(PAIR_HR, PAIR_LR, Draws(SEEDS))
-    last_hr, last_lr = kind()(PAIR_HR[7:], PAIR_LR[7:], Draws(SEEDS[7:]))
-    never_hr, never_lr = kind(0.0)(PAIR_HR, PAIR_LR, Draws(SEEDS))
+def test_whether_a_crop_is_mixed_and_how_follows_from_its_seed_alone(kind):
+    hr, lr = kind(probability=0.5)(PAIR_HR, PAIR_LR, Draws(SEEDS))
+    last_hr, last_lr = kind(probability=0.5)(PAIR_HR[7:], PAIR_LR[7:], Draws(SEEDS[7:]))
 
     assert torch.equal(last_hr, hr[7:])
     assert torch.equal(last_lr, lr[7:])
     changed = (lr != PAIR_LR).flatten(1).any(1)
     assert 0 < changed.sum() < 8
-    assert torch.equal(never_hr, PAIR_HR)
-    assert torch.equal(never_lr, PAIR_LR)
+
+
+@pytest.mark.parametrize("kind", [MixUp, CutBlur])
+def test_with_a_probability_of_0_no_crop_is_mixed(kind):
+    hr, lr = kind(probability=0.0)(PAIR_HR, PAIR_LR, Draws(SEEDS))
+    assert torch.equal(hr, PAIR_HR)
+    assert torch.equal(lr, PAIR_LR)
 
 
 def test_mixup_blends_hr_and_lr_with_the_turned_crop():
     """By one share for an image and its LR."""
-    blended_hr, blended_lr = MixUp(1.0)(PAIR_HR, PAIR_LR, Draws(SEEDS))
+    blended_hr, blended_lr = MixUp(probability=1.0)(PAIR_HR, PAIR_LR, Draws(SEEDS))
 
-    turned_hr = PAIR_HR.flip(2, 3)
+    turned_hr = PAIR_HR.flip(2, 3)  # by 180 degrees
     turned_lr = PAIR_LR.flip(2, 3)
     # Solved for the share: blended = share * hr + (1 - share) * turned.
     of_pixels = (blended_hr - turned_hr) / (PAIR_HR - turned_hr)
@@ -102,30 +106,31 @@ def test_mixup_blends_hr_and_lr_with_the_turned_crop():
 
     assert share.min() < 0.4  # the shares of 8 crops are spread around 0.5
     assert share.max() > 0.6
-    assert_near(blended_hr, share * PAIR_HR + (1 - share) * turned_hr, 1e-4)
-    assert_near(blended_lr, share * PAIR_LR + (1 - share) * turned_lr, 1e-4)
+    assert_near(blended_hr, share * PAIR_HR + (1 - share) * turned_hr, within=1e-4)
+    assert_near(blended_lr, share * PAIR_LR + (1 - share) * turned_lr, within=1e-4)
 
 
-def test_cutblur_replaces_a_square_or_all_around_it():
-    hr, lr = CutBlur(1.0)(PAIR_HR, PAIR_LR, Draws(SEEDS))
-    clean = quantize_8bit(resize(PAIR_HR, (12, 20)))
+def test_cutblur_replaces_a_part_of_lr_or_all_around_it_by_bicubic_of_hr():
+    hr, lr = CutBlur(probability=1.0, side=0.7)(PAIR_HR, PAIR_LR, Draws(SEEDS))
+    bicubic = quantize_8bit(resize(PAIR_HR, (12, 20)))
     replaced = lr != PAIR_LR
     counts = replaced.all(1).sum((1, 2)).tolist()
     assert torch.equal(hr, PAIR_HR)
-    assert torch.equal(lr[replaced], clean[replaced])
-    assert set(counts) == {8 * 14, 12 * 20 - 8 * 14}  # 0.7 of 12 and of 20, rounded
+    assert torch.equal(lr[replaced], bicubic[replaced])
+    part = 8 * 14  # 0.7 of 12 and of 20, rounded
+    assert set(counts) == {part, 12 * 20 - part}
 
 
 def test_only_training_is_mixed():
     settings = {"batch_size": 2, "val": {"own": random_images(2)}}
-    mixed = data_of(random_images(2), mixing=[CutBlur(1.0)], **settings)
+    mixed = data_of(random_images(2), mixing=[CutBlur(probability=1.0)], **settings)
     plain = data_of(random_images(2), **settings)
 
-    (batch,) = training(mixed)
-    (unmixed,) = training(plain)
-    first, _ = evaluation(mixed, "val")
-    second, _ = evaluation(plain, "val")
+    (trained_mixed,) = training(mixed)
+    (trained_plain,) = training(plain)
+    validated_mixed, _ = evaluation(mixed, "val")
+    validated_plain, _ = evaluation(plain, "val")
 
-    assert torch.equal(batch["hr"], unmixed["hr"])
-    assert not torch.equal(batch["lr"], unmixed["lr"])
-    assert torch.equal(first["lr"], second["lr"])
+    assert torch.equal(trained_mixed["hr"], trained_plain["hr"])
+    assert not torch.equal(trained_mixed["lr"], trained_plain["lr"])
+    assert torch.equal(validated_mixed["lr"], validated_plain["lr"])

@@ -56,8 +56,8 @@ def test_a_training_sample_is_the_same_in_any_batch():
     batches = list(training(data_of(source, batch_size=3, per_image=4, workers=2)))
 
     assert len(batches) == 16  # 12 images, 4 crops of each, 3 in a batch
-    assert_near(by_name(batches, "hr"), by_name(expected, "hr"), 0)
-    assert_near(by_name(batches, "lr"), by_name(expected, "lr"), FLOAT_ERROR)
+    assert_near(by_name(batches, "hr"), by_name(expected, "hr"), within=0)
+    assert_near(by_name(batches, "lr"), by_name(expected, "lr"), within=FLOAT_ERROR)
 
 
 def test_a_validation_sample_is_the_same_in_any_batch():
@@ -68,7 +68,7 @@ def test_a_validation_sample_is_the_same_in_any_batch():
 
     assert len(batches) == 6  # 16 images, 3 in a batch
     assert keys_of(batches) == keys_of(expected)
-    assert_near(by_name(batches, "lr"), by_name(expected, "lr"), FLOAT_ERROR)
+    assert_near(by_name(batches, "lr"), by_name(expected, "lr"), within=FLOAT_ERROR)
 
 
 def two_epochs(source, workers):
@@ -89,7 +89,7 @@ def test_any_number_of_workers_gives_equal_batches():
     expected, expected_reasons = two_epochs(Memory(images), workers=0)
     batches, reasons = two_epochs(Memory(images), workers=3)
 
-    assert len(batches) == 20  # 14 images, 3 crops of each, 4 in a batch, two epochs
+    assert len(batches) == 20  # 2 epochs of 14 images · 3 crops / 4 in a batch, rounded down
     assert_same(batches, expected)
     assert reasons == expected_reasons
     assert set(reasons) == {"damaged", "small"}
@@ -106,13 +106,14 @@ def crops_of(sample, count, **settings):
 
 def test_pairs_stay_aligned_in_all_eight_orientations():
     lr = located(20, 24)
-    pair = {"hr": repeated(lr, 3), "lr": lr}
+    pair = {"hr": repeated(lr, scale=3), "lr": lr}
 
     orientations = set()
     rows = set()
     columns = set()
-    for crop in crops_of(pair, 200, scale=3.0, crop_size=15, flips=True):
-        assert_array_equal(crop["hr"], repeated(crop["lr"], 3))
+    # 200 crops are enough to meet each of the 8 orientations and each place.
+    for crop in crops_of(pair, count=200, scale=3.0, crop_size=15, flips=True):
+        assert_array_equal(crop["hr"], repeated(crop["lr"], scale=3))
         places = crop["lr"].astype(int)
         down = places[1, 0] - places[0, 0]
         right = places[0, 1] - places[0, 0]
@@ -121,14 +122,14 @@ def test_pairs_stay_aligned_in_all_eight_orientations():
         columns.add(places[..., 1].min())
 
     assert len(orientations) == 8
-    # LR crops of 15 / 3 = 5 pixels, at every place in the LR of 20x24.
+    # LR crops have 15 / 3 = 5 pixels, and the LR has 20x24.
     assert rows == set(range(20 - 5 + 1))
     assert columns == set(range(24 - 5 + 1))
 
 
-def test_horizontal_flips_keep_rows():
+def test_horizontal_flips_mirror_some_crops_and_turn_none():
     hr = located(8, 8)
-    crops = crops_of({"hr": hr}, 30, scale=2.0, crop_size=8, flips="horizontal")
+    crops = crops_of({"hr": hr}, count=30, scale=2.0, crop_size=8, flips="horizontal")
     assert {crop["hr"].tobytes() for crop in crops} == {hr.tobytes(), hr[:, ::-1].tobytes()}
 
 
@@ -165,7 +166,7 @@ def test_augmentation_changes_hr_before_lr_is_made():
     (changed,) = training(data_of(source, degradation=degradation, augment=augment))
 
     assert (plain["hr"] != changed["hr"]).flatten(1).any(1).all()
-    assert_near(changed["lr"], degradation(changed["hr"], changed["seed"]), 1e-6)
+    assert_near(changed["lr"], degradation(changed["hr"], changed["seed"]), within=1e-6)
 
 
 def test_unreadable_images_are_replaced_counted_and_told(caplog):
@@ -175,7 +176,7 @@ def test_unreadable_images_are_replaced_counted_and_told(caplog):
 
     keys = keys_of(training(data))
 
-    assert len(keys) == 48  # 12 images, 4 crops of each
+    assert len(keys) == 48  # 8 + 4 images, 4 crops of each
     assert not any("bad" in key for key in keys)
     assert data.tally.unreadable >= 16  # four times each; replacements may be broken, too
     assert caplog.messages[0].startswith("skipped a training image, unreadable (1 so far): /photos")
@@ -205,7 +206,7 @@ def test_a_sources_own_lr_is_used_and_hr_cut_to_the_scale():
 
 
 def test_scale_and_degradation_of_a_source_are_used_instead_of_the_data_modules():
-    images = random_images(1, 12, 12).samples
+    images = random_images(count=1, height=12, width=12).samples
     bicubic = Bicubic(2, quantize=False)
     sources = {
         "x2": Memory(images),
@@ -259,7 +260,7 @@ def test_predict_refuses_only_the_image_that_is_larger_than_the_output(size):
     assert f"b is 30x20 pixels, larger than the {size[1]}x{size[0]}" in second["error"][0]
 
 
-def test_profiles_are_converted_where_that_is_asked_for(tmp_path):
+def test_predict_keeps_profiles_unless_they_are_to_be_converted(tmp_path):
     levels = random_image(8, 8)
     Image.fromarray(levels).save(tmp_path / "a.png", icc_profile=rgb_profile())
     data = data_of(predict=str(tmp_path))
@@ -336,7 +337,7 @@ def test_a_run_does_not_go_on_with_another_order(change, message):
         changed.load_state_dict(state)
 
 
-def test_processes_compare_contents_and_not_names_alone(tmp_path):
+def test_what_processes_compare_of_files_is_their_content_too(tmp_path):
     Image.new("RGB", (32, 32), "black").save(tmp_path / "a.png")
     before = opened(Folder(str(tmp_path)), batch_size=1).files_seen()
 
@@ -375,31 +376,32 @@ def fit(folder, data, checkpoint=None, **settings):
 def test_overfit_batches_repeat_while_draws_of_the_model_change(tmp_path):
     data = data_of(random_images(12), workers=2)
     seen, _ = fit(tmp_path, data, overfit_batches=2, max_epochs=3)
-    first, second = [seeds for _, seeds in seen.seeds[:2]]
+    seeds = [of_batch for _, of_batch in seen.seeds]
+    first, second = seeds[:2]
     assert first != second
-    assert [seeds for _, seeds in seen.seeds] == [first, second] * 3
+    assert seeds == [first, second] * 3
     assert len(set(seen.drawn)) == 6  # one in each of 3 times 2 batches
 
 
 def mixture():
     parts = {"a": random_images(7), "b": random_images(3)}
-    return Mix(parts, {"a": 1, "b": 2.5}, samples=22)
+    return Mix(parts, weights={"a": 1, "b": 2.5}, samples=22)
 
 
 @pytest.mark.parametrize(
     ("source", "steps"),
     [
-        (random_images(12), 2),
-        (random_images(12), 3),  # the end of an epoch: 12 images, 4 in a batch
-        (mixture(), 2),
+        pytest.param(random_images(12), 2, id="within an epoch"),
+        pytest.param(random_images(12), 3, id="after an epoch"),  # 12 images, 4 in a batch
+        pytest.param(mixture(), 2, id="a mixture"),
     ],
 )
 def test_a_resumed_run_sees_the_same_samples(tmp_path, source, steps):
     whole, model = fit(tmp_path / "whole", data_of(source, workers=2))
-    first, _ = fit(tmp_path / "first", data_of(source, workers=2), max_steps=steps)
-    checkpoint = tmp_path / "first" / f"step={steps}.ckpt"
-    second, resumed = fit(tmp_path / "second", data_of(source, workers=2), checkpoint)
+    stopped, _ = fit(tmp_path / "stopped", data_of(source, workers=2), max_steps=steps)
+    checkpoint = tmp_path / "stopped" / f"step={steps}.ckpt"
+    rest, resumed = fit(tmp_path / "rest", data_of(source, workers=2), checkpoint)
 
-    assert len(first.seeds) == steps
-    assert first.seeds + second.seeds == whole.seeds
-    assert_near(resumed.state_dict(), model.state_dict(), 0)
+    assert len(stopped.seeds) == steps
+    assert stopped.seeds + rest.seeds == whole.seeds
+    assert_near(resumed.state_dict(), model.state_dict(), within=0)

@@ -22,7 +22,7 @@ FORK = multiprocessing.get_context("fork")
 
 
 def large_item(index):
-    """No tensor, so that it goes through the pipe, which it fills."""
+    """An array goes through the pipe, which it fills; a tensor would lie in shared memory."""
     return np.zeros(1 << 20)
 
 
@@ -86,6 +86,7 @@ class Decoder:
 
 
 def test_a_worker_does_not_free_what_it_inherits(tmp_path):
+    """FFmpeg would wait for threads of the decoder that do not exist in a fork."""
     expect_workers()
     gc.disable()
     try:

@@ -65,10 +65,10 @@ def folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize("row", TABLE["sources"], ids=str)
 def test_sources_that_are_refused(folder, row):
     for name, members in row.get("tars", {}).items():
-        write_tar(folder / f"{name}.tar", dict.fromkeys(members, image_bytes(0)))
+        write_tar(folder / f"{name}.tar", dict.fromkeys(members, image_bytes(seed=0)))
     source = getattr(datamodules, row["class"])(**row["arguments"])
     with pytest.raises(ValueError, match=row["words"]):
-        source.prepare(2.0)
+        source.prepare(scale=2.0)
 
 
 def refusal(typed, capsys):

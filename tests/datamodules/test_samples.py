@@ -43,7 +43,8 @@ def crops(source, count=40, **settings):
     """Crops of 12 pixels of each image in turn, each by a seed of its own."""
     settings = {"scale": 2.0, "crop_size": 12, "flips": True} | settings
     dataset = TrainingImages(source, "train", **settings)
-    return [dataset[Item(i % len(source.samples), i, 0, i)] for i in range(count)]
+    images = len(source.samples)
+    return [dataset[Item(image=n % images, seed=n, position=n)] for n in range(count)]
 
 
 def test_a_crop_that_is_read_alone_has_the_pixels_of_the_whole_image():
@@ -79,7 +80,7 @@ SMALL = {
     "large": {"hr": located(30, 30)},
     "enough": {"hr": located(12, 12)},
 }
-PLAN = Plan((5,), 0, 1, 1, repeats=8)
+PLAN = Plan(groups=(len(SMALL),), seed=0, batch_size=1, streams=1, repeats=8)
 MIRRORED = [0, 1, 2, 3, 3, 2, 1, 0, 0, 1, 2, 3]  # 4 pixels, made 12 by mirrors
 
 
@@ -92,13 +93,13 @@ def test_small_images_are_mirrored_with_the_border_pixel_twice(source):
     assert not dot["hr"].any()
 
 
-def test_small_pairs_are_mirrored_alike():
+def test_hr_and_lr_of_small_pairs_are_mirrored_alike():
     lr = located(3, 4)
-    hr = np.pad(repeated(lr, 3), ((0, 2), (0, 2), (0, 0)))  # fewer than 3 are cut off
+    hr = np.pad(repeated(lr, scale=3), ((0, 2), (0, 2), (0, 0)))  # fewer than 3 are cut off
     source = Memory({"a": {"hr": hr, "lr": lr}})
-    for crop in crops(source, small="pad", scale=3.0, crop_size=30):
+    for crop in crops(source, small="pad", scale=3.0, crop_size=30):  # 10 pixels of LR
         assert crop["lr"].shape == (10, 10, 3)
-        assert_array_equal(crop["hr"], repeated(crop["lr"], 3))
+        assert_array_equal(crop["hr"], repeated(crop["lr"], scale=3))
 
 
 @pytest.mark.parametrize("source", [Memory, Sized])
@@ -107,17 +108,18 @@ def test_small_images_are_replaced_by_others_of_full_size(source):
     for number, crop in enumerate(crops(images, small="skip", plan=PLAN)):
         reasons = {skipped.reason for skipped in crop["skipped"]}
         assert crop["key"] in ("train/large", "train/enough")
-        assert reasons == ({"small"} if number % 5 < 3 else set())  # the first three of SMALL
-    if source is Sized:  # the others are not even read
+        assert reasons == ({"small"} if number % 5 < 3 else set())  # three of five are small
+    if source is Sized:  # the small ones are not even read
         assert set(images.reads) == {"large", "enough"}
 
 
-def test_a_replacement_keeps_the_seed_of_the_place():
-    dataset = TrainingImages(Memory(SMALL), "train", 2.0, 12, True, small="skip", plan=PLAN)
-    replaced = dataset[Item(0, 5, 0, 3)]
-    index = dataset.keys.index(replaced["key"])
-    assert_array_equal(replaced["hr"], dataset[Item(index, 5)]["hr"])
-    assert replaced["seed"] == 5
+def test_a_replacement_is_cropped_by_the_seed_of_the_place():
+    settings = {"scale": 2.0, "crop_size": 12, "flips": True, "small": "skip", "plan": PLAN}
+    dataset = TrainingImages(Memory(SMALL), "train", **settings)
+    replacement = dataset[Item(image=0, seed=5, position=3)]
+    index = dataset.keys.index(replacement["key"])
+    assert_array_equal(replacement["hr"], dataset[Item(image=index, seed=5)]["hr"])
+    assert replacement["seed"] == 5
 
 
 # ------------------------------------------------------------------------------ unreadable images
@@ -132,15 +134,17 @@ def test_each_unreadable_image_is_tried_once_for_a_place():
 
 @pytest.mark.parametrize(("limit", "allowed"), [(0.01, 10), (0.0, 0), (0.5, 500)])
 def test_below_a_thousand_samples_the_limit_is_of_a_thousand(limit, allowed):
+    """A share of the first few samples says nothing."""
     broken = Skipped("train/a", "truncated", "/photos/a.jpg: truncated", planned=True)
     tally = Tally(limit)
-    tally.add(1, [broken] * allowed)
+    tally.add(samples=1, skipped=[broken] * allowed)
     with pytest.raises(ValueError, match=rf"\(truncated {allowed + 1}\), more than the {allowed} "):
-        tally.add(1, [broken])
+        tally.add(samples=1, skipped=[broken])
 
 
 def test_a_run_stops_above_the_limit_with_the_list_of_images():
-    images = {"bad": "shard-7.tar: bad: cut off", **random_images(9, 8, 8).samples}
+    nine = random_images(count=9, height=8, width=8).samples
+    images = {"bad": "shard-7.tar: bad: cut off", **nine}
     data = data_of(Memory(images), batch_size=10, crop_size=8, per_image=50, workers=2)
     with pytest.raises(ValueError, match=r"unreadable_limit allows") as caught:
         list(training(data))
@@ -161,8 +165,8 @@ def test_draws_of_one_sample_are_those_of_a_batch(seed, low, length):
         assert one.integer(low, low + length) == many.integers(low, low + length)[0]
 
 
-class Rolled(Memory):
-    """Draws by the global generators."""
+class Drawn(Memory):
+    """Pixels are draws of the global generators."""
 
     def read(self, index):
         drawn = [random.random(), np.random.random(), float(torch.rand(()))]
@@ -170,15 +174,15 @@ class Rolled(Memory):
 
 
 def test_what_a_source_draws_by_global_generators_depends_on_the_samples_seed_alone():
-    images = TrainingImages(Rolled({"a": {}}), "train", 2.0, 12, False)
+    images = TrainingImages(Drawn({"a": {}}), "train", scale=2.0, crop_size=12, flips=False)
     torch.manual_seed(1)
     expected = float(torch.rand(()))
 
     torch.manual_seed(1)
-    first = images[Item(0, 5)]["hr"]
-    other = images[Item(0, 6)]["hr"]
-    again = images[Item(0, 5)]["hr"]
+    five = images[Item(image=0, seed=5)]["hr"]
+    six = images[Item(image=0, seed=6)]["hr"]
+    repeated_five = images[Item(image=0, seed=5)]["hr"]
 
     assert float(torch.rand(())) == expected  # reading drew nothing from the generator outside
-    assert_array_equal(first, again)
-    assert (first[0, 0] != other[0, 0]).all()
+    assert_array_equal(five, repeated_five)
+    assert (five[0, 0] != six[0, 0]).all()  # of each of the three generators

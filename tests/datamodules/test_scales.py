@@ -12,7 +12,7 @@ from tests.datamodules.memory import assert_same, on_device, random_images, trai
 
 
 def drawn(scales, seed=0):
-    """Sides of LR and HR of 2,000 batches: an array (2000, 2)."""
+    """Sides of LR and HR of 20 epochs of 100 batches: an array (2000, 2)."""
     return np.array([scales.sides(seed, n // 100, n % 100) for n in range(2000)])
 
 
@@ -28,7 +28,7 @@ def test_factors_are_the_fixed_one_or_uniform_below_it():
     assert others.min() >= 1.001  # an HR is at least one pixel larger than 1000
 
 
-def test_the_side_of_hr_may_be_fixed():
+def test_with_a_fixed_side_of_hr_that_of_lr_is_drawn():
     lr, hr = drawn(Scales(fixed=4, probability=0.5, hr_side=192)).T
     assert set(hr) == {192}
     assert lr.min() == 48  # 192 / 4
@@ -41,15 +41,16 @@ def test_sides_follow_from_seed_epoch_and_batch():
     another_seed = drawn(Scales(probability=0.0), seed=1)
     a_tenth_fixed = drawn(Scales(probability=0.1))
     assert (arbitrary == another_seed).all(1).mean() < 0.1  # by chance: HR has 49 to 96 pixels
-    # `probability` only changes which are fixed.
+    # `probability` only decides which are fixed: the others are as without it.
     assert (arbitrary == a_tenth_fixed).all(1).mean() == pytest.approx(0.9, abs=0.03)
-    assert (arbitrary[1] != arbitrary[100]).any()  # batch 1 of epoch 0, batch 0 of epoch 1
+    epoch_0, epoch_1 = arbitrary[:100], arbitrary[100:200]
+    assert (epoch_0[1] != epoch_1[0]).any()  # epoch and batch are not added up
 
 
 def test_sides_never_change():
     """Else a run resumed with a later version would draw others. Recorded from the program."""
     scales = Scales(fixed=2, probability=0.8, lr_sides=[24])
-    sides = [scales.sides(0, 0, n).hr for n in range(15, 24)]
+    sides = [scales.sides(seed=0, epoch=0, batch=n).hr for n in range(15, 24)]
     assert sides == [48, 48, 36, 42, 30, 48, 48, 46, 45]
 
 
@@ -66,18 +67,18 @@ def sides_of(batches):
 
 
 def test_each_batch_has_the_sides_of_its_number():
-    """And its crops are the upper left of those without scales."""
+    """Its crops are the upper left of those without scales."""
     batches = list(training(data_of(random_images(12), SCALES)))
     crops = list(training(data_of(random_images(12), None)))
-    # 12 images, 3 crops of each, in batches of 4.
-    assert sides_of(batches) == [SCALES.sides(0, 0, n) for n in range(9)]
+    # 12 images, 3 crops of each, in batches of 4: 9 batches.
+    assert sides_of(batches) == [SCALES.sides(seed=0, epoch=0, batch=n) for n in range(9)]
     assert len(set(sides_of(batches))) > 4  # they do change
     for batch, whole in zip(batches, crops, strict=True):
         height, width = batch["size"]
         assert torch.equal(batch["hr"], whole["hr"][..., :height, :width])
 
 
-def test_a_whole_crop_is_shrunk_to_the_side():
+def test_with_whole_a_crop_is_not_cut_but_shrunk_to_the_side():
     scales = Scales(fixed=2, probability=0.5, lr_sides=[4, 6, 8], whole=True)
     batches = list(training(data_of(random_images(12), scales)))
     crops = list(training(data_of(random_images(12), None)))
@@ -94,7 +95,7 @@ def epoch_from(start):
 
 
 def test_a_resumed_run_draws_the_same_sides():
-    whole = epoch_from(0)
-    rest = epoch_from(5)
-    assert sides_of(whole) == [SCALES.sides(0, 1, n) for n in range(9)]
+    whole = epoch_from(start=0)
+    rest = epoch_from(start=5)
+    assert sides_of(whole) == [SCALES.sides(seed=0, epoch=1, batch=n) for n in range(9)]
     assert_same(rest, whole[5:])

@@ -104,7 +104,7 @@ def test_a_file_in_no_place_is_fetched_once(places, online):
     assert locate("net") == path
     assert locate("net") == path
     manifest._fetch.cache_clear()
-    manifest._fetch("net")  # as a process does that came second
+    manifest._fetch("net")  # as another process that did not find it, while this one fetched it
     assert online == [ENTRY["source"]]
 
 

@@ -43,7 +43,7 @@ def write_half(path):
         raise OSError("full")
 
 
-def test_a_file_is_whole_or_as_before(tmp_path):
+def test_a_write_that_fails_leaves_the_file_as_it_was(tmp_path):
     path = tmp_path / "new/a.txt"
     write_whole(path, "é")
     with pytest.raises(OSError, match="full"):
@@ -108,7 +108,7 @@ def other_writer(tmp_path):
     return process, mine
 
 
-def test_what_a_kill_left_is_overwritten(tmp_path, other_writer):
+def test_what_a_killed_writer_left_is_overwritten(tmp_path, other_writer):
     process, _ = other_writer
     process.kill()
     process.join()
@@ -161,6 +161,9 @@ def test_a_folder_moved_aside_gets_a_free_name(tmp_path):
     for name in ("a.old-0", "a.old-1", "a.old-2"):
         (tmp_path / "a").mkdir()
         assert move_aside(tmp_path / "a", "old").name == name
+
+
+def test_what_is_moved_aside_without_a_word_for_it_gets_a_name_of_its_own(tmp_path):
     (tmp_path / "a").mkdir()
     folder = move_aside(tmp_path / "a")
     os.symlink("nowhere", tmp_path / "a")  # a broken link, which is moved as well

@@ -25,9 +25,9 @@ def here(tmp_path, monkeypatch):
 def test_what_exists_as_written_is_taken_as_written(here, name):
     Path(name).mkdir()
     Path(name, "a.png").touch()
-    assert expand_path(name, "x") == name
-    assert expand_path(f"{name}/new", "x") == f"{name}/new"
-    assert expand_path(str(here / name), "x") == str(here / name)
+    assert expand_path(name, what="x") == name
+    assert expand_path(f"{name}/new", what="x") == f"{name}/new"
+    assert expand_path(str(here / name), what="x") == str(here / name)
     assert glob_paths(f"{name}/*.png") == [f"{name}/a.png"]
     assert glob_paths(f"{here}/{name}/**/*.png") == [f"{here}/{name}/a.png"]
 
@@ -50,20 +50,20 @@ def test_what_exists_as_written_is_taken_as_written(here, name):
 )
 def test_variables_and_a_leading_tilde_are_expanded_and_nothing_else(here, path, expected):
     Path("here").mkdir()
-    assert expand_path(path, "x") == expected
+    assert expand_path(path, what="x") == expected
 
 
 def test_an_unset_variable_is_refused_unless_the_path_exists_as_written(here, monkeypatch):
     monkeypatch.delenv("SET")
     with pytest.raises(ValueError, match=r"x is 'a/\$SET/b', but .* SET is not set"):
-        expand_path("a/$SET/b", "x")
+        expand_path("a/$SET/b", what="x")
     Path("a", "$SET").mkdir(parents=True)
-    assert expand_path("a/$SET/b", "x") == "a/$SET/b"
+    assert expand_path("a/$SET/b", what="x") == "a/$SET/b"
 
 
 def test_an_empty_path_is_refused():
     with pytest.raises(ValueError, match="x is empty"):
-        expand_path(" ", "x")
+        expand_path(" ", what="x")
 
 
 @pytest.mark.parametrize(
@@ -83,13 +83,18 @@ def test_wildcards_find_all_but_hidden_names(here, pattern, paths):
     assert glob_paths(pattern) == paths
 
 
-def test_wildcards_follow_no_links_in_circles_and_a_root_is_left_off(here):
+def test_wildcards_follow_no_links_in_circles(here):
     Path("p/a").mkdir(parents=True)
     Path("p/a/x.png").touch()
     Path("p/up").symlink_to(here / "p")
     Path("p/a/up").symlink_to(here / "p")
     assert glob_paths("p/**/*.png") == ["p/a/x.png"]
-    assert glob_paths("a/?.png", "p") == ["a/x.png"]
+
+
+def test_paths_below_a_root_are_relative_to_it(here):
+    Path("p/a").mkdir(parents=True)
+    Path("p/a/x.png").touch()
+    assert glob_paths("a/?.png", root="p") == ["a/x.png"]
 
 
 @pytest.mark.parametrize(

@@ -72,8 +72,9 @@ def test_a_number_out_of_the_range_is_refused(parser, key, text):
         parser.parse_args([f"--a.{key}={text}"])
 
 
-def test_a_plain_lightning_cli_takes_our_classes(monkeypatch):
-    monkeypatch.setattr("sys.argv", ["own.py"])  # a user's program, not main.py
+def test_a_plain_lightning_cli_takes_classes_with_ranges(monkeypatch):
+    """Our own parser is not needed for them: a user's program may build our classes, too."""
+    monkeypatch.setattr("sys.argv", ["own.py"])  # else Lightning warns of pytest's arguments
     model = ("--model.scale=2", "--model.network=lightning_modules.EDSR")
     data = ("--data.scale=2", "--data.crop_size=16", "--trainer.logger=false")
     cli = LightningCLI(Regression, SRDataModule, args=[*model, *data], run=False)

@@ -33,7 +33,7 @@ def path(tmp_path):
 
 
 def assert_tensors(path, expected=TENSORS):
-    assert_near(read_weights(path).tensors, expected, 0)
+    assert_near(read_weights(path).tensors, expected, within=0)
 
 
 # -------------------------------------------------------------------------------- kinds of files
@@ -59,7 +59,7 @@ FILES = {
 def test_weights_are_found_in_files_of_all_kinds(path, content):
     torch.save(content, path)
     weights = read_weights(path)
-    assert_near(weights.tensors, TENSORS, 0)
+    assert_near(weights.tensors, TENSORS, within=0)
     assert weights.model is None
     assert weights.averages == ""
     assert weights.name == str(path)
@@ -70,7 +70,7 @@ def test_safetensors_are_read(tmp_path):
     assert_tensors(tmp_path / "w.safetensors")
 
 
-def test_an_index_of_several_files_is_read(tmp_path):
+def test_an_index_of_several_files_is_read_if_all_of_them_are_there(tmp_path):
     save_file({"a.weight": TENSORS["a.weight"]}, tmp_path / "0.safetensors")
     save_file({"a.bias": TENSORS["a.bias"]}, tmp_path / "1.safetensors")
     places = {"a.weight": "0.safetensors", "a.bias": "1.safetensors"}
@@ -122,8 +122,8 @@ def test_averages_are_used_whatever_their_group_is_called(path, caplog, content,
 @pytest.mark.parametrize(
     "content",
     [
-        {"model": OLD, "ema_a": TENSORS, "ema_b": OLD},
-        FLAT | below("ema_a", TENSORS) | below("ema_b", OLD),
+        pytest.param({"model": OLD, "ema_a": TENSORS, "ema_b": OLD}, id="groups"),
+        pytest.param(FLAT | below("ema_a", TENSORS) | below("ema_b", OLD), id="prefixes"),
     ],
 )
 def test_the_first_of_several_averages_is_used(path, caplog, content):
@@ -154,8 +154,8 @@ def test_averages_of_lightnings_litema_have_names_without_dots(path):
 @pytest.mark.parametrize(
     "tensors",
     [
-        TENSORS | {"ema.conv.weight": torch.ones(2)},  # of nothing in TENSORS
-        below("avg_branch", TENSORS) | below("max_branch", OLD),  # avg: of pooling
+        pytest.param(TENSORS | {"ema.conv.weight": torch.ones(2)}, id="of no tensor here"),
+        pytest.param(below("avg_branch", TENSORS) | below("max_branch", OLD), id="pooling"),
     ],
 )
 def test_a_part_of_a_network_called_ema_or_avg_is_no_average(path, tensors):
@@ -229,7 +229,7 @@ def test_a_file_that_contradicts_the_checksum_beside_it_is_refused(tmp_path, sav
 
 
 def test_a_file_without_checksums_in_its_zip_is_read(path):
-    set_crc32_options(False)
+    set_crc32_options(False)  # of torch.save
     torch.save(TENSORS, path)
     set_crc32_options(True)
     assert_tensors(path)

@@ -32,6 +32,7 @@ from tests.make import assert_near, keys, uniform
 
 PHOTOGRAPHS = load()
 CUDA = TABLE.with_name("photographs_cuda.yaml")
+BORDER = 4  # pixels that the PSNR does not count
 TABLES = {table.name: table for table in (PHOTOGRAPHS, load(CUDA), load(CUDA, small=True))}
 
 
@@ -44,64 +45,68 @@ def hr():
 
 @pytest.fixture(scope="module")
 def smooth(hr):
-    return functional.avg_pool2d(hr, 5, 1, 2, count_include_pad=False)
+    return functional.avg_pool2d(hr, 5, stride=1, padding=2, count_include_pad=False)
 
 
 @pytest.mark.parametrize("target", [24.0, 12.0])
 def test_noise_lowers_psnr_to_that_asked_for(smooth, hr, target):
-    assert psnr_y(smooth, hr, 4) > target
+    assert psnr_y(smooth, hr, BORDER) > target
 
-    image = noisy(smooth, hr, target, 4, "kodim01")
+    image = noisy(smooth, hr, target, BORDER, key="kodim01")
 
-    assert psnr_y(image, hr, 4) == pytest.approx(target, abs=0.05)
+    assert psnr_y(image, hr, BORDER) == pytest.approx(target, abs=0.05)
     assert torch.equal(image * 255, (image * 255).round())  # as in a file of 8 bits
-    inside = ((image > 0) & (image < 1)).all(1)[0]
-    noise = (image - smooth)[0, :, inside]
+    not_clipped = ((image > 0) & (image < 1)).all(1)[0]
+    noise = (image - smooth)[0, :, not_clipped]
     # Grey: equal in all channels, but for the rounding to a level.
     assert_near(noise, noise[:1].expand_as(noise), 1.01 / 255)
 
 
 def test_an_image_whose_psnr_is_below_the_target_stays(smooth, hr):
-    with_noise = noisy(smooth, hr, 60.0, 4, "kodim01")
-    sharp = sharpened(smooth, hr, 60.0, 4)
+    target = 60.0  # dB
+    assert psnr_y(smooth, hr, BORDER) < target
+
+    with_noise = noisy(smooth, hr, target, BORDER, key="kodim01")
+    sharp = sharpened(smooth, hr, target, BORDER)
 
     assert torch.equal(with_noise, smooth)
     assert_near(sharp, smooth, 1 / 255)  # it is rounded to 8 bits
 
 
-@pytest.mark.parametrize("target", [25.0, 23.0])
-def test_sharpening_lowers_psnr_to_that_asked_for_and_raises_contrast(smooth, hr, target):
-    assert psnr_y(smooth, hr, 4) > target
+def test_sharpening_lowers_psnr_to_that_asked_for_and_raises_contrast(smooth, hr):
+    target = 23.0  # dB
+    assert psnr_y(smooth, hr, BORDER) > target
 
-    image = sharpened(smooth, hr, target, 4)
+    image = sharpened(smooth, hr, target, BORDER)
 
-    assert psnr_y(image, hr, 4) == pytest.approx(target, abs=0.05)
+    assert psnr_y(image, hr, BORDER) == pytest.approx(target, abs=0.05)
     assert image.std() > smooth.std()
 
 
 @pytest.mark.parametrize(
     ("others", "expected"),
     [
-        ([5.0, 5.0, 7.0, 7.0], HOLDS),
-        ([1.0, 2.0, 3.0, 4.5], FAILS),
-        ([2.0, 6.0, 2.0, 9.0], OPEN),
+        pytest.param([5.0, 5.0, 7.0, 7.0], HOLDS, id="each image is lower by 1 or 2"),
+        pytest.param([1.0, 2.0, 3.0, 4.5], FAILS, id="each image is higher by 1.5 or 2"),
+        pytest.param([2.0, 6.0, 2.0, 9.0], OPEN, id="two are lower and two higher"),
     ],
 )
 def test_a_difference_holds_fails_or_is_open(others, expected):
-    """Of NIQE, lower is better: each image lower by 2 or 1, higher by 1.5 to 2, or either."""
+    """Of NIQE, lower is better."""
     difference = compare({"niqe": [3.0, 4.0, 5.0, 6.0]}, {"niqe": others}, "niqe")
 
     assert difference.verdict == expected
 
 
-def test_an_interval_is_that_of_student():
+def test_the_interval_of_a_difference_is_that_of_students_t():
     row = {"niqe": [3.0, 4.0, 5.0, 6.0]}
 
     difference = compare(row, {"niqe": [5.0, 5.0, 7.0, 7.0]}, "niqe")
 
-    # Differences -2, -1, -2, -1: variance 1/3. Student's 97.5 % quantile of 3 degrees: 3.18245.
+    # The four differences are -2, -1, -2, -1: their mean is -1.5, their variance 1/3.
+    quantile = 3.18245  # of Student's t with 4 - 1 degrees of freedom, at 97.5 %
     assert difference.value == pytest.approx(-1.5)
-    assert difference.reach == pytest.approx(3.18245 * (1 / 3) ** 0.5 / 2, rel=1e-4)
+    assert difference.reach == pytest.approx(quantile * (1 / 3) ** 0.5 / 4**0.5, rel=1e-4)
 
 
 def test_a_claim_has_the_verdict_of_its_worst_part():
@@ -111,7 +116,8 @@ def test_a_claim_has_the_verdict_of_its_worst_part():
     assert verdict([]) == OPEN
 
 
-def test_jackknife_values_of_sets_are_one_an_image_and_average_to_the_distance(tmp_path):
+def test_the_distance_of_sets_has_a_value_an_image_whose_mean_is_the_distance(tmp_path):
+    """Their mean is that only for an unbiased distance, as KID is (the jackknife)."""
     sr = uniform(8, 3, 16, 16) ** 2
     hr = uniform(8, 3, 16, 16, seed=1) ** 2
     for name, images in (("sr", sr), ("hr", hr)):
@@ -124,27 +130,30 @@ def test_jackknife_values_of_sets_are_one_an_image_and_average_to_the_distance(t
     metric = KIDThumb()
     of_sr = metric.features(sr, keys(8)).double()
     of_hr = metric.features(hr, keys(8)).double()
-    # Unbiased, so the jackknife's mean is the distance itself.
-    assert np.mean(values["kid_thumb"]) == pytest.approx(metric.distance(of_sr, of_hr), rel=0.02)
+    expected = metric.distance(of_sr, of_hr)
+    assert np.mean(values["kid_thumb"]) == pytest.approx(expected, rel=0.02)  # files have 8 bits
     assert {len(of_metric) for of_metric in values.values()} == {8}
 
 
 def numbers(niqe, swd):
+    """NIQE and SWD of eight images: these, and up to 0.14 more."""
     return {"niqe": [niqe + n / 50 for n in range(8)], "swd_2": [swd + n / 50 for n in range(8)]}
 
 
 @pytest.mark.parametrize(
     ("row", "noise", "expected"),
     [
-        (numbers(3, 0.3), numbers(9, 0.8), HOLDS),
-        (numbers(9, 0.8), numbers(9, 0.8), FAILS),  # noise itself: finer than the regression
-        (numbers(3, 0.8), numbers(9, 0.3), FAILS),  # noise has the detail as well
+        (numbers(niqe=3, swd=0.3), numbers(niqe=9, swd=0.8), HOLDS),
+        (numbers(niqe=9, swd=0.8), numbers(niqe=9, swd=0.8), FAILS),
+        (numbers(niqe=3, swd=0.8), numbers(niqe=9, swd=0.3), FAILS),
     ],
+    ids=["better than noise", "as noise is", "noise has a better SWD"],
 )
-def test_a_claim_that_noise_passes_does_not_hold(row, noise, expected):
+def test_a_claim_of_detail_holds_only_if_the_row_beats_regression_and_noise(row, noise, expected):
+    """Of both numbers, lower is better."""
     claim = Claim("detail", "casarbi", ("x4",))
     measured = {"casarbi": {"x4": {"row": row, "regression + noise": noise}}}
-    regression = {"regression": {"x4": {"row": numbers(7, 1)}}}
+    regression = {"regression": {"x4": {"row": numbers(niqe=7, swd=1)}}}
 
     judged = page.judged(claim, PHOTOGRAPHS, measured | regression)
     without_regression = page.judged(claim, PHOTOGRAPHS, measured)
@@ -154,8 +163,9 @@ def test_a_claim_that_noise_passes_does_not_hold(row, noise, expected):
     assert without_regression["verdict"] == page.UNKNOWN
 
 
-@pytest.mark.parametrize("first", [0, 9])  # the timestep that it starts at
-def test_resshift_with_a_network_without_error_leads_back_to_hr(hr, first):
+@pytest.mark.parametrize("first", [0, 9])
+def test_resshift_from_hr_with_a_network_without_error_gives_hr(hr, first):
+    """From any timestep: `first` is the one that it starts at."""
     network = torch.nn.Module()
     process = ResidualShift(kappa=1.0)
     model = ResShiftFromHR(first, scale=4, network=network, space=PixelSpace(), process=process)
@@ -164,20 +174,21 @@ def test_resshift_with_a_network_without_error_leads_back_to_hr(hr, first):
 
     restored = model.restore(batch, Noise(torch.tensor([1]), hr.device))
 
-    assert_near(restored, hr, 1e-5)
+    assert_near(restored, hr, within=1e-5)
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_a_table_has_a_command_for_each_training_and_row_and_their_files(name):
+def test_a_table_has_a_command_for_each_training_and_row_whose_files_exist(name):
     table = TABLES[name]
 
     commands = command._commands(table, table.wanted([]))
 
     assert len(commands) == len(table.trainings) + len(table.rows)
-    assert all(texts(words) for words in commands)
+    for words in commands:
+        assert texts(words)  # it reads the configurations that the words name
 
 
-def test_a_budget_that_is_spent_begins_no_command(tmp_path, monkeypatch, capsys):
+def test_with_a_budget_of_0_no_command_is_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(command, "REPOSITORY", tmp_path)
     monkeypatch.chdir(tmp_path)  # which the command leaves
 
@@ -199,7 +210,8 @@ time.sleep(60)
 
 
 @pytest.mark.timing
-def test_a_spent_budget_stops_a_command(tmp_path, monkeypatch):
+def test_a_spent_budget_stops_a_command_which_may_write_a_checkpoint(tmp_path, monkeypatch):
+    """By SIGTERM, not SIGKILL."""
     monkeypatch.setattr(command, "REPOSITORY", tmp_path)
     (tmp_path / "main.py").write_text(STOPPED)
 
@@ -212,7 +224,7 @@ def test_a_spent_budget_stops_a_command(tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TABLES)
 def test_commands_of_a_table_are_those_of_main(name, accepted, capsys):
-    """Each training, and a row of each set; of no run of another table."""
+    """Each training, and a row of each set; they name no run of another table."""
     table = TABLES[name]
     rows = {row.set: table.test_command(row) for row in table.rows}
     trainings = [table.training_command(training) for training in table.trainings]

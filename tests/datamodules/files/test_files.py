@@ -14,8 +14,8 @@ from datamodules.sources.folder import Folder
 from files.images.decode import UnreadableImage
 from tests.datamodules.image_files import image_bytes, write_tar
 
-IMAGE = image_bytes(0, (8, 8))
-HALF = image_bytes(1, (4, 4))
+IMAGE = image_bytes(seed=0, size=(8, 8))
+HALF = image_bytes(seed=1, size=(4, 4))
 
 
 def write_folder(folder, members):
@@ -28,15 +28,16 @@ def write_folder(folder, members):
 
 def shards_of(path):
     source = Shards(str(path))
-    source.prepare(2.0)
+    source.prepare(scale=2.0)
     return source
 
 
 def streamed(path):
     """One pass of `Stream` over a tar of two samples."""
-    source = Stream(1, str(path), shuffle=0)
-    source.prepare(2.0)
-    raws = source.raws(source.plan(0, 1, 1, 1), 0, 0, [])
+    source = Stream(samples=1, urls=str(path), shuffle=0)
+    source.prepare(scale=2.0)
+    plan = source.plan(seed=0, batch_size=1, streams=1, repeats=1)
+    raws = source.raws(plan, 0, 0, [])
     return [next(raws), next(raws)]
 
 
@@ -66,12 +67,12 @@ def test_roles_follow_from_suffixes(suffixes, roles, unused):
 @pytest.mark.parametrize(
     "suffixes",
     [
-        "png hr.png",
-        "png jpg",
-        "hr.png lr.png lr.webp",
-        "png txt caption",
-        "png txt png.txt",
-        "lr.png",
+        pytest.param("png hr.png", id="two HR"),
+        pytest.param("png jpg", id="two HR of plain names"),
+        pytest.param("hr.png lr.png lr.webp", id="two LR"),
+        pytest.param("png txt caption", id="two captions"),
+        pytest.param("png txt png.txt", id="two captions of one ending"),
+        pytest.param("lr.png", id="LR alone"),
     ],
 )
 def test_unclear_roles_are_refused_by_all_readers(tmp_path, suffixes):
@@ -85,7 +86,7 @@ def test_unclear_roles_are_refused_by_all_readers(tmp_path, suffixes):
     assert refused.key == "a"
 
 
-def test_an_image_without_a_role_is_counted_by_all(tmp_path, caplog):
+def test_an_image_without_a_role_is_counted_by_all_readers(tmp_path, caplog):
     caplog.set_level("INFO")
     members = {"0.hr.png": IMAGE, "0.lq.png": HALF, "1.hr.png": IMAGE, "1.lq.png": HALF}
     path = write_tar(tmp_path / "set.tar", members)
@@ -103,11 +104,12 @@ def test_hr_and_lr_as_images_of_their_own_are_refused(tmp_path):
     members = {"hr/0.png": IMAGE, "hr/1.png": IMAGE, "lr/0.png": HALF, "lr/1.png": HALF}
     with pytest.raises(ValueError, match="LR images would count as HR"):
         shards_of(write_tar(tmp_path / "set.tar", members))
-    Folder.of(str(write_folder(tmp_path / "set", members))).prepare(2.0)  # predict enlarges all
+    # To `predict`, all are images to enlarge.
+    Folder.of(str(write_folder(tmp_path / "set", members))).prepare(scale=2.0)
 
 
-def refuse(sides, scale):
-    """Check images of the same four names in folders, whose images have one side each."""
+def check_sides(sides, scale):
+    """Check the images of folders: four square ones of the same names in each, of its side."""
     keys = [f"{folder}/{number:04}" for folder in sides for number in range(4)]
 
     def size_of(index):
@@ -120,27 +122,29 @@ def refuse(sides, scale):
 @pytest.mark.parametrize(
     "sides",
     [
-        {"hr": 8, "lr": 8},  # the same size: photographs of two folders
-        {"hr": 8, "lr": 5},  # not the half
-        {"clip": 8, "other": 8, "small": 4},  # frames of clips: two of one size are no pair
+        pytest.param({"hr": 8, "lr": 8}, id="equal sizes"),
+        pytest.param({"hr": 8, "lr": 5}, id="another factor"),
+        pytest.param({"clip": 8, "other": 8, "small": 4}, id="two folders of the larger size"),
     ],
 )
 def test_images_of_equal_names_whose_sizes_fit_no_pair_are_allowed(sides):
-    refuse(sides, 2)
+    """They are photographs or frames of equal names."""
+    check_sides(sides, scale=2)
 
 
 def test_lr_of_several_scales_beside_hr_are_refused():
     sides = {"GTmod12": 24, "LRbicx2": 12, "LRbicx3": 8, "LRbicx4": 6}
     with pytest.raises(ValueError, match=r"such as 'GTmod12/\w+' and 'LRbicx3/"):
-        refuse(sides, 3)
+        check_sides(sides, scale=3)
 
 
-def test_the_packer_makes_what_trains_if_some_lack_an_lr(tmp_path):
+def test_the_packer_leaves_images_without_lr_out_which_shards_refuse(tmp_path):
     members = {"a.hr.png": IMAGE, "a.lr.png": HALF, "b.hr.png": IMAGE, "c.png": IMAGE}
     path = write_tar(tmp_path / "set.tar", members)
     with pytest.raises(ValueError, match=r"no lr\.<ext>"):
         shards_of(path)
-    assert pack([str(path), str(tmp_path / "out"), "--workers", "0"]) == 1
+    status = pack([str(path), str(tmp_path / "out"), "--workers", "0"])
+    assert status == 1  # as of any that are left out
     assert shards_of(tmp_path / "out" / "*.tar").keys == ["a"]
 
 
@@ -149,7 +153,7 @@ def test_the_packer_makes_what_trains_if_some_lack_an_lr(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["TXT", "caption", "png.txt"])
 def test_captions_are_the_same_in_all_readers(tmp_path, suffix):
-    """Also of the image without one among others."""
+    """An image without one among others has an empty one."""
     members = {"a.png": IMAGE, f"a.{suffix}": b"a cat", "b.png": IMAGE}
     tar = write_tar(tmp_path / "set.tar", members)
     folder = write_folder(tmp_path / "set", members)
@@ -167,18 +171,19 @@ TEXT = "ein Häuschen\nam See"
 @pytest.mark.parametrize(
     ("data", "text"),
     [
-        (TEXT.encode(), TEXT),
-        (TEXT.encode("utf-8-sig"), TEXT),
-        (TEXT.encode("utf-16"), TEXT),
-        (b"\xfe\xff" + TEXT.encode("utf-16-be"), TEXT),
-        (TEXT.replace("\n", "\r\n").encode() + b"\r\n", TEXT),  # lines as of Windows
-        (b"  " + TEXT.replace("\n", "\r").encode() + b"\r", TEXT),  # as of old Macs
-        (b" \n", ""),
-        (b"\xef\xbb\xbf", ""),  # the byte order mark of UTF-8 alone
-        (b"\xff\xfe", ""),  # that of UTF-16
+        pytest.param(TEXT.encode(), TEXT, id="UTF-8"),
+        pytest.param(TEXT.encode("utf-8-sig"), TEXT, id="UTF-8 with a mark"),
+        pytest.param(TEXT.encode("utf-16"), TEXT, id="UTF-16"),
+        pytest.param(b"\xfe\xff" + TEXT.encode("utf-16-be"), TEXT, id="big-endian"),
+        pytest.param(TEXT.replace("\n", "\r\n").encode() + b"\r\n", TEXT, id="Windows"),
+        pytest.param(b"  " + TEXT.replace("\n", "\r").encode() + b"\r", TEXT, id="old Macs"),
+        pytest.param(b" \n", "", id="empty"),
+        pytest.param(b"\xef\xbb\xbf", "", id="the mark of UTF-8 alone"),
+        pytest.param(b"\xff\xfe", "", id="that of UTF-16"),
     ],
 )
-def test_captions_are_utf_8_or_have_a_byte_order_mark(data, text):
+def test_captions_are_read_as_utf_8_or_by_their_byte_order_mark(data, text):
+    """Their line breaks become those of Unix, and white space at the ends is dropped."""
     assert parse_caption(data) == text
 
 
@@ -187,8 +192,9 @@ def test_captions_are_utf_8_or_have_a_byte_order_mark(data, text):
     [
         (TEXT.encode("latin-1"), "'utf-8' codec can't decode"),
         ("ab".encode("utf-16-le"), "zero bytes, as UTF-16 without a byte"),
-        (b"\xff\xfea", "'utf-16-le' codec can't decode"),  # half a character
+        (b"\xff\xfea", "'utf-16-le' codec can't decode"),
     ],
+    ids=["Latin-1", "UTF-16 without a mark", "half a character"],
 )
 def test_a_caption_that_cannot_be_read_names_its_image(tmp_path, data, message):
     members = {"a.png": IMAGE, "a.txt": data}

@@ -42,7 +42,7 @@ def members(shard):
 def test_files_keep_their_bytes_and_order(images, out):
     assert pack([str(images), str(out), "--images-per-shard", "2"]) == 0
     packed = Shards(str(out / "shard-{000000..000002}.tar"))
-    packed.prepare(2.0)
+    packed.prepare(scale=2.0)
 
     assert packed.keys == ["a", "b", "deep/c", "deep/d", "e"]
     assert packed.groups == [2, 2, 1]
@@ -126,7 +126,7 @@ d (2,3).png
 """
 
 
-def test_a_list_keeps_its_order(tmp_path):
+def test_the_images_of_a_list_are_found_in_its_order(tmp_path):
     """BasicSR's lists have sizes after the names, which are dropped.
 
     So are a byte order mark, comments, empty lines, spaces at the ends, and a name's second place.
@@ -147,7 +147,8 @@ def test_names_that_can_be_no_keys_are_refused(images, out, caplog):
     assert "refused by reason: 3 unsafe name" in caplog.text
 
 
-def test_dots_in_names_become_underscores(images):
+def test_dots_in_names_become_underscores_in_keys(images):
+    """To webdataset, a key ends at the first dot of the name."""
     save(images / "v1.0" / "2020.01.png")
     assert find_inputs(str(images)).entries[-1].key == "v1.0/2020_01"
 

@@ -61,7 +61,7 @@ def save_as(path, mode):
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "CMYK", "profile"])
 @pytest.mark.parametrize("srgb", [False, True])
 def test_lossless_encodings_lose_nothing(tmp_path, encoding, mode, srgb):
-    """Every reader sees the same colours, with and without profiles."""
+    """Readers that convert to sRGB and those that do not see the same colours as before."""
     save_as(tmp_path / "a.tif", mode)
     members = members_of(packed(tmp_path / "a.tif", encode=encoding))
     before = decode((tmp_path / "a.tif").read_bytes(), "before", srgb)
@@ -111,6 +111,7 @@ def test_a_file_of_the_wanted_kind_keeps_its_bytes(tmp_path):
 
 @pytest.mark.parametrize("kind", ["png", "webp"])
 def test_a_jpeg_with_a_truncated_header_segment_is_encoded(tmp_path, kind):
+    """Decoders take such a file."""
     path = tmp_path / "a.jpg"
     data = encoded(pixels(), "JPEG")
     jfif = data[2:20]  # the first segment: its marker, and 16 bytes, which its length counts
@@ -124,8 +125,8 @@ def test_a_jpeg_has_the_quality_asked_for_chroma_of_all_pixels_and_srgb(tmp_path
     path = tmp_path / "a.png"
     path.write_bytes(encoded(smooth, icc_profile=rgb_profile()))
 
-    low = members_of(packed(path, encode=Encoding("jpeg", 30)))["jpg"]
-    high = members_of(packed(path, encode=Encoding("jpeg", 97)))["jpg"]
+    low = members_of(packed(path, encode=Encoding("jpeg", quality=30)))["jpg"]
+    high = members_of(packed(path, encode=Encoding("jpeg", quality=97)))["jpg"]
 
     assert len(low) < len(high)
     assert get_sampling(Image.open(io.BytesIO(high))) == 0  # Pillow's number of 4:4:4
@@ -158,22 +159,24 @@ def test_squares_are_cut_at_the_places_of_basicsr(length, side, step, expected):
 
 @pytest.mark.parametrize("size", [(12, 8), (13, 9)])  # twice LR; 1 more, which is cut off
 @pytest.mark.parametrize("encoding", [PNG, JPEG])
-def test_pairs_are_cut_alike(tmp_path, size, encoding):
-    hr = save(tmp_path / "a.png", size, 1)
-    lr = save(tmp_path / "lr" / "a.png", (6, 4), 2)
+def test_pairs_are_cut_alike_and_only_hr_becomes_a_jpeg(tmp_path, size, encoding):
+    hr = save(tmp_path / "a.png", size, seed=1)
+    lr = save(tmp_path / "lr" / "a.png", (6, 4), seed=2)
 
     samples = packed(hr, lr, scale=2.0, crop=4, step=4, encode=encoding).samples
     _, fifth = samples[4]  # the middle one of the lower row
 
     assert len(samples) == 6  # two rows of three squares of 4 pixels in 12x8
-    assert_array_equal(image(fifth, "lr").rgb, pixels((6, 4), 2)[2:4, 2:4])  # LR never becomes JPEG
+    assert_array_equal(image(fifth, "lr").rgb, pixels((6, 4), seed=2)[2:4, 2:4])
     if encoding == PNG:
-        assert_array_equal(image(fifth).rgb, pixels(size, 1)[4:8, 4:8])
+        assert_array_equal(image(fifth).rgb, pixels(size, seed=1)[4:8, 4:8])
     else:
         assert list(fifth) == ["hr.jpg", "lr.png"]
 
 
-@pytest.mark.parametrize("content", [b'{"caption": ', b"[" * 100_000])
+@pytest.mark.parametrize(
+    "content", [b'{"caption": ', b"[" * 100_000], ids=["cut off", "too deep for a parser"]
+)
 def test_broken_json_is_refused(tmp_path, content):
     save(tmp_path / "a.png")
     (tmp_path / "a.json").write_bytes(content)

@@ -62,7 +62,7 @@ def test_any_number_of_parts_gives_the_same_bytes(images, out, parts, caplog):
     assert "shards are missing: make the other parts" in caplog.text
     assert not (out / "shard-000006.tar").exists()  # images 24 to 27, which are all broken
     records = [json.loads(path.read_text()) for path in out.glob("shard-??????.json")]
-    # 20 images each of 1, 2 and 3 squares have 120 squares; the 7 broken images had 15 of them.
+    # 20 images each of 1, 2 and 3 squares have 120 squares; the 7 broken ones of `images` had 15.
     assert sum(record["samples"] for record in records) == 105
     assert sum(len(record["refused"]) for record in records) == 7
 
@@ -148,7 +148,7 @@ def test_a_full_disk_stops_the_command_which_then_goes_on(images, out):
     assert content(out) == packed_at_once(images)
 
 
-def test_a_shard_that_was_changed_since_is_left_alone(images, out):
+def test_a_shard_that_was_changed_since_it_was_packed_is_left_alone(images, out):
     run(images, out)
     (out / "shard-000001.tar").write_bytes(b"mine")
     with pytest.raises(ValueError, match=r"shard-000001\.tar is not the shard that was written"):
@@ -174,8 +174,9 @@ class Numbers(Dataset):
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_results_of_workers_are_in_order(workers):
-    items = read_in_order(Numbers(), list(range(5, 100)), workers, 1, str, chunk=4)
-    assert list(items) == list(range(5, 100))
+    numbers = list(range(5, 100))
+    items = read_in_order(Numbers(), numbers, workers, wait_minutes=1, named=str, chunk=4)
+    assert list(items) == numbers
 
 
 @pytest.mark.parametrize(
@@ -183,8 +184,9 @@ def test_results_of_workers_are_in_order(workers):
     [(signal.SIGKILL, "DataLoader worker"), (signal.SIGSTOP, "DataLoader timed out after 3")],
 )
 def test_the_error_of_a_worker_that_stops_names_the_image(signal_number, cause):
-    numbers = Numbers(2, signal_number)
-    items = read_in_order(numbers, list(range(40)), 2, 0.05, "image {}".format)  # 3 seconds
+    numbers = Numbers(last=2, signal_number=signal_number)
+    wait = {"wait_minutes": 0.05, "named": "image {}".format}  # 3 seconds
+    items = read_in_order(numbers, list(range(40)), workers=2, **wait)
     # Image 2 stops its worker, before or after 0 and 1 have come.
     with pytest.raises(ValueError, match=rf"{cause}.*, at about image [0-2]: .*fewer workers"):
         list(items)
@@ -198,7 +200,8 @@ class Large(Dataset):
 
 
 def test_the_error_of_a_worker_that_stops_while_it_sends_names_the_image():
-    items = read_in_order(Large(), list(range(40)), 1, 0.03, "image {}".format)  # 1.8 seconds
+    wait = {"wait_minutes": 0.03, "named": "image {}".format}  # 1.8 seconds
+    items = read_in_order(Large(), list(range(40)), workers=1, **wait)
     next(items)
     time.sleep(0.5)  # until the next item is being sent
     (worker,) = psutil.Process().children()
@@ -210,6 +213,7 @@ def test_the_error_of_a_worker_that_stops_while_it_sends_names_the_image():
 
 @pytest.mark.slow
 def test_ctrl_c_ends_workers_that_are_stopped(tmp_path, out):
+    """As by SIGSTOP: they cannot end themselves."""
     for number in range(60):
         save(tmp_path / "images" / f"{number:02d}.png", (400, 300), seed=number)
     words = [str(tmp_path / "images"), str(out), "--workers", "2", "--encode", "webp"]

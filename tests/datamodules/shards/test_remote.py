@@ -62,7 +62,7 @@ def prepared(server, tmp_path):
         url = name if "://" in name else f"{server.url}/{name}"
         folders = {"index_cache": f"{tmp_path}/indices", "cache_dir": f"{tmp_path}/cache"}
         source = Shards(url, **folders | options)
-        source.prepare(2.0)
+        source.prepare(scale=2.0)
         return source
 
     return prepare
@@ -75,9 +75,10 @@ def check(source, count=5):
 
 def first_keys(url):
     """The keys of the first three samples that `Stream` gives."""
-    stream = Stream(1, url, shuffle=0)
-    stream.prepare(2.0)
-    raws = stream.raws(stream.plan(0, 1, 1, 1), 0, 0, [])
+    stream = Stream(samples=1, urls=url, shuffle=0)
+    stream.prepare(scale=2.0)
+    plan = stream.plan(seed=0, batch_size=1, streams=1, repeats=1)
+    raws = stream.raws(plan, epoch=0, start=0, notes=[])
     return [next(raws).key for _ in range(3)]
 
 
@@ -87,16 +88,17 @@ def first_keys(url):
 @pytest.mark.parametrize(
     "target",
     [
-        "/b/t.tar?X-Amz-Credential=AK%2F2026%2Fs3&X-Amz-Signature=0f",  # S3, Google
-        "/b/t.tar?sv=2026&sig=x+y/z==&se=2026-01-01T00:00:00Z",  # Azure
-        "/b%2Fc/~user/%7Eother/t+1%20.tar?a='1'&b=(2)&c=%e4;d",
+        pytest.param("/b/t.tar?X-Amz-Credential=AK%2F2026%2Fs3&X-Amz-Signature=0f", id="S3"),
+        pytest.param("/b/t.tar?sv=2026&sig=x+y/z==&se=2026-01-01T00:00:00Z", id="Azure"),
+        pytest.param("/b%2Fc/~user/%7Eother/t+1%20.tar?a='1'&b=(2)&c=%e4;d", id="others"),
     ],
 )
 def test_a_signed_address_is_sent_as_it_is_written(server, prepared, target):
+    """Escaped otherwise, it would not be the address that was signed."""
     server.signed[target] = "t-000.tar"
     server.redirects["/here.tar"] = server.url + target
     for url in (server.url + target, f"{server.url}/here.tar"):
-        check(prepared(url), 3)
+        check(prepared(url), count=3)
         assert first_keys(url) == ["k0", "k1", "k2"]
         assert look_up(url).size == (server.root / "t-000.tar").stat().st_size
 
@@ -129,7 +131,7 @@ def test_a_file_is_read_despite_failures(server, monkeypatch, faults):
     with open_remote(f"{server.url}/f.bin") as file:
         assert file.read() == CONTENT
     failures = [fault for fault in faults if fault is not None]
-    assert server.got("f.bin") == 5 + len(failures)  # 5 requests of 1 MB, each until it came
+    assert server.got("f.bin") == 5 + len(failures)  # 5 requests of 1 MB, each until it succeeds
 
 
 @pytest.mark.parametrize("size", [100, 2 << 20, (1 << 20) + 1])  # a request has 1 << 20
@@ -139,7 +141,7 @@ def test_a_file_of_any_size_is_read(server, ranges, size):
     (server.root / "f.bin").write_bytes(CONTENT[:size])
     with open_remote(f"{server.url}/f.bin") as file:
         assert file.read() == CONTENT[:size]
-    assert read_range(f"{server.url}/f.bin", 90, 5) == CONTENT[90:95]
+    assert read_range(f"{server.url}/f.bin", offset=90, size=5) == CONTENT[90:95]
 
 
 def test_reading_from_a_server_that_stalls_ends_at_the_deadline(server, monkeypatch):
@@ -147,13 +149,13 @@ def test_reading_from_a_server_that_stalls_ends_at_the_deadline(server, monkeypa
     monkeypatch.setattr(remote, "DEADLINE", 0.5)
     server.always = "stall"
     with pytest.raises(RemoteError, match=r"f\.bin cannot be read: attempt \d failed .*Timeout"):
-        read_range(f"{server.url}/f.bin", 0, 5)
+        read_range(f"{server.url}/f.bin", offset=0, size=5)
 
 
 def test_what_needs_a_login_is_not_tried_again(server):
     server.always = 403
     with pytest.raises(RemoteError, match="403, message=") as caught:
-        read_range(f"{server.url}/f.bin?key=secret", 0, 5)
+        read_range(f"{server.url}/f.bin?key=secret", offset=0, size=5)
     assert "secret" not in str(caught.value)
     assert len(server.requests) == 1
 
@@ -189,16 +191,16 @@ def test_indices_and_shards_are_kept_for_the_next_run(server, prepared):
 def test_a_wrong_index_beside_a_shard_is_made_again(server, prepared, text, change):
     index = server.root / "t-000.tar.idx.json"
     index.write_text(index.read_text().replace(text, change))
-    check(prepared("t-000.tar"), 3)
-    assert server.got("t-000.tar") == 1
+    check(prepared("t-000.tar"), count=3)
+    assert server.got("t-000.tar") == 1  # to make the index
 
 
 def test_a_shard_may_change_between_two_runs(server, prepared):
-    check(prepared("t-000.tar"), 3)
-    indexed(write_tar(server.root / "t-000.tar", {"n0.png": image_bytes(0)}))
+    check(prepared("t-000.tar"), count=3)
+    indexed(write_tar(server.root / "t-000.tar", {"n0.png": image_bytes(seed=0)}))
     source = prepared("t-000.tar")
     assert source.keys == ["n0"]
-    check(source, 1)
+    check(source, count=1)
 
 
 def test_a_damaged_download_is_downloaded_again(server, prepared):
@@ -206,17 +208,17 @@ def test_a_damaged_download_is_downloaded_again(server, prepared):
     tar.write_bytes(b"no tar")
     with pytest.raises(ValueError, match=rf"{server.url}/t\.tar"):
         prepared("t.tar")
-    write_tar(tar, {"k0.png": image_bytes(0)})
-    check(prepared("t.tar"), 1)
+    write_tar(tar, {"k0.png": image_bytes(seed=0)})
+    check(prepared("t.tar"), count=1)
 
 
-def test_half_an_image_is_not_cropped_above_the_damage(server, prepared):
-    """The crop would decode; the image as a whole does not. The tar has no index."""
+def test_half_an_image_is_unreadable_even_for_a_crop_above_the_damage(server, prepared):
+    """Without an index, which has checksums, only the whole image tells whether it is intact."""
     jpeg = encoded(pixels((64, 64)), "JPEG")
     write_tar(server.root / "t.tar", {"k.jpg": jpeg[: len(jpeg) // 2]})
     source = prepared("t.tar")
     with pytest.raises(UnreadableImage):
-        TrainingImages(source, "train", 2.0, 16, True)[Item(0, 0, 0, 0)]
+        TrainingImages(source, "train", scale=2.0, crop_size=16, flips=True)[Item(image=0, seed=0)]
 
 
 def test_the_intact_part_of_a_truncated_shard_is_read(server, prepared):
@@ -224,7 +226,7 @@ def test_the_intact_part_of_a_truncated_shard_is_read(server, prepared):
     tar = server.root / "t-000.tar"
     tar.write_bytes(tar.read_bytes()[: source._table.place("hr", 1).offset + 20])
 
-    check(source, 1)
+    check(source, count=1)
     with pytest.raises(UnreadableImage, match=r"t-000\.tar: k1: 20 of the") as caught:
         source.read(1)
     assert caught.value.reason == "truncated"
@@ -293,7 +295,7 @@ def test_the_least_recently_used_shard_goes_first(files, tmp_path):
     cache = cache_of(tmp_path, files=2)
     for number in (0, 1, 2, 0, 3):
         cache.fetch(shard(files, number))
-        time.sleep(0.02)
+        time.sleep(0.02)  # so that times of use differ
     assert names(tmp_path) == ["f0", "f2", "f3"]  # the newest comes on top of the two
 
 
@@ -301,7 +303,7 @@ def test_a_shard_that_had_to_go_is_not_downloaded_again_soon(files, tmp_path, mo
     cache = cache_of(tmp_path, files=1)
     for number in range(3):
         assert cache.fetch(shard(files, number))
-        time.sleep(0.02)  # the oldest file is the first to go
+        time.sleep(0.02)  # so that times of use differ
 
     assert names(tmp_path) == ["f1", "f2"]  # the newest comes on top of the one
     assert cache.fetch(shard(files, 0)) is None
@@ -312,7 +314,9 @@ def test_a_shard_that_had_to_go_is_not_downloaded_again_soon(files, tmp_path, mo
     assert cache.fetch(shard(files, 0))
 
 
-def test_on_a_full_disk_a_download_leaves_nothing_and_waits(files, tmp_path, monkeypatch, caplog):
+def test_a_download_onto_a_full_disk_leaves_nothing_and_is_not_repeated_at_once(
+    files, tmp_path, monkeypatch, caplog
+):
     def filled(url, dest, **_):
         Path(f"{dest}.temp{os.getpid()}").write_bytes(b"x")
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -393,7 +397,7 @@ def test_a_process_ends_while_it_reads_ahead(files, tmp_path):
 
 
 def test_without_room_samples_come_from_the_server(server, prepared, caplog):
-    check(prepared("t-{000..001}.tar", cache_size=1000))
+    check(prepared("t-{000..001}.tar", cache_size=1000))  # bytes: less than a tar
     ranges = [asked for _, path, asked in server.requests if path == "/t-001.tar"]
     assert len(ranges) == 3  # its size, and two images
     assert all(asked.startswith("bytes=") for asked in ranges[1:])
@@ -402,7 +406,7 @@ def test_without_room_samples_come_from_the_server(server, prepared, caplog):
 
 def test_workers_fetch_each_shard_once(server, prepared):
     source = prepared("t-{000..001}.tar", read_ahead=1)
-    source.upcoming([0])  # fsspec has begun its thread before the fork
+    source.upcoming([0])  # fsspec begins its thread before the fork of the workers
     until(lambda: server.got("t-000.tar"))
 
     loader = DataLoader([0, 3, 1, 4, 2] * 4, None, num_workers=2, collate_fn=source.read)
@@ -416,13 +420,13 @@ def test_workers_fetch_each_shard_once(server, prepared):
 @pytest.mark.parametrize("damage", ["gone", "rotten"])
 def test_a_cached_shard_that_is_damaged_is_fetched_again(server, prepared, tmp_path, damage):
     source = prepared("t-000.tar")
-    check(source, 1)
+    check(source, count=1)
     (path,) = (tmp_path / "cache" / "enlarger-shards").iterdir()
     if damage == "gone":
         path.unlink()
     else:
         path.write_bytes(bytes(path.stat().st_size))
-    check(source, 1)
+    check(source, count=1)
     assert server.got("t-000.tar") == 2
 
 

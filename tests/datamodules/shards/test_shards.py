@@ -38,7 +38,7 @@ def tar(folder):
 
 def prepared(urls, **options):
     source = Shards(urls if isinstance(urls, list) else str(urls), **options)
-    source.prepare(2.0)
+    source.prepare(scale=2.0)
     return source
 
 
@@ -62,7 +62,7 @@ def tars_open():
 def test_open_tars_are_limited_and_closed_with_their_source(tmp_path, monkeypatch):
     monkeypatch.setattr(shard_reader, "OPEN_FILES", 5)
     for number in range(7):
-        write_tar(tmp_path / f"{number}.tar", {f"k{number}.png": image_bytes(0)})
+        write_tar(tmp_path / f"{number}.tar", {f"k{number}.png": image_bytes(seed=0)})
     source = prepared(tmp_path / "*.tar")
 
     for index in (0, 1, 2, 3, 4, 0, 5):
@@ -77,7 +77,7 @@ def test_sizes_are_those_of_the_images(folder):
     turned = Image.Exif()
     turned[0x0112] = 6  # Orientation: a quarter turn to the right, so 8x6 becomes 6x8
     jpeg = encoded(pixels((8, 6)), "JPEG", exif=turned)
-    members = {"a.png": image_bytes(0), "b.jpg": jpeg, "c.png": b"broken"}
+    members = {"a.png": image_bytes(seed=0), "b.jpg": jpeg, "c.png": b"broken"}
 
     source = prepared(indexed(write_tar(folder / "s.tar", members)))
     foreign = prepared(folder / "t-000.tar")
@@ -94,12 +94,12 @@ def test_sizes_are_those_of_the_images(folder):
 def test_crops_of_a_jpeg_have_the_pixels_of_the_whole_image(tmp_path, subsampling, progressive):
     """Decoding ends at the crop's lower edge if the bytes are known to be intact."""
     options = {"subsampling": subsampling, "progressive": progressive}
-    jpeg = encoded(pixels((90, 77), 5), "JPEG", **options)
+    jpeg = encoded(pixels((90, 77)), "JPEG", **options)
     source = prepared(indexed(write_tar(tmp_path / "w.tar", {"a.jpg": jpeg, "a.txt": b"a cat"})))
     whole = source.read(0)["hr"]
 
     for top in range(0, 68, 5):  # 77 rows, 9 in a crop
-        part = source.read_crop(0, top, 11, 9, 60)
+        part = source.read_crop(0, top=top, left=11, height=9, width=60)
         assert_array_equal(part["hr"], whole[top : top + 9, 11:71])
         assert part["text"] == "a cat"
 
@@ -115,7 +115,7 @@ def test_a_users_stage_changes_samples_and_leaves_some_out(tmp_path):
     source = prepared(write_tar(tmp_path / "t.tar", members), stages=[captioned])
 
     sample = source.read(0)
-    crop = source.read_crop(0, 1, 2, 3, 4)
+    crop = source.read_crop(0, top=1, left=2, height=3, width=4)
     of_a_worker = pickle.loads(pickle.dumps(source)).read(0)
 
     assert sample["text"] == "zero"
@@ -130,9 +130,13 @@ def test_a_users_stage_changes_samples_and_leaves_some_out(tmp_path):
 # ------------------------------------------------------------------------------------ broken tars
 
 
-@pytest.mark.parametrize("end", [-512, -100, 0, 100, 512])
+@pytest.mark.parametrize(
+    "end",
+    [-512, -100, 0, 100, 512],
+    ids=["before a header", "in it", "behind it", "in an image", "without the end of a tar"],
+)
 def test_a_truncated_tar_is_refused(tar, end):
-    """Before, in and behind the last image's header of 512 bytes, in the image and behind it."""
+    """It ends so many bytes behind the last image's header, which has 512."""
     image = build_index(tar).members[2]["png"]
     os.truncate(tar, image.offset + end)
     with pytest.raises(ValueError, match=r"shard .*t-000\.tar cannot be read"):
@@ -142,11 +146,11 @@ def test_a_truncated_tar_is_refused(tar, end):
 @pytest.mark.parametrize(
     "change",
     [
-        lambda data: data.replace(b"k1.png", b"k2.png"),  # against the header's checksum
-        lambda data: data + bytes(1 << 20) + data,  # a second tar behind the first one's end
-        gzip.compress,
-        lambda data: b"no tar at all\n" * 100,
-        lambda data: b"",
+        pytest.param(lambda data: data.replace(b"k1.png", b"k2.png"), id="a header's checksum"),
+        pytest.param(lambda data: data + bytes(1 << 20) + data, id="a tar behind a tar"),
+        pytest.param(gzip.compress, id="compressed"),
+        pytest.param(lambda data: b"no tar at all\n" * 100, id="text"),
+        pytest.param(lambda data: b"", id="empty"),
     ],
 )
 def test_a_file_that_is_no_tar_is_refused(tar, change):
@@ -181,7 +185,7 @@ def change_a_byte(path, offset):
 
 def test_changed_bytes_are_not_taken_for_an_image(tmp_path):
     """Even if they would decode: a bitmap has no checksums."""
-    members = {"a.bmp": image_bytes(0, kind="BMP"), "b.png": image_bytes(1)}
+    members = {"a.bmp": image_bytes(seed=0, kind="BMP"), "b.png": image_bytes(seed=1)}
     path = indexed(write_tar(tmp_path / "b.tar", members))
     source = prepared(path)
     time = path.stat().st_mtime_ns
@@ -199,7 +203,7 @@ def test_changed_bytes_are_not_taken_for_an_image(tmp_path):
 
 
 def test_an_index_has_checksums_places_and_sizes(tmp_path):
-    tar = write_tar(tmp_path / "t.tar", {"k.png": image_bytes(0), "k.txt": b"a cat"})
+    tar = write_tar(tmp_path / "t.tar", {"k.png": image_bytes(seed=0), "k.txt": b"a cat"})
     index = build_index(tar, examine=True)
     image = index.members[0]["png"]
     text = index.members[0]["txt"]
@@ -207,7 +211,7 @@ def test_an_index_has_checksums_places_and_sizes(tmp_path):
 
     assert index.checksum == xxhash.xxh3_128_hexdigest(data)
     assert checksum_of(tar) == index.checksum
-    assert data[image.offset : image.offset + image.size] == image_bytes(0)
+    assert data[image.offset : image.offset + image.size] == image_bytes(seed=0)
     assert data[text.offset : text.offset + text.size] == b"a cat"
     assert text.checksum == xxhash.xxh3_64_intdigest(b"a cat")
     assert (image.height, image.width) == (6, 8)
@@ -232,7 +236,7 @@ def test_the_index_of_another_tar_of_the_same_size_is_made_again(tar, tmp_path, 
 
 
 def test_an_index_is_kept_for_its_checksums_after_its_tar_was_copied_and_damaged(tar, tmp_path):
-    """By its checksums, which a new one would not have."""
+    """A new index would not have the checksums by which the damage is seen."""
     indexed(tar)
     original = load_index(tar, tmp_path / "cache")
     change_a_byte(tar, original.members[0]["png"].offset + 40)
@@ -258,14 +262,15 @@ def test_an_index_that_cannot_be_read_is_made_again(tar, tmp_path):
 @pytest.mark.parametrize(
     "lie",
     [
-        {"png": ["a", 10]},
-        {"png": [float("nan"), 10]},
-        {"png": [512, 10, None, 1, 1, 1]},  # offset, size, checksum, height, width, and one more
-        {"png": [512, 10, "xyz"]},  # no checksum
-        7,  # no members
+        pytest.param({"png": ["a", 10]}, id="no offset"),
+        pytest.param({"png": [float("nan"), 10]}, id="an offset of NaN"),
+        pytest.param({"png": [512, 10, None, 1, 1, 1]}, id="one number too many"),
+        pytest.param({"png": [512, 10, "xyz"]}, id="no checksum"),
+        pytest.param(7, id="no members"),
     ],
 )
-def test_an_index_that_lies_is_made_again(tar, tmp_path, lie, caplog):
+def test_an_index_of_impossible_values_is_made_again(tar, tmp_path, lie, caplog):
+    """A member has offset, size, checksum, height and width."""
     indexed(tar)
     place = tar.with_name("t-000.tar.idx.json")
     content = json.loads(place.read_text())

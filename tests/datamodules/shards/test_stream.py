@@ -21,7 +21,7 @@ from tests.datamodules.memory import assert_same, data_of, keys_of, opened
 from tests.datamodules.server import serving
 from tests.quick import quick
 
-IMAGE = image_bytes(0, (20, 18))
+IMAGE = image_bytes(seed=0, size=(20, 18))
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +35,7 @@ def tars(tmp_path_factory):
 
 
 def source(folder, urls="t{0..7}.tar", samples=32, shuffle=9):
+    """By default a stream of the images of `tars`."""
     return Stream(samples, f"{folder}/{urls}", shuffle)
 
 
@@ -69,22 +70,22 @@ def read(*urls):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_order_follows_from_the_seed(tars, workers):
     whole = batches(data_module(source(tars), workers=workers))
-    again = batches(data_module(source(tars), workers=workers))
+    repeated = batches(data_module(source(tars), workers=workers))
     resumed = batches(data_module(source(tars), workers=workers), [(1, 0), (2, 0)])
-    other = batches(data_module(source(tars), workers=workers, seed=1))
+    of_another_seed = batches(data_module(source(tars), workers=workers, seed=1))
 
-    assert_same(again, whole)
+    assert_same(repeated, whole)
     assert_same(resumed, whole[4:])  # an epoch has 4 batches: 32 images, 8 in each
-    assert keys_of(other) != keys_of(whole)
+    assert keys_of(of_another_seed) != keys_of(whole)
 
 
 @pytest.mark.parametrize(("world", "workers"), quick([(1, 0), (2, 2), (4, 2)], 2))
 def test_every_sample_once_an_epoch(tars, world, workers):
-    epochs = [[], [], []]
+    epochs = [[], [], []]  # the keys of all processes
     for rank in range(world):
-        seen = batches(data_module(source(tars), workers=workers), rank=rank, world=world)
+        own = batches(data_module(source(tars), workers=workers), rank=rank, world=world)
         for epoch, keys in enumerate(epochs):
-            keys += keys_of(seen[4 * epoch : 4 * epoch + 4])
+            keys += keys_of(own[4 * epoch : 4 * epoch + 4])  # an epoch has 4 batches
 
     for keys in epochs:
         assert sorted(keys) == sorted(f"train/{number}" for number in range(32))
@@ -93,22 +94,23 @@ def test_every_sample_once_an_epoch(tars, world, workers):
 
 
 def test_a_run_resumed_within_an_epoch_reads_its_rest_in_a_new_order(tars, caplog):
+    """3 of the 4 batches of epoch 1; samples of its first batch may come again."""
     whole = batches(data_module(source(tars)))
     resumed = batches(data_module(source(tars)), [(1, 1), (2, 0)])
-    again = batches(data_module(source(tars)), [(1, 1), (2, 0)])
+    repeated = batches(data_module(source(tars)), [(1, 1), (2, 0)])
 
     assert "epoch 1 goes on at batch 1 of 4, and its other batches are read in a new" in caplog.text
-    assert len(set(keys_of(resumed[:3]))) == 24  # all different
+    assert len(set(keys_of(resumed[:3]))) == 24  # 3 batches of 8: all differ
     assert keys_of(resumed[:3]) != keys_of(whole[5:8])
     assert torch.equal(resumed[0]["seed"], whole[5]["seed"])  # of its place, not its image
     assert_same(resumed[3:], whole[8:])
-    assert_same(again, resumed)
+    assert_same(repeated, resumed)
 
 
 @pytest.mark.parametrize(("shuffle", "ordered"), [(0, True), (50, False)])
-def test_samples_are_shuffled_within_a_tar(tmp_path, shuffle, ordered):
+def test_samples_are_shuffled_within_a_tar_unless_shuffle_is_0(tmp_path, shuffle, ordered):
     write_tar(tmp_path / "one.tar", {f"{n:02}.png": IMAGE for n in range(100)})
-    stream = source(tmp_path, "one.tar", 100, shuffle)
+    stream = source(tmp_path, "one.tar", samples=100, shuffle=shuffle)
     keys = keys_of(batches(data_module(stream, batch_size=1, streams=1), [(0, 0)]))
     assert len(set(keys)) == 100
     assert (keys == sorted(keys)) == ordered
@@ -129,7 +131,7 @@ def test_stream_reads_the_same_fields_as_shards_and_opens_no_pickle(tmp_path):
         sample |= {"text_features.npy": np.ones((2, 3), np.float32), "json": {"n": 1}}
         writer.write({**sample, "pyd": Evil()})
     shards = Shards(str(tar))
-    shards.prepare(2.0)
+    shards.prepare(scale=2.0)
 
     ((raw,), notes) = read(tar)
 
@@ -156,14 +158,15 @@ def test_an_unreadable_image_is_replaced_by_the_next_one(tmp_path):
     members = {f"{n}.png": IMAGE for n in range(8)}
     members |= {"2.png": IMAGE[:100], "3.png": IMAGE[:100]}
     write_tar(tmp_path / "a.tar", members)
-    data = data_module(source(tmp_path, "a.tar", 6, shuffle=0), batch_size=1, streams=1)
+    stream = source(tmp_path, "a.tar", samples=6, shuffle=0)
+    data = data_module(stream, batch_size=1, streams=1)
 
     keys = keys_of(batches(data, [(0, 0)]))
 
     assert keys == ["train/0", "train/1", "train/4", "train/5", "train/6", "train/7"]
     assert data.tally.reasons == {"truncated": 2}
-    assert data.tally.failed == 1  # of six places: the other image was to replace one
-    assert "a.tar: 2" in data.tally.images["train/2"]
+    assert data.tally.failed == 1  # of six samples: the place of 2, where 3 was tried next
+    assert "a.tar: 2: " in data.tally.images["train/2"]  # the tar, the image, and why
 
 
 def cut(data, offset):
@@ -175,49 +178,50 @@ def flipped(data, offset):
 
 
 @pytest.mark.parametrize(
-    ("damage", "offset"),
+    ("damage", "offset", "keys"),
     [
-        (cut, 0),
-        (cut, 300),  # within the first header
-        (cut, 512 + 40),  # within the first image
-        (cut, 1024),  # where a tar could end
-        (flipped, 10),
-        (flipped, 1024 + 10),  # the second header
-        (flipped, 2 * 1024 + 10),  # the last header
+        pytest.param(cut, 0, [], id="empty"),
+        pytest.param(cut, 300, [], id="ends in the first header"),
+        pytest.param(cut, 512 + 40, [], id="ends in the first image"),
+        pytest.param(cut, 1024, [], id="ends where a tar could end"),
+        pytest.param(flipped, 10, [], id="the first header"),
+        pytest.param(flipped, 1024 + 10, [], id="the second header"),
+        pytest.param(flipped, 2 * 1024 + 10, ["0"], id="the last header"),
     ],
 )
-def test_whole_samples_of_a_broken_tar_are_read_and_it_is_counted(tmp_path, damage, offset):
-    """Samples of one image each, of one block each."""
+def test_whole_samples_of_a_broken_tar_are_read_and_it_is_counted(tmp_path, damage, offset, keys):
+    """Not the last one before the damage, which may lack members.
+
+    The tar has three samples of one image, of 1,024 bytes: a header and a block of content.
+    """
     broken = write_tar(tmp_path / "a.tar", {f"{n}.png": b"x" * 400 for n in range(3)})
     broken.write_bytes(damage(broken.read_bytes(), offset))
     next_one = write_tar(tmp_path / "b.tar", {"2.png": b"x"})
 
     raws, (note,) = read(broken, next_one)
 
-    assert len(raws) < 3  # of four: the last one before the damage may lack members
+    assert [raw.key for raw in raws] == [*keys, "2"]
     assert raws[-1].shard == str(next_one)
     assert note.reason == "unreadable tar"
     assert "a.tar cannot be read to its end" in note.message
 
 
-def test_a_sample_is_not_given_where_its_members_are_cut_apart(tmp_path):
-    cut_apart = write_tar(tmp_path / "a.tar", {"a.hr.png": b"first", "a.lr.png": b"first"})
-    cut_apart.write_bytes(cut_apart.read_bytes()[: 2 * 512])
+def test_a_sample_whose_tar_ends_between_its_members_is_left_out(tmp_path):
+    """Nor is it joined with the sample of that name in the next tar."""
+    broken = write_tar(tmp_path / "a.tar", {"a.hr.png": b"first", "a.lr.png": b"first"})
+    broken.write_bytes(broken.read_bytes()[: 2 * 512])  # header and content of a.hr.png
     next_one = write_tar(tmp_path / "b.tar", {"a.hr.png": b"other"})
 
-    raws, notes = read(cut_apart, next_one)
+    raws, notes = read(broken, next_one)
 
     assert [raw.fields for raw in raws] == [{"hr": b"other"}]
     assert len(notes) == 1
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [("a.txt", b"x", "no images in it"), ("no tar", b"", "to its end")],
-)
-def test_a_set_without_samples_is_refused(tmp_path, name, content, message):
-    tar = write_tar(tmp_path / "a.tar", {name: content})
-    if name == "no tar":
+@pytest.mark.parametrize(("is_tar", "message"), [(True, "no images in it"), (False, "to its end")])
+def test_a_set_without_samples_is_refused(tmp_path, is_tar, message):
+    tar = write_tar(tmp_path / "a.tar", {"a.txt": b"x"})
+    if not is_tar:
         tar.write_bytes(b"<html>" * 1000)
     data = data_module(source(tmp_path, "a.tar"))
     with pytest.raises(ValueError, match=f"Stream.urls: no samples in a pass .*{message}"):
@@ -239,11 +243,12 @@ def test_a_server_that_stalls_is_counted_and_the_other_tars_are_read(tars, monke
     monkeypatch.setattr(remote, "DEADLINE", 0.1)
     with serving(tars) as server:
         server.always = "stall"
-        stream = Stream(8, [f"{server.url}/t0.tar", f"{tars}/t1.tar"], shuffle=0)
+        urls = [f"{server.url}/t0.tar", f"{tars}/t1.tar"]
+        stream = Stream(samples=8, urls=urls, shuffle=0)  # two passes over the 4 of t1.tar
         data = data_module(stream)
         keys = keys_of(batches(data, [(0, 0)]))
 
-    assert set(keys) == {"train/4", "train/5", "train/6", "train/7"}
+    assert set(keys) == {"train/4", "train/5", "train/6", "train/7"}  # of t1.tar
     assert data.tally.reasons.keys() == {"unreadable tar"}
     assert "Timeout" in str(data.tally.images)
 
@@ -258,7 +263,8 @@ def test_a_missing_tar_is_counted(tars):
 
 
 def test_pipes_give_the_same_as_files(tars):
-    piped = Stream(32, f"pipe:cat {tars}/t{{0..7}}.tar", 9, allow_pipes=True)
+    piped = source(f"pipe:cat {tars}")
+    piped.allow_pipes = True
     from_pipes = batches(data_module(piped, workers=1))
     from_files = batches(data_module(source(tars), workers=1))
     assert_same(from_pipes, from_files)
@@ -266,6 +272,7 @@ def test_pipes_give_the_same_as_files(tars):
 
 @pytest.mark.parametrize("then", ["; exit 3", " | head -c 700; exit 3"])
 def test_the_tar_of_a_command_that_fails_is_counted_as_unreadable(tars, then):
+    """At its end, or in the middle: the tar has more than 700 bytes."""
     raws, (note,) = read(f"pipe:cat {tars}/t0.tar{then}")
     assert len(raws) < 4
     assert note.reason == "unreadable tar"
@@ -274,11 +281,14 @@ def test_the_tar_of_a_command_that_fails_is_counted_as_unreadable(tars, then):
 # ---------------------------------------------------------------------------------------- refusals
 
 
-def test_more_processes_than_tars_are_refused_and_more_workers_not_started(tars):
-    two = source(tars, "t{0..1}.tar")
+def test_more_processes_than_tars_are_refused(tars):
     with pytest.raises(ValueError, match=r"2 tars, fewer than the 4 processes"):
-        batches(data_module(two), rank=0, world=4)
-    assert opened(two, workers=4).train_dataloader().num_workers == 2  # one for each tar
+        batches(data_module(source(tars, "t{0..1}.tar")), rank=0, world=4)
+
+
+def test_there_are_no_more_workers_than_tars(tars):
+    data = opened(source(tars, "t{0..1}.tar"), workers=4)
+    assert data.train_dataloader().num_workers == 2
 
 
 @pytest.mark.parametrize(

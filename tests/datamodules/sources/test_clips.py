@@ -41,7 +41,7 @@ def root(tmp_path):
 
 
 def prepared(source):
-    source.prepare(1.0)
+    source.prepare(scale=1.0)
     return source
 
 
@@ -68,24 +68,32 @@ def test_folders_of_frames_are_clips(root):
     clip = source.read(0)["clip"]
 
     assert source.keys == ["a", "b", "more/c"]
-    assert numbers_of(clip) == [1, 3, 5]  # 10 is not before 2
+    assert numbers_of(clip) == [1, 3, 5]  # 10.png is not before 2.png
     assert_array_equal(clip[1], frame(3))
+
+
+def test_a_clip_of_training_begins_at_any_frame_from_which_it_fits(root):
+    source = prepared(Clips(str(root), frames=3, stride=2))
     starts = {numbers_of(drawn(source, seed))[0] for seed in range(60)}
-    assert starts == set(range(1, 9))  # 8, 10, 12 is the last
+    assert starts == set(range(1, 9))  # of 12 frames, the last clip has 8, 10 and 12
 
 
-def test_frames_may_have_16_bits_and_be_made_squares(tmp_path):
+def test_a_frame_of_16_bits_is_read_as_8_bits(tmp_path):
     write(tmp_path / "a", 2)
     cv2.imwrite(str(tmp_path / "a/3.png"), frame(3)[..., ::-1].astype(np.uint16) * 257)
 
     clip = prepared(Clips(str(tmp_path), frames=3)).read(0)["clip"]
-    square = prepared(Clips(str(tmp_path), frames=3, side=10)).read(0)["clip"]
 
     assert clip.dtype == np.uint8
     assert numbers_of(clip) == [1, 2, 3]
+
+
+def test_frames_are_shrunk_and_cut_to_squares_of_a_side(root):
+    square = prepared(Clips(str(root), frames=3, side=10)).read(0)["clip"]
+
     assert square.shape == (3, 10, 10, 3)
-    # 24 columns become 12, and one is cut off at each side: the first one kept was 2 and 3,
-    # the last one 20 and 21.
+    # Of 20 x 24 pixels, 24 columns become 12, and one is cut off at each side: the first one that
+    # is kept was 2 and 3, the last one 20 and 21.
     columns = square[0, 0, :, 2]
     assert columns[0] == pytest.approx(2.5, abs=1)
     assert columns[-1] == pytest.approx(20.5, abs=1)
@@ -100,7 +108,7 @@ def test_clips_that_are_too_short_are_left_out(root, caplog):
 
 def test_a_clip_of_unequal_frames_is_unreadable(root):
     """Evaluation fails; training takes another clip and counts it."""
-    save_pixels(root / "b/4.png", frame(4, 20, 20))
+    save_pixels(root / "b/4.png", frame(4, height=20, width=20))
     message = "b has frames of the shapes .*; expected one size in all frames of a clip"
 
     data = data_module(Clips(str(root), frames=6), per_image=3, unreadable_limit=1.0)
@@ -108,7 +116,7 @@ def test_a_clip_of_unequal_frames_is_unreadable(root):
 
     assert len(keys) == 9  # 3 clips, 3 times each
     assert "train/b" not in keys
-    assert data.tally.unreadable >= 3  # b's three times, and where it was to replace another
+    assert data.tally.unreadable >= 3  # b, three times or more: it may be chosen as replacement
     with pytest.raises(UnreadableImage, match=message):
         prepared(Clips(str(root), frames=4)).read(1)
     with pytest.raises(ValueError, match=message):
@@ -162,7 +170,7 @@ def test_clips_of_shards_have_frames_in_the_order_of_their_numbers_and_captions(
         write_tar(tmp_path / f"{name}.tar", members)
     source = ClipShards(f"{tmp_path}/*.tar", frames=4, stride=3)
 
-    first, second = evaluation(SRDataModule(1.0, test={"own": source}, workers=1), "test")
+    first, second = evaluation(SRDataModule(scale=1.0, test={"own": source}, workers=1), "test")
 
     assert source.groups == [1, 1]  # one clip in each shard
     assert first["key"] == ["own/a"]
@@ -190,7 +198,7 @@ def test_folders_in_a_tar_are_clips(tmp_path):
 
 
 def moving(**settings):
-    """A window of 10 pixels over an image whose pixels are their own place."""
+    """A window of 10 pixels over an image of 60 x 90 whose pixels are their own place."""
     image = Memory({"p": {"hr": located(60, 90)}})
     return prepared(MovingCrops(source=image, side=10, frames=5, **settings))
 
@@ -205,13 +213,14 @@ def test_a_window_moves_evenly_and_stays_inside():
     assert_array_equal(clips[:, :, -1, -1, :2], places + 9)
     assert abs(steps).max() == 2  # the speed
     assert (steps.max(1) - steps.min(1)).max() <= 1  # constant speed, rounded to pixels
-    assert places[:, 0].min() < 6  # starts reach from one border to the other:
-    assert places[:, 0, 1].max() > 70  # the last column is 90 - 10 = 80
-    assert abs(steps.mean()) < 0.2  # to all sides
+    # Starts reach from one border to the other: the last one is at column 90 - 10 = 80.
+    assert places[:, 0].min() < 6
+    assert places[:, 0, 1].max() > 70
+    assert abs(steps.mean()) < 0.2  # windows move to all sides
 
 
 def test_windows_are_made_smaller_by_means():
     clip = drawn(moving(reduce=4, speed=0.5), seed=3)
     assert clip.shape == (5, 10, 10, 3)
     assert_array_equal(np.diff(clip[0, 0, :, 1]), 4)  # each pixel stands for 4 columns
-    assert abs(np.diff(clip[:, 0, 0, :2], axis=0)).max() <= 2  # 0.5 pixels of a frame
+    assert abs(np.diff(clip[:, 0, 0, :2], axis=0)).max() <= 2  # 0.5 pixels of a frame, times 4

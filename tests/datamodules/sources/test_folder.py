@@ -13,7 +13,7 @@ from tests.datamodules.image_files import pixels, save
 
 
 def prepared(source):
-    source.prepare(2.0)
+    source.prepare(scale=2.0)
     return source
 
 
@@ -57,12 +57,12 @@ def test_linked_folders_are_followed_once(tree):
     ("names", "keys"),
     [
         (["x.jpg", "x.png", "x.jpg.png"], ["x.jpg", "x.jpg.png", "x.png"]),
-        (["x.jpg", "x.jpg.png"], ["x", "x.jpg"]),
+        (["x.jpg", "x.jpg.png"], ["x", "x.jpg"]),  # no ending is needed
         (["x.JPG", "x.jpg", "x.JPG.png"], ["x.JPG", "x.jpg", "x.JPG.png"]),
         (["x.jpg", "y/x.png", "y/x.bmp"], ["x", "y/x.png", "y/x.bmp"]),
     ],
 )
-def test_predict_tells_all_files_apart(tmp_path, names, keys):
+def test_predict_gives_files_of_one_name_keys_with_their_endings(tmp_path, names, keys):
     for name in names:
         save(tmp_path / name)
     folder = prepared(Folder.of([str(tmp_path), str(tmp_path / names[0])]))
@@ -81,31 +81,31 @@ def photos(tmp_path):
     return tmp_path / "in"
 
 
-def left(paths, folder, *names):
-    """The keys without the outputs that a writer into the folder calls its own."""
+def inputs(paths, writer_folder, *outputs):
+    """The keys of what `predict` reads; `outputs` are what its writer calls its own."""
     source = Folder.of(paths)
-    source.outputs = Outputs(folder, partial(set, names))
+    source.outputs = Outputs(writer_folder, partial(set, outputs))
     return list(pickle.loads(pickle.dumps(prepared(source))).keys)  # as a worker gets it
 
 
 @pytest.mark.parametrize("pattern", ["", "**/*.*"])
 def test_a_writers_folder_below_the_one_that_is_searched_is_left_out(photos, pattern):
     paths = str(photos / pattern)
-    assert left(paths, photos / "sub" / "out") == ["a.jpg", "a.png", "sub/b", "sub/outer/d"]
-    assert left(paths, photos / "sub") == ["a.jpg", "a.png"]
-    assert len(left(paths, photos.parent / "other")) == 5  # all
+    assert inputs(paths, photos / "sub" / "out") == ["a.jpg", "a.png", "sub/b", "sub/outer/d"]
+    assert inputs(paths, photos / "sub") == ["a.jpg", "a.png"]
+    assert len(inputs(paths, photos.parent / "other")) == 5  # all
 
 
-def test_of_the_writers_folder_its_outputs_are_left_out(photos):
-    """A name does not change if an output with another extension is beside it."""
-    assert left(str(photos), photos, "a.png", "sub/out/c.png") == ["a", "sub/b", "sub/outer/d"]
-    assert left(str(photos / "sub"), photos, "a.png", "sub/b.png") == ["out/c", "outer/d"]
+def test_outputs_in_the_folder_of_the_inputs_are_left_out(photos):
+    """The key of a.jpg stays "a": an output a.png beside it is no second input of that name."""
+    assert inputs(str(photos), photos, "a.png", "sub/out/c.png") == ["a", "sub/b", "sub/outer/d"]
+    assert inputs(str(photos / "sub"), photos, "a.png", "sub/b.png") == ["out/c", "outer/d"]
 
 
 def test_outputs_that_are_named_one_by_one_are_read(photos):
     files = [str(photos / "sub" / "b.png"), str(photos / "a.png")]
-    assert left(files, photos, "a.png") == ["a", "b"]
-    assert left(files, photos / "sub") == ["a", "b"]
+    assert inputs(files, photos, "a.png") == ["a", "b"]
+    assert inputs(files, photos / "sub") == ["a", "b"]
 
 
 # --------------------------------------------------------------------------------- Paired, Photos

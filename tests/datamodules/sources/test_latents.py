@@ -38,7 +38,7 @@ def prepared(source, scale=2.0):
 
 def test_a_batch_of_latents_has_the_size_of_its_images_and_the_space(tmp_path):
     source = prepared(latents(tmp_path / "out"))
-    dataset = TrainingLatents(source, "train", 2.0, 96, True)
+    dataset = TrainingLatents(source, "train", scale=2.0, crop_size=96, flips=True)
 
     batch = collate(dataset.__getitems__([Item(1, seed=1), Item(0, seed=0)]))
     add_latents(batch, source)
@@ -58,11 +58,11 @@ def npy_with_header(header):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (npy(np.zeros((1, 2, 2), int)), r"is int64 \(1, 2, 2\); expected floats"),
-        (npy(np.array([None, {}])), "allow_pickle"),  # a pickle: no code in a shard is executed
-        (npy_with_header(b"{'descr': '<f4', 'shape': (2,\n"), "EOF"),  # tokenize.TokenError
-        (b"PK\x03\x04 no archive", "zip"),  # zipfile.BadZipFile
-        (b"PK\x05\x06" + bytes(18), "dim"),  # an archive, which has no dimensions
+        pytest.param(npy(np.zeros((1, 2, 2), int)), r"is int64 \(1, 2, 2\)", id="integers"),
+        pytest.param(npy(np.array([None, {}])), "allow_pickle", id="a pickle, which is code"),
+        pytest.param(npy_with_header(b"{'descr': '<f4', 'shape': (2,\n"), "EOF", id="header"),
+        pytest.param(b"PK\x03\x04 no archive", "zip", id="a broken archive"),
+        pytest.param(b"PK\x05\x06" + bytes(18), "dim", id="an archive"),
     ],
 )
 def test_a_damaged_latent_is_unreadable(tmp_path, data, message):
@@ -74,13 +74,13 @@ def test_a_damaged_latent_is_unreadable(tmp_path, data, message):
 def test_samples_without_latents_are_refused(tmp_path):
     source = latents(tmp_path / "out", {"txt": b"the sea"})
     with pytest.raises(ValueError, match=r"expected a member latent\.npy"):
-        source.prepare(2.0)
+        source.prepare(scale=2.0)
 
 
 def test_latents_of_another_scale_are_refused(tmp_path):
     source = latents(tmp_path / "out", scale=4.0)
     with pytest.raises(ValueError, match=r"scale 4, but data\.init_args\.scale is 2"):
-        source.prepare(2.0)
+        source.prepare(scale=2.0)
 
 
 def test_latents_without_their_description_are_refused(tmp_path):
@@ -88,14 +88,14 @@ def test_latents_without_their_description_are_refused(tmp_path):
     for damage in (lambda path: path.write_text("{"), lambda path: path.unlink()):
         damage(tmp_path / "out" / ABOUT)
         with pytest.raises(ValueError, match=r"encode\.json, which .* is missing or damaged"):
-            source.prepare(2.0)
+            source.prepare(scale=2.0)
 
 
 def test_sets_that_were_not_encoded_alike_are_refused(tmp_path):
     one = latents(tmp_path / "one").urls
     two = latents(tmp_path / "two", space="Space 4567").urls
     with pytest.raises(ValueError, match=r"space differ in .*one/.* and .*two/"):
-        Latents([one, two]).prepare(2.0)
+        Latents([one, two]).prepare(scale=2.0)
 
 
 def test_features_of_captions_are_filled_up_to_the_longest(tmp_path):
@@ -118,18 +118,19 @@ def test_features_of_captions_are_filled_up_to_the_longest(tmp_path):
 
 
 def test_seeds_have_numbers_for_keys_and_one_size():
-    source = Seeds(3, [16, 24])
+    source = Seeds(count=3, size=[16, 24])
     assert source.keys == ["000000", "000001", "000002"]
     assert source.read(1) == {"size": (16, 24)}
-    assert Seeds(5, 16).read(1) == {"size": (16, 16)}
+    assert Seeds(count=3, size=16).read(1) == {"size": (16, 16)}
 
 
 def test_each_line_of_a_file_is_a_prompt(tmp_path, caplog):
+    """Its key is the number of the line and a hash of the text; empty lines are counted."""
     caplog.set_level("INFO")
     text = "\ufeffa red car\n\n  a dog \r\n\t\nün ours blanc\u2028assis\na red car"
     (tmp_path / "prompts.txt").write_text(text, encoding="utf-8")
 
-    source = prepared(Prompts(str(tmp_path / "prompts.txt"), 32))
+    source = prepared(Prompts(str(tmp_path / "prompts.txt"), size=32))
     samples = [source.read(index) for index in range(4)]
     lines, hashes = zip(*[key.split("-") for key in source.keys], strict=True)
 
@@ -137,13 +138,13 @@ def test_each_line_of_a_file_is_a_prompt(tmp_path, caplog):
     assert samples[1] == {"size": (32, 32), "text": "a dog"}
     assert samples[2]["text"] == "ün ours blanc\u2028assis"
     assert samples[0] == samples[3]
-    assert lines == ("000001", "000003", "000005", "000006")  # empty ones count
-    assert hashes[0] == hashes[3]  # of equal texts
+    assert lines == ("000001", "000003", "000005", "000006")
+    assert hashes[0] == hashes[3]
     assert hashes[0] != hashes[1]
 
 
-def test_a_size_is_a_pair_again_after_pinned_memory():
-    batch = {"size": [32, 48]}  # as torch makes it on the way to a GPU
+def test_a_size_of_a_batch_is_a_tuple_after_pinned_memory():
+    batch = {"size": [32, 48]}  # torch pins a tuple of numbers as a list
     to_floats(batch)
     assert batch["size"] == (32, 48)
 
@@ -164,7 +165,7 @@ def write_triplets(folder, names, judge=0.25):
     return folder
 
 
-def test_triplets_are_found_in_folders_at_any_depth(tmp_path):
+def test_triplets_are_found_in_folders_at_any_depth_and_read(tmp_path):
     write_triplets(tmp_path / "cnn", "ab", judge=0.0)
     write_triplets(tmp_path / "more/mix", "a", judge=1.0)
 
@@ -196,9 +197,9 @@ def test_crops_of_a_triplet_lie_in_one_place(tmp_path, workers):
 
 def test_an_unreadable_triplet_is_named(tmp_path):
     folder = write_triplets(tmp_path, "abcde")
-    np.save(folder / "judge/a.npy", np.array([1.5]))
+    np.save(folder / "judge/a.npy", np.array([1.5]))  # above 1
     (folder / "judge/b.npy").write_bytes(b"nothing")
-    save(folder / "p0/c.png", (20, 21))
+    save(folder / "p0/c.png", size=(20, 21))
     (folder / "ref/d.png").write_bytes(b"")
     source = prepared(Triplets(str(folder)))
     (folder / "judge/e.npy").unlink()

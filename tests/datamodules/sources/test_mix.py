@@ -28,16 +28,12 @@ from tests.datamodules.memory import (
 )
 
 
-def two_images():
-    """Images whose pixels are their own place."""
+def squares(per_image):
+    """Squares of 32 pixels of two images whose pixels are their own place."""
     wide = {"hr": located(40, 60), "text": "wide"}
     high = {"hr": located(64, 48), "text": "high"}
-    return Memory({"wide": wide, "high": high})
-
-
-def squares(per_image):
-    crops = Crops(two_images(), size=32, per_image=per_image)
-    crops.prepare(2.0)
+    crops = Crops(Memory({"wide": wide, "high": high}), size=32, per_image=per_image)
+    crops.prepare(scale=2.0)
     return crops
 
 
@@ -47,7 +43,7 @@ def corners(crops):
 
 
 def test_squares_lie_within_their_images():
-    crops = squares(50)
+    crops = squares(per_image=50)
     rows = set()
     for index in range(50):
         sample = crops.read(index)
@@ -63,8 +59,8 @@ def test_squares_lie_within_their_images():
 
 
 def test_a_place_follows_from_the_name_alone():
-    many = corners(squares(5))
-    few = corners(squares(2))
+    many = corners(squares(per_image=5))
+    few = corners(squares(per_image=2))
     assert few.items() <= many.items()
     assert len({str(place) for place in many.values()}) > 5  # of 2 images with 5 squares each
 
@@ -72,20 +68,21 @@ def test_a_place_follows_from_the_name_alone():
 @pytest.mark.parametrize(
     ("name", "around"),
     [
-        ("Crops", lambda source: Crops(source, 16)),
-        ("OneLR", lambda source: OneLR(source, 8)),
-        ("MovingCrops", lambda source: MovingCrops(source, 8)),
+        ("Crops", lambda source: Crops(source, size=16)),
+        ("OneLR", lambda source: OneLR(source, lr_side=8)),
+        ("MovingCrops", lambda source: MovingCrops(source, side=8)),
         ("Mix", lambda source: Mix({"a": source})),
     ],
 )
-def test_settings_of_the_inner_source_do_not_vanish(name, around):
+def test_an_inner_source_with_a_degradation_or_another_scale_is_refused(name, around):
+    """Those of the outer one are used."""
     degraded = Memory({"a": {}}, degradation=Bicubic(2.0))
     with pytest.raises(ValueError, match=rf"{name}\..*has its own degradation"):
-        around(degraded).prepare(2.0)
+        around(degraded).prepare(scale=2.0)
     scaled = Memory({"a": {}}, scale=3.0)
     with pytest.raises(ValueError, match=rf"{name}\..*has its own scale"):
-        around(scaled).prepare(2.0)
-    around(scaled).prepare(3.0)
+        around(scaled).prepare(scale=2.0)
+    around(scaled).prepare(scale=3.0)
 
 
 # ------------------------------------------------------------------------------------------ OneLR
@@ -96,11 +93,11 @@ FACE = photographs.astronaut()[:256, 100:356]
 
 def test_one_lr_is_shared_by_hr_of_all_scales():
     """As LIIF is measured: the LR has 16 pixels at each scale, and the HR 16 times the scale."""
-    sides = {5.3125: 85, 7: 112, 10.6875: 171}
+    sides = {5.3125: 85, 7: 112, 10.6875: 171}  # of HR, by scale
     face = Memory({"face": {"hr": FACE, "text": "a face"}})
-    sources = {str(scale): OneLR(face, 16, scale=scale) for scale in sides}
+    sources = {str(scale): OneLR(face, lr_side=16, scale=scale) for scale in sides}
 
-    batches = list(evaluation(SRDataModule(10, test=sources, workers=0), "test"))
+    batches = list(evaluation(SRDataModule(scale=10, test=sources, workers=0), "test"))
 
     for side, batch in zip(sides.values(), batches, strict=True):
         assert batch["size"] == (side, side)
@@ -108,7 +105,7 @@ def test_one_lr_is_shared_by_hr_of_all_scales():
         for name, length in (("hr", side), ("lr", 16)):
             expected = Image.fromarray(FACE).resize((length, length), Image.Resampling.BICUBIC)
             assert_array_equal((batch[name][0] * 255).round().permute(1, 2, 0), expected)
-    assert len({int(batch["seed"]) for batch in batches}) == 1  # else stages would not be shared
+    assert len({int(batch["seed"]) for batch in batches}) == 1  # so that CasArbi draws equal noise
 
 
 def test_squares_keep_transparency_and_tell_inner_sources_about_srgb(tmp_path):
@@ -118,7 +115,7 @@ def test_squares_keep_transparency_and_tell_inner_sources_about_srgb(tmp_path):
     crops = Crops(Mix({"x": folder}), size=8, per_image=1)
 
     crops.srgb = False
-    crops.prepare(2.0)
+    crops.prepare(scale=2.0)
     alpha = crops.read(0)["meta"]["alpha"]
 
     assert folder.srgb is False
@@ -129,7 +126,7 @@ def test_squares_keep_transparency_and_tell_inner_sources_about_srgb(tmp_path):
 
 
 class Grouped(Memory):
-    """Groups of five images; records announced groups."""
+    """Groups of five images; notes the groups that are announced."""
 
     def __init__(self, count):
         super().__init__({f"s{i:02d}": {"hr": random_image(16, 20, i)} for i in range(count)})
@@ -149,10 +146,10 @@ def mixed(**settings):
 
 
 def test_shares_are_exact_and_images_of_a_source_equally_frequent():
-    keys = keys_of(training(data_of(mixed(samples=1024), batch_size=16)))
+    keys = keys_of(training(data_of(mixed(samples=1024), batch_size=16)))  # weights 3 and 1
     photos = Counter(key for key in keys if key.startswith("train/photos/"))
     faces = Counter(key for key in keys if key.startswith("train/faces/"))
-    assert photos.total() == 768  # 3 of 4
+    assert photos.total() == 768  # 3/4 of 1,024
     assert faces.total() == 256
     assert set(photos.values()) == {19, 20}  # 768 / 40 images = 19.2
     assert set(faces.values()) == {25, 26}  # 256 / 10 images = 25.6
@@ -162,11 +159,12 @@ def test_a_mixture_within_a_mixture_keeps_its_own_shares():
     both = Mix({"mixed": mixed(samples=7), "rest": Grouped(10)}, samples=512)
     keys = keys_of(training(data_of(both, batch_size=16)))
     counts = Counter(key.rpartition("/")[0] for key in keys)
-    # Without weights a source's share is that of its images: `mixed` has 50 of 60, so 427 of 512,
-    # three quarters of which are photos. Exact to one in each block of 256.
-    assert counts["train/mixed/photos"] == pytest.approx(320, abs=1)
-    assert counts["train/mixed/faces"] == pytest.approx(320 / 3, abs=1)
-    assert counts["train/rest"] == pytest.approx(256 / 3, abs=1)
+    # Without weights a source's share is that of its images: `mixed` has 50 of 60, three quarters
+    # of which are photos. Exact to one.
+    of_mixed = 512 * 50 / 60
+    assert counts["train/mixed/photos"] == pytest.approx(of_mixed * 3 / 4, abs=1)
+    assert counts["train/mixed/faces"] == pytest.approx(of_mixed / 4, abs=1)
+    assert counts["train/rest"] == pytest.approx(512 * 10 / 60, abs=1)
 
 
 def test_sources_are_told_their_own_groups():

@@ -50,7 +50,7 @@ BROKEN_CHRM = b"cHRM" + bytes(32)
 
 
 def display_p3(rgb):
-    """It has the curve of sRGB, and the wide primaries."""
+    """By the curve of sRGB and the primaries of Display P3, which `WIDE` has."""
     levels = rgb / 255
     linear = np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4)
     return srgb_of_xyz(linear @ WIDE.T)
@@ -111,12 +111,13 @@ def test_levels_are_shown_as_the_tags_say(data, expected):
 @pytest.mark.parametrize(
     ("data", "points"),
     [
-        (png(cicp(9, 16, 0, 1)), (9, 16, 0, 1)),  # BT.2020, PQ
-        (png(cicp(9, 14, 0, 0), icc_profile=rgb_profile()), (9, 14, 0, 0)),  # narrow range
-        (avif(9, 18), (9, 18, 0, 1)),  # BT.2020, HLG
+        (png(cicp(9, 16, 0, 1)), (9, 16, 0, 1)),
+        (png(cicp(9, 14, 0, 0), icc_profile=rgb_profile()), (9, 14, 0, 0)),
+        (avif(9, 18), (9, 18, 0, 1)),
     ],
+    ids=["BT.2020, PQ", "narrow range", "BT.2020, HLG"],
 )
-def test_colours_without_a_profile_keep_their_code_points(data, points):
+def test_colours_of_which_no_profile_can_be_made_keep_their_code_points(data, points):
     image = decode(data, "a")
     assert image.cicp == bytes(points)
     assert image.icc is None
@@ -134,6 +135,7 @@ def test_an_image_opened_by_pillow_has_the_tags_of_its_file():
 WHOLE = 0  # values of NewSubfileType of TIFF
 REDUCED = 1
 SMALL = RGB[::2, ::2]
+RGB_16 = RGB.astype(np.uint16)
 
 
 def tiff(pages):
@@ -149,15 +151,15 @@ def tiff(pages):
 @pytest.mark.parametrize(
     ("pages", "page", "more"),
     [
-        ([(RGB, WHOLE)], 0, False),
-        ([(RGB, WHOLE), (SMALL, REDUCED)], 0, False),  # a pyramid
-        ([(SMALL, REDUCED), (RGB, WHOLE)], 1, False),
-        ([(SMALL, REDUCED), (RGB.astype(np.uint16), WHOLE)], 1, False),
-        ([(SMALL, REDUCED), (SMALL[:2], REDUCED), (RGB, WHOLE), (RGB, WHOLE)], 2, True),
-        ([(RGB, REDUCED)], 0, False),
+        pytest.param([(RGB, WHOLE)], 0, False, id="one page"),
+        pytest.param([(RGB, WHOLE), (SMALL, REDUCED)], 0, False, id="a pyramid"),
+        pytest.param([(SMALL, REDUCED), (RGB, WHOLE)], 1, False, id="a thumbnail first"),
+        pytest.param([(SMALL, REDUCED), (RGB_16, WHOLE)], 1, False, id="before 16 bits"),
+        pytest.param([(SMALL, REDUCED)] * 2 + [(RGB, WHOLE)] * 2, 2, True, id="two and two"),
+        pytest.param([(RGB, REDUCED)], 0, False, id="a reduced page alone"),
     ],
 )
-def test_a_thumbnail_before_the_image_is_not_the_image(pages, page, more):
+def test_the_first_page_of_a_tiff_that_is_no_thumbnail_is_read(pages, page, more):
     image = decode(tiff(pages), "a")
     assert_array_equal(image.rgb, pages[page][0])
     assert (image.lost != ()) is more  # further whole pages; reduced ones are no loss

@@ -38,7 +38,7 @@ from tests.datamodules.profiles import (
 RGB = pixels((7, 5))
 RGB_16 = np.random.default_rng(1).integers(0, 65536, (45, 63, 3), dtype=np.uint16)
 PNG = encoded(RGB)
-PNG_16 = png(RGB_16, 16, 2)
+PNG_16 = png(RGB_16, depth=16, colours=2)  # 2: PNG's number of RGB
 
 
 def exif(orientation):
@@ -64,16 +64,22 @@ def test_a_cmyk_jpeg_of_adobe_is_read_inverted():
 # ---------------------------------------------------------------------------- texts, orientation
 
 
-@pytest.mark.parametrize("begin", [b"zTXtworkflow\0\0", b"iTXthistory\0\1\0\0\0"])
-def test_texts_of_a_png_have_no_say_in_its_pixels(begin):
-    """Pillow's own limit is 1 MB of text in a chunk; ours is 64 MB."""
-    text = chunk(begin[:4], begin[4:] + zlib.compress(bytes(20_000_000)))
+@pytest.mark.parametrize(
+    ("kind", "header"),
+    [
+        (b"zTXt", b"workflow\0\0"),  # keyword, and the method of compression
+        (b"iTXt", b"history\0\1\0\0\0"),  # also that it is compressed, and no language
+    ],
+)
+def test_a_png_with_much_text_is_read(kind, header):
+    """20 MB in a chunk: Pillow's own limit is 1 MB, ours is 64 MB."""
+    text = chunk(kind, header + zlib.compress(bytes(20_000_000)))
     assert_array_equal(decode(inserted(PNG, text), "a").rgb, RGB)
     assert_array_equal(decode(inserted(PNG_16, text), "a").rgb, RGB_16)
     assert read_size(io.BytesIO(inserted(PNG, text))) == (7, 5)
 
 
-def test_a_text_that_expands_to_a_bomb_is_refused():
+def test_a_png_with_a_text_of_more_than_64_mb_is_refused():
     bomb = chunk(b"zTXt", b"history\0\0" + zlib.compress(bytes(70_000_000)))
     with pytest.raises(UnreadableImage, match="unpacks to more than 64 MB") as caught:
         decode(inserted(PNG, bomb), "a")
@@ -92,7 +98,7 @@ ORIENTING = {
 
 
 @pytest.mark.parametrize("orienting", ORIENTING.values(), ids=ORIENTING)
-def test_the_size_of_a_png_that_lies_on_its_side_is_the_turned_one(orienting, tmp_path):
+def test_the_size_of_a_png_with_an_orientation_is_that_of_the_turned_image(orienting, tmp_path):
     """Training crops the decoded, oriented image by the header's size."""
     before = inserted(PNG, orienting)
     behind = PNG[:-12] + orienting + PNG[-12:]
@@ -110,10 +116,10 @@ LITTLE_CMS = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 @pytest.mark.parametrize(
     ("pixels", "space", "kept"),
     [
-        (RGB, b"RGB ", "icc"),
-        (RGB[..., 0], b"GRAY", "grey_icc"),
-        (RGB, b"GRAY", None),
-        (RGB, b"Lab ", None),
+        pytest.param(RGB, b"RGB ", "icc", id="colour"),
+        pytest.param(RGB[..., 0], b"GRAY", "grey_icc", id="grey"),
+        pytest.param(RGB, b"GRAY", None, id="of grey in a colour image"),
+        pytest.param(RGB, b"Lab ", None, id="of Lab"),
     ],
 )
 def test_a_profile_of_the_colours_is_kept_and_others_dropped(pixels, space, kept):
@@ -152,19 +158,23 @@ def test_a_cmyk_profile_is_converted_to_srgb(kind):
 def test_the_profile_of_srgb_changes_nothing():
     image = decode(encoded(RGB, icc_profile=LITTLE_CMS), "a", srgb=True)
     assert_array_equal(image.rgb, RGB)
-    # The same primaries with the exponent 2.2, which is not quite the curve of sRGB.
-    almost = decode(encoded(RGB, icc_profile=rgb_profile(SRGB, 2.2)), "a", srgb=True)
-    assert (almost.rgb != RGB).any()
+
+
+def test_a_profile_of_srgbs_primaries_with_the_exponent_2_2_is_converted():
+    """Which is not quite the curve of sRGB."""
+    profile = rgb_profile(primaries=SRGB, gamma=2.2)
+    image = decode(encoded(RGB, icc_profile=profile), "a", srgb=True)
+    assert (image.rgb != RGB).any()
 
 
 @pytest.mark.parametrize(
     "profile",
     [
-        b"no profile at all",
-        rgb_profile()[:200],
-        rgb_profile().replace(b"rTRC", b"????"),
-        grey_profile(),  # of a colour image
-        ink_profile(),
+        pytest.param(b"no profile at all", id="text"),
+        pytest.param(rgb_profile()[:200], id="cut off"),
+        pytest.param(rgb_profile().replace(b"rTRC", b"????"), id="without a curve of red"),
+        pytest.param(grey_profile(), id="of grey"),
+        pytest.param(ink_profile(), id="of inks"),
     ],
 )
 def test_a_profile_that_does_not_fit_is_ignored(profile):
@@ -218,6 +228,9 @@ def test_a_jpeg_without_its_end_is_refused(options, missing):
     assert caught.value.reason == "truncated"
 
 
+END = b"\xff\xd9"  # the marker at the end of a JPEG
+
+
 def cut_out(data):
     return data[:2000] + data[2400:]
 
@@ -231,10 +244,10 @@ def with_stray_bytes(data):
 @pytest.mark.parametrize(
     "damage",
     [
-        cut_out,
-        lambda data: data[:-500] + b"\xff\xd9",  # FF D9: the end of an image
-        lambda data: data[:-500] + bytes(498) + b"\xff\xd9",
-        lambda data: cut_out(with_stray_bytes(data)),
+        pytest.param(cut_out, id="a part is missing"),
+        pytest.param(lambda data: data[:-500] + END, id="its last part is missing"),
+        pytest.param(lambda data: data[:-500] + bytes(498) + END, id="its last part is zeros"),
+        pytest.param(lambda data: cut_out(with_stray_bytes(data)), id="behind stray bytes"),
     ],
 )
 def test_a_damaged_jpeg_is_refused(damage, options):
@@ -249,11 +262,12 @@ def test_a_damaged_jpeg_is_refused(damage, options):
     "change",
     [
         lambda data: data + b"left behind by a camera",
-        lambda data: data[:-2] + bytes(40) + data[-2:],
+        lambda data: data[:-2] + bytes(40) + END,
         with_stray_bytes,
-        lambda data: with_stray_bytes(data)[:-2] + bytes(40) + data[-2:],
-        lambda data: data.replace(b"\xff\xdb", b"\xff\xff\xff\xdb", 1),  # legal: fill bytes
+        lambda data: with_stray_bytes(data)[:-2] + bytes(40) + END,
+        lambda data: data.replace(b"\xff\xdb", b"\xff\xff\xff\xdb", 1),  # which is legal
     ],
+    ids=["behind the end", "before the end", "before a marker", "at both", "fill bytes"],
 )
 def test_stray_bytes_that_change_no_pixel_of_a_jpeg_are_allowed(change, options):
     data = photograph(**options)
@@ -295,7 +309,7 @@ def first_scans(count):
     """A progressive JPEG that ends, as if whole, after some of its scans."""
     data = photograph(progressive=True)
     starts = [match.start() for match in re.finditer(b"\xff\xda", data)]
-    return data[: starts[count]] + b"\xff\xd9"
+    return data[: starts[count]] + END
 
 
 LARGE = Image.fromarray(RGB).resize((64, 64))
@@ -362,12 +376,15 @@ def test_a_bad_file_that_pillow_opened_is_refused(case):
 
 
 @pytest.mark.parametrize("read", [read_image, read_size])
-def test_a_pipe_and_a_forbidden_file_are_not_called_missing(read, tmp_path, monkeypatch):
+def test_a_pipe_is_no_file(read, tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(UnreadableImage, match="not a regular file") as caught:
         read(tmp_path / "pipe.png")
     assert caught.value.reason == "not a file"
 
+
+@pytest.mark.parametrize("read", [read_image, read_size])
+def test_a_forbidden_file_is_not_called_missing(read, tmp_path, monkeypatch):
     def refuse(path):
         raise PermissionError(errno.EACCES, "Permission denied", path)
 

@@ -29,7 +29,7 @@ DEEP_RGBA = RGBA.astype(np.uint16) * 257
 
 
 def check(data, rgb, alpha=None, tolerance=0):
-    """Compare with the decoded file where its pixels can be seen."""
+    """Compare with the decoded file, where its pixels are not transparent."""
     image = decode(data, "a")
     if alpha is None:
         assert image.alpha is None
@@ -59,41 +59,42 @@ def draw(depth, channels):
 @interlaced_or_not
 @pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
 def test_grey_pngs_are_read_as_written(depth, interlaced):
-    samples, factor = draw(depth, 1)
-    check(png(samples, depth, GREY, interlaced), np.repeat(samples * factor, 3, axis=2))
+    samples, factor = draw(depth, channels=1)
+    check(png(samples, depth, GREY, interlaced=interlaced), np.repeat(samples * factor, 3, axis=2))
 
 
 @interlaced_or_not
 @pytest.mark.parametrize("depth", [8, 16])
 def test_colour_pngs_are_read_as_written(depth, interlaced):
-    samples, _ = draw(depth, 3)
-    check(png(samples, depth, TRUE_COLOUR, interlaced), samples)
+    samples, _ = draw(depth, channels=3)
+    check(png(samples, depth, TRUE_COLOUR, interlaced=interlaced), samples)
 
 
 @interlaced_or_not
 @pytest.mark.parametrize("depth", [8, 16])
 def test_pngs_with_alpha_are_read_as_written(depth, interlaced):
-    samples, _ = draw(depth, 4)
+    samples, _ = draw(depth, channels=4)
     grey = samples[..., [0, 0, 0]]
     alpha = samples[..., 3]
-    check(png(samples, depth, COLOUR_ALPHA, interlaced), samples[..., :3], alpha)
-    check(png(samples[..., [0, 3]], depth, GREY_ALPHA, interlaced), grey, alpha)
+    check(png(samples, depth, COLOUR_ALPHA, interlaced=interlaced), samples[..., :3], alpha)
+    check(png(samples[..., [0, 3]], depth, GREY_ALPHA, interlaced=interlaced), grey, alpha)
 
 
 @interlaced_or_not
 @pytest.mark.parametrize("depth", [1, 2, 4, 8])
 def test_pngs_with_a_palette_are_read_as_written(depth, interlaced):
-    samples, _ = draw(depth, 1)
+    samples, _ = draw(depth, channels=1)
     colours = DRAWS.integers(0, 256, (2**depth, 3), dtype=np.uint8)
     alphas = DRAWS.integers(0, 256, 2**depth, dtype=np.uint8)
-    alphas[-1] = 255  # the last one is left out
+    alphas[-1] = 255  # that of a colour which the chunk leaves out
     palette = chunk(b"PLTE", colours.tobytes())
     transparency = chunk(b"tRNS", alphas[:-1].tobytes())
     rgb = colours[samples[..., 0]]
     alpha = alphas[samples[..., 0]]
 
-    check(png(samples, depth, PALETTE, interlaced, palette), rgb)
-    check(png(samples, depth, PALETTE, interlaced, palette, transparency), rgb, alpha)
+    transparent = png(samples, depth, PALETTE, palette, transparency, interlaced=interlaced)
+    check(png(samples, depth, PALETTE, palette, interlaced=interlaced), rgb)
+    check(transparent, rgb, alpha)
 
 
 @pytest.mark.parametrize(
@@ -106,14 +107,14 @@ def test_pngs_with_a_transparent_colour_are_read_as_written(colours, channels, d
     hidden = (samples == samples[3, 4]).all(axis=2)
     rgb = np.broadcast_to(samples * factor, (13, 19, 3))
     alpha = np.where(hidden, 0, 65535 if depth == 16 else 255)
-    check(png(samples, depth, colours, False, transparency), rgb, alpha)
+    check(png(samples, depth, colours, transparency), rgb, alpha)
 
 
 @pytest.mark.parametrize("depth", [8, 16])
 def test_grey_with_alpha_keeps_its_profile(depth):
-    samples, _ = draw(depth, 2)
+    samples, _ = draw(depth, channels=2)
     profile = chunk(b"iCCP", b"grey\0\0" + zlib.compress(grey_profile()))
-    data = png(samples, depth, GREY_ALPHA, False, profile)
+    data = png(samples, depth, GREY_ALPHA, profile)
     assert decode(data, "a").grey_icc == grey_profile()
 
 
@@ -167,6 +168,7 @@ def test_grey_tiffs_are_read_whichever_end_is_white(grey):
         (RGB[..., 0].astype(np.int8), "minisblack"),
         (RGB.astype(np.uint32), "rgb"),
     ],
+    ids=["floats", "signed", "32 bits"],
 )
 def test_a_tiff_of_a_kind_that_is_not_read_is_refused(samples, photometric):
     with pytest.raises(UnreadableImage, match="save it as a PNG") as caught:
@@ -208,7 +210,7 @@ def by_ffmpeg(data, kind):
 )
 def test_other_formats_are_read_as_by_ffmpeg(kind, image, options):
     data = encoded(image, kind, **options)
-    tolerance = 3 if kind in ("JPEG", "AVIF") else 1
+    tolerance = 3 if kind in ("JPEG", "AVIF") else 1  # decoders of lossy files round differently
     if decode(data, "a").alpha is None:
         check(data, by_ffmpeg(data, "rgb24"), None, tolerance)
     else:
@@ -222,7 +224,7 @@ def test_the_first_frame_of_an_animation_is_read(kind):
     data = encoded(Image.fromarray(SMOOTH), kind, save_all=True, append_images=[black])
     image = decode(data, "a")
     assert image.lost == ("further frames or pages",)
-    assert_allclose(image.rgb.astype(int), SMOOTH, atol=50)
+    assert_allclose(image.rgb.astype(int), SMOOTH, atol=50)  # lossy, or 256 colours; not black
 
 
 @pytest.mark.parametrize(("bits", "channels"), [(10, 1), (10, 3), (10, 4), (12, 3)])
@@ -254,14 +256,20 @@ def test_heif_of_10_bits_is_read_as_16():
     assert_allclose(image.rgb.astype(int), expected, atol=2.5 * 64)  # 64: a level of 10 bits
 
 
-@pytest.mark.parametrize("pixels", [SMOOTH, SMOOTH[..., 0].copy(), DEEP, DEEP_RGBA])
+@pytest.mark.parametrize(
+    "pixels",
+    [SMOOTH, SMOOTH[..., 0].copy(), DEEP, DEEP_RGBA],
+    ids=["colour", "grey", "16 bits", "16 bits with alpha"],
+)
 def test_jpeg_2000_is_read_as_written(pixels):
     data = imagecodecs.jpeg2k_encode(pixels, level=0, codecformat="jp2")
     assert_array_equal(decode(data, "a").array(), pixels)
     assert read_size(io.BytesIO(data)) == pixels.shape[1::-1]
 
 
-@pytest.mark.parametrize("pixels", [SMOOTH, SMOOTH[..., 0].copy(), RGBA])
+@pytest.mark.parametrize(
+    "pixels", [SMOOTH, SMOOTH[..., 0].copy(), RGBA], ids=["colour", "grey", "alpha"]
+)
 def test_jpeg_xl_is_read_as_written(pixels):
     pytest.importorskip("pillow_jxl")
     data = imagecodecs.jpegxl_encode(pixels, lossless=True)
@@ -291,6 +299,7 @@ def test_images_are_turned_as_by_opencv(kind, orientation):
         pytest.importorskip("pillow_heif").register_heif_opener()
     data = encoded(Image.fromarray(SMOOTH), kind, exif=exif(orientation), quality=100)
     expected = by_opencv(orientation)
+    # A lossy file is far off at edges, but not as far as a turned image.
     check(data, expected, tolerance=0 if kind in ("PNG", "TIFF") else 30)
     assert read_size(io.BytesIO(data)) == expected.shape[1::-1]
 
@@ -329,7 +338,8 @@ TIFFS = ["TIFF zlib", "TIFF lzw", "TIFF zstd", "TIFF packbits", "TIFF jpeg", "TI
 
 @pytest.mark.parametrize("kind", KINDS + TIFFS)
 @pytest.mark.parametrize("part", [0.2, 0.8])
-def test_a_copy_that_ends_in_zeros_is_refused(kind, part):
+def test_a_file_whose_end_is_zeros_is_refused(kind, part):
+    """As a copy that was broken off leaves it; `part` of the pixels are there."""
     data = coded(kind, NOISE)
     # AVIF and HEIF hold pixels in the box mdat; in others they begin in the first quarter.
     pixels_at = data.rfind(b"mdat") + 4 if b"mdat" in data else len(data) // 4
@@ -339,11 +349,11 @@ def test_a_copy_that_ends_in_zeros_is_refused(kind, part):
 
 
 @pytest.mark.parametrize("kind", ["WEBP", "AVIF", "JPEG XL", "JPEG 2000"])
-def test_a_flat_image_is_not_refused_as_a_copy_that_ends_in_zeros(kind):
-    """Lossy WebP codes its flat half in zeros."""
-    flat = np.full((512, 512, 3), 128, np.uint8)
-    flat[:256] = DRAWS.integers(0, 256, (256, 512, 3))
-    assert decode(coded(kind, flat, quality=5), "a").rgb.shape == (512, 512, 3)
+def test_an_image_whose_lower_half_is_flat_is_not_refused_for_zeros_at_its_end(kind):
+    """Lossy WebP codes a flat half in zeros."""
+    image = np.full((512, 512, 3), 128, np.uint8)
+    image[:256] = DRAWS.integers(0, 256, (256, 512, 3))
+    assert decode(coded(kind, image, quality=5), "a").rgb.shape == (512, 512, 3)
 
 
 def test_the_checksum_of_a_deflated_tiff_is_compared():
@@ -379,7 +389,7 @@ RAWS = {
 
 
 @pytest.mark.parametrize("data", RAWS.values(), ids=RAWS)
-def test_a_raw_file_of_a_camera_is_not_its_thumbnail(data):
+def test_a_raw_file_of_a_camera_is_refused_instead_of_read_as_its_thumbnail(data):
     with pytest.raises(UnreadableImage, match="develop it first") as caught:
         decode(data + bytes(99), "a")
     assert caught.value.reason == "unsupported"

@@ -35,14 +35,14 @@ def check(exif, has_interop=True):
     """All of it is kept that describes the image, and nothing else; pixels are upright (1) now."""
     tags = Image.Exif()
     tags.load(exif)
-    first = dict(tags)
+    others = dict(tags)
     details = dict(tags.get_ifd(IFD.Exif))
     assert (details.pop(IFD.Interop, None) is not None) == has_interop
     assert dict(tags.get_ifd(IFD.GPSInfo)) == PLACE
     assert details == DETAILS
-    del first[IFD.Exif]
-    del first[IFD.GPSInfo]
-    assert first == {**KEPT, Base.Orientation: 1}
+    del others[IFD.Exif]
+    del others[IFD.GPSInfo]
+    assert others == {**KEPT, Base.Orientation: 1}
 
 
 def test_tags_that_describe_the_image_are_kept_and_others_dropped():
@@ -50,7 +50,7 @@ def test_tags_that_describe_the_image_are_kept_and_others_dropped():
     check(lasting_exif(lasting_exif(written())))  # what is kept stays when it is kept again
 
 
-def test_a_description_that_counts_pixels_is_left_out():
+def test_a_description_that_counts_the_images_of_the_file_is_left_out():
     check(lasting_exif(written(ImageDescription="ImageJ=1.11a\nimages=9\nslices=9")))
 
 

@@ -32,17 +32,17 @@ def test_images_written_row_by_row_are_those_written_at_once(height, quality):
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16])
 def test_hidden_pixels_get_the_colour_of_the_nearest_that_is_seen(kind):
-    rgb = np.zeros((17, 22, 3), kind)
-    rgb[:, :11] = (200, 10, 20)
-    rgb[:, 11:] = (30, 40, np.iinfo(kind).max)
     alpha = np.ones((17, 22), kind)
     alpha[:, 8:14] = 0
-    hidden = np.where(alpha[..., None] == 0, 77, rgb).astype(kind)
+    expected = np.zeros((17, 22, 3), kind)
+    expected[:, :11] = (200, 10, 20)  # the middle of the hidden columns 8 to 13
+    expected[:, 11:] = (30, 40, np.iinfo(kind).max)
+    image = np.where(alpha[..., None] == 0, 77, expected).astype(kind)
 
-    shown = without_hidden_colours(hidden, alpha)
+    result = without_hidden_colours(image, alpha)
 
-    assert shown.dtype == kind
-    assert_array_equal(shown, rgb)
+    assert result.dtype == kind
+    assert_array_equal(result, expected)
 
 
 FORMATS = {

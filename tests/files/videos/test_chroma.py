@@ -81,13 +81,14 @@ def frame_of(kind, chroma_places, colours=BT709):
 
 
 def write(path, codec, frame, **options):
-    """The tags 1 are BT.709's, and of the range FFmpeg's number of 16 to 235."""
+    """A video of one frame with the tags of BT.709 and of the range 16 to 235."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=25, options=options)
         stream.width = frame.width
         stream.height = frame.height
         stream.pix_fmt = frame.format.name
         context = stream.codec_context
+        # FFmpeg's numbers of both are 1.
         context.colorspace = context.color_primaries = context.color_trc = context.color_range = 1
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
@@ -116,12 +117,13 @@ def test_chroma_of_written_frames_lies_to_the_left(matrix, full, depth, size):
 
 
 @pytest.mark.parametrize("codec", ["h264", "hevc", "av1"])
-def test_the_file_says_where_its_chroma_lies(tmp_path, codec):
+def test_a_written_file_says_where_its_chroma_lies(tmp_path, codec):
     source = tmp_path / "a.mp4"
     write(source, "libx264", frame_of("yuv420p", chroma("left")), crf="1")
     (sample,) = Videos({"a": str(source)}).decode(0)
 
-    writer = VideoWriter(tmp_path / "b.mp4", str(source), VideoSettings(codec, 1, "keep"))
+    settings = VideoSettings(codec, crf=1, metadata="keep")
+    writer = VideoWriter(tmp_path / "b.mp4", str(source), settings)
     writer.add(levels(BT709), sample["meta"]["frame"])
     writer.finish(lambda: None)
 

@@ -12,10 +12,11 @@ def lost_of(path):
         return extras_of(next(container.decode(stream)), stream).lost
 
 
-def test_an_interlaced_video_loses_its_fields(tmp_path):
+def test_the_fields_of_an_interlaced_video_are_reported_as_lost(tmp_path):
     options = {"x264-params": "tff=1"}  # the top field first
-    progressive = make_video(tmp_path / "progressive.mp4", [0, 40])
-    interlaced = make_video(tmp_path / "interlaced.mp4", [0, 40], options=options)
+    times = [0, 40]  # of two frames
+    progressive = make_video(tmp_path / "progressive.mp4", times)
+    interlaced = make_video(tmp_path / "interlaced.mp4", times, options=options)
 
     assert lost_of(progressive) == ()
     assert lost_of(interlaced)[0].startswith("fields (interlaced, enlarged as progressive")
