@@ -115,12 +115,13 @@ def test_alpha_is_enlarged_as_a_grey_image_but_stays_constant_where_it_is():
     """A network would change it there: opaque photographs would become transparent."""
     model = enlarger.Enlarger(edsr(), "cpu")
     image = np.dstack([RGB, GREY]) / np.float32(255)
-    image[:, :12, 3] = 1  # constant in the 5x5 pixels around each of the first ten columns
+    image[:12, :12, 3] = 1  # constant in the 5x5 pixels around each of the first 10x10
     alpha = model.enlarge(image)[..., 3]
     as_grey = model.enlarge(image[..., [3, 3, 3]]).mean(2)
-    assert (alpha[:, :20] == 1).all()
-    assert (as_grey[:, :20] != 1).any()
+    assert (alpha[:20, :20] == 1).all()
+    assert (as_grey[:20, :20] != 1).any()
     np.testing.assert_allclose(alpha[:, 24:], as_grey[:, 24:], atol=1e-6)
+    np.testing.assert_allclose(alpha[24:], as_grey[24:], atol=1e-6)
 
 
 TRANSPARENT = {

@@ -1,6 +1,8 @@
 """`main.py` in processes of its own: one, several of torchrun, or two as SLURM starts them."""
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 
@@ -10,15 +12,16 @@ from tests.ports import free_port
 LIMIT = 150  # seconds; waiting for a missing process would take half an hour
 
 
-def start(*typed, **variables):
+def start(*typed, launcher=(), **variables):
     """Start a command in a process group of its own; what it prints and logs is one pipe.
 
     Args:
         typed: Of `main.py`, as `words_of` takes it.
+        launcher: What Python runs instead of `main.py`, with its arguments.
         variables: Of its environment.
     """
     return subprocess.Popen(
-        [sys.executable, str(REPO / "main.py"), *words_of(*typed)],
+        [sys.executable, *launcher, str(REPO / "main.py"), *words_of(*typed)],
         env={**os.environ, "OMP_NUM_THREADS": "1", **variables},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -28,15 +31,17 @@ def start(*typed, **variables):
 
 
 def torchrun(*typed, processes=2):
-    """Run a command on several processes of this machine, which must succeed."""
+    """Run a command on several processes of this machine; return the exit status and the output."""
     launcher = f"-m torch.distributed.run --nproc_per_node {processes}"
     place = f"--master_addr 127.0.0.1 --master_port {free_port()}"
-    subprocess.run(
-        [sys.executable, *words_of(f"{launcher} {place}"), REPO / "main.py", *words_of(*typed)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=True,
-        timeout=LIMIT,
-    )
+    [ended] = ends([start(*typed, launcher=words_of(f"{launcher} {place}"))])
+    return ended
+
+
+def succeeds(*typed, processes=2):
+    """Run a command on several processes, which must succeed."""
+    status, output = torchrun(*typed, processes=processes)
+    assert status == 0, output
 
 
 def srun_tasks(*typed, second=None, nodes=1, **variables):
@@ -75,5 +80,6 @@ def ends(processes):
         outputs = [process.communicate(timeout=LIMIT)[0] for process in processes]
     finally:
         for process in processes:
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):  # all of its group have ended
+                os.killpg(process.pid, signal.SIGKILL)
     return [(process.returncode, text) for process, text in zip(processes, outputs, strict=True)]

@@ -19,7 +19,7 @@ from torch.nn import functional
 from callbacks.predict.predictions import NAME
 from lightning_modules.base import SuperResolver
 from tests.conftest import REPO
-from tests.distributed.processes import LIMIT, ends, srun_tasks, start, torchrun
+from tests.distributed.processes import LIMIT, ends, srun_tasks, start, succeeds
 from tests.distributed.records import global_batches, images_of, newest, steps_of
 
 pytestmark = pytest.mark.distributed
@@ -42,8 +42,8 @@ def test_a_run_on_two_four_and_one_process_has_the_batches_and_weights_of_one(ti
     moved = f"{command} --trainer.callbacks.folder moved --run.name moved"
 
     enlarger(f"{on_one} --trainer.max_steps {steps}")
-    torchrun(f"{moved} --trainer.max_steps 4", processes=2)
-    torchrun(f"{moved} --trainer.max_steps 8", processes=4)
+    succeeds(f"{moved} --trainer.max_steps 4", processes=2)
+    succeeds(f"{moved} --trainer.max_steps 8", processes=4)
     enlarger(f"{moved} --trainer.max_steps {steps}")
 
     assert list(global_batches(Path("one"))) == list(range(1, steps + 1))
@@ -67,9 +67,9 @@ def test_manual_optimisation_by_ddp_and_fsdp_trains_the_weights_of_one_process(t
     command = f"{FIT} {method} --run.name"
     enlarger(f"{command} alone")
     # FSDP also goes on after step 5.
-    torchrun(f"{command} fsdp --trainer.strategy fsdp --trainer.max_steps 5")
-    torchrun(f"{command} fsdp --trainer.strategy fsdp")
-    torchrun(f"{command} ddp --trainer.strategy ddp_find_unused_parameters_true")
+    succeeds(f"{command} fsdp --trainer.strategy fsdp --trainer.max_steps 5")
+    succeeds(f"{command} fsdp --trainer.strategy fsdp")
+    succeeds(f"{command} ddp --trainer.strategy ddp_find_unused_parameters_true")
     alone = newest(Path("runs/alone"))["state_dict"]
     assert_near(newest(Path("runs/fsdp"))["state_dict"], alone, 1e-6)
     assert_near(newest(Path("runs/ddp"))["state_dict"], alone, 1e-6)
@@ -86,7 +86,7 @@ def test_the_logged_loss_is_the_mean_over_processes(tiny, enlarger):
     steps = "--data.val null --trainer.max_steps 4 --trainer.log_every_n_steps 2"
     logger = "--trainer.logger lightning.pytorch.loggers.CSVLogger --trainer.logger.save_dir"
     enlarger(f"{FIT} {steps} {logger} one --run.name one")
-    torchrun(f"{FIT} {steps} {logger} two --run.name two")
+    succeeds(f"{FIT} {steps} {logger} two --run.name two")
     assert len(logged_losses("one")) == 2  # after steps 2 and 4
     assert logged_losses("two") == pytest.approx(logged_losses("one"), rel=1e-5)
 

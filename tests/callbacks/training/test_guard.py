@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from copy import deepcopy
 from functools import partial
 
@@ -20,10 +17,7 @@ from callbacks.training.guard import Guard
 from tests.callbacks.broken import ADAM, FAULTS, Poisoned, WithGradient
 from tests.callbacks.tiny import Images, Tiny, collate, trainer
 from tests.commands.test_resume import Interruption, assert_same, newest
-from tests.conftest import REPO, words_of
-from tests.ports import free_port
-
-LIMIT = 150  # seconds for processes that would wait for each other
+from tests.distributed.processes import succeeds, torchrun
 
 
 def batches(numbers):
@@ -280,19 +274,6 @@ def test_a_nan_loss_on_one_process_skips_the_update_on_both(tmp_path):
         assert torch.equal(guarded[0]["state_dict"][name], guarded[1]["state_dict"][name])
 
 
-def launch(command):
-    """``main.py`` on two processes: its output and its status."""
-    run = f"-m torch.distributed.run --nproc_per_node 2 --master_port {free_port()}"
-    words = words_of(f"{run} --master_addr 127.0.0.1 {REPO}/main.py {command}")
-    return subprocess.run(
-        [sys.executable, *words, "--trainer.devices", "2"],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO)},
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-    )
-
-
 def write_own(callbacks, **arguments):
     """A configuration with `SometimesNaN` and callbacks, beside tiny.yaml; return the command."""
     model = {"class_path": "tests.callbacks.broken.SometimesNaN", "init_args": arguments}
@@ -313,12 +294,10 @@ def guard(in_a_row):
 )  # FSDP refuses EMA
 def test_too_many_skipped_updates_stop_both_processes(tiny, strategy, others):
     command = write_own([*others, guard(in_a_row=3)], after=5, always=True)
+    devices = f"--trainer.devices 2 --trainer.strategy {strategy}"
 
-    done = launch(
-        f"{command} --run.name a --checkpoint.every_n_steps 5 --trainer.strategy {strategy}"
-    )
+    _, output = torchrun(f"{command} --run.name a --checkpoint.every_n_steps 5 {devices}")
 
-    output = done.stdout + done.stderr
     # 5 sound updates, 3 of NaN, and one more: a verdict is read one update later.
     assert "error: stopped after step 9: 3 updates in a row were left out" in output
     assert "exitcode  : 2" in output, output
@@ -335,8 +314,8 @@ def test_fsdp_skips_the_same_updates_as_ddp(tiny):
     command = write_own([guard(in_a_row=13)])  # never stops: there are 12 steps
 
     for strategy in ("ddp", "fsdp"):
-        done = launch(f"{command} --trainer.strategy {strategy} --run.name {strategy}")
-        assert done.returncode == 0, done.stderr
+        devices = f"--trainer.devices 2 --trainer.strategy {strategy}"
+        succeeds(f"{command} {devices} --run.name {strategy}")
 
     ddp = newest("ddp")
     fsdp = newest("fsdp")

@@ -108,6 +108,25 @@ def test_one_lr_is_shared_by_hr_of_all_scales():
     assert len({int(batch["seed"]) for batch in batches}) == 1  # so that CasArbi draws equal noise
 
 
+@pytest.mark.parametrize(
+    ("lr", "hr"), [((20, 4), (110, 20)), ((4, 20), (20, 110))], ids=["tall", "wide"]
+)
+def test_one_lr_accepts_another_shape_that_rounds_to_the_same_pixels(lr, hr):
+    """110 x 20 px would be 20 x 3.6, which is 20 x 4 px."""
+    image = np.zeros((*hr, 3), np.uint8)
+    source = OneLR(Memory({"a": {"hr": image}}), lr_side=lr, scale=1)
+    source.prepare(scale=1.0)
+    assert source.read(0)["lr"].shape == (*lr, 3)
+
+
+def test_one_lr_refuses_an_image_that_it_would_distort():
+    image = np.zeros((40, 60, 3), np.uint8)
+    source = OneLR(Memory({"a": {"hr": image}}), lr_side=16, scale=1)
+    source.prepare(scale=1.0)
+    with pytest.raises(ValueError, match="would distort it"):
+        source.read(0)
+
+
 def test_squares_keep_transparency_and_tell_inner_sources_about_srgb(tmp_path):
     rows = located(40, 40)[..., 0]
     save_pixels(tmp_path / "a.png", np.dstack([random_image(40, 40), rows]))

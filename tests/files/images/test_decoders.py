@@ -292,6 +292,12 @@ def exif(orientation):
     return tags.tobytes()
 
 
+@pytest.mark.parametrize("orientation", [0, 9])
+def test_an_unknown_orientation_is_read_as_upright(orientation):
+    data = encoded(Image.fromarray(SMOOTH), exif=exif(orientation))
+    assert_array_equal(decode(data, "a").rgb, SMOOTH)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF", "AVIF", "HEIF"])
 def test_images_are_turned_as_by_opencv(kind, orientation):

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 from torch.testing import assert_close
 
-from lightning_modules import InvSR, LatentDiscriminator, NoisePredictor, UNet2D
+from lightning_modules import InvSR, LatentDiscriminator, LatentLPIPS, NoisePredictor, UNet2D
 from lightning_modules.backbone.library import Flags
 from lightning_modules.latents import enlarged
 from lightning_modules.methods.invsr import STARTS, Sampling, Training, timesteps_for
@@ -217,6 +217,22 @@ def test_the_perceptual_distance_weighs_2():
     loss, _ = loss_of(invsr(training=Training(perceptual=make.Distance())), batch)
 
     assert_close(loss, plain + 2 * (x0 - z).square().mean())
+
+
+def test_training_loads_the_weights_of_the_perceptual_distance(tmp_path):
+    widths = (4, 6, 8, 8, 8)
+    trained = LatentLPIPS(channels=3, widths=widths)
+    torch.save(trained.state_dict(), tmp_path / "distance.pth")
+    training = Training(
+        perceptual=LatentLPIPS(channels=3, widths=widths),
+        perceptual_weights=str(tmp_path / "distance.pth"),
+    )
+    method = invsr(training=training)
+
+    method.setup("fit")
+
+    for name, value in trained.state_dict().items():
+        assert torch.equal(method.perceptual.state_dict()[name], value)
 
 
 def test_the_discriminator_weighs_a_tenth_from_its_start_on_and_trains_at_once():
