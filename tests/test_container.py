@@ -1,4 +1,4 @@
-"""The commit beside results: without git, and not that of a repository around a copy."""
+"""The commit beside results: without git, of a copy in another repository, with local changes."""
 
 from __future__ import annotations
 
@@ -32,3 +32,24 @@ def test_the_commit_is_not_that_of_a_foreign_repository_around_the_installed_pac
     monkeypatch.setattr(provenance, "__file__", str(installed))
     monkeypatch.setenv("ENLARGER_COMMIT", "0f1e2d")
     assert commit() == "0f1e2d"
+
+
+def test_changed_code_makes_a_commit_dirty_and_a_benchmarks_results_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = tmp_path / "callbacks" / "provenance.py"
+    results = tmp_path / "benchmarks" / "results" / "a.json"
+    for file in (code, results):
+        file.parent.mkdir(parents=True)
+        file.touch()
+    for command in ("init", "add .", "-c user.name=a -c user.email=b commit -m first"):
+        subprocess.run(["git", *command.split()], cwd=tmp_path, check=True, capture_output=True)
+    monkeypatch.setattr(provenance, "__file__", str(code))
+    head = commit()
+
+    results.write_text("{}")
+    after_a_benchmark = commit()
+    code.write_text("# other")
+
+    assert after_a_benchmark == head
+    assert commit() == f"{head}-dirty"
