@@ -38,7 +38,7 @@ TOOLS = {
     "compare": "commands.compare",
     "measure": "commands.measure",
     "preview": "degradations.tools.preview",
-    "pack": "datamodules.pack.__main__",
+    "pack": "datamodules.pack.command",
     "prepare": "commands.prepare",
     "migrate": "commands.migrate",
     "prompt": "lightning_modules.backbone.prompt",

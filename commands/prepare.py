@@ -71,7 +71,7 @@ def _prepare(source: Path, out: Path, recipe: Mapping[str, Any]) -> int:
             "download complete?"
         )
     if "pack" in recipe:
-        from datamodules.pack.__main__ import main as pack
+        from datamodules.pack.command import main as pack
 
         with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as paths:
             paths.writelines(f"{path.resolve()}\n" for path in images.values())

@@ -5,7 +5,7 @@ import pytest
 from datamodules.files.captions import parse_caption
 from datamodules.files.pairs import refuse_mixed
 from datamodules.files.roles import roles_of
-from datamodules.pack.__main__ import main as pack
+from datamodules.pack.command import main as pack
 from datamodules.pack.images import Recipe, process
 from datamodules.pack.inputs import find_inputs
 from datamodules.shards.shards import Shards

@@ -10,7 +10,7 @@ import pytest
 import webdataset
 from numpy.testing import assert_array_equal
 
-from datamodules.pack.__main__ import main as pack
+from datamodules.pack.command import main as pack
 from datamodules.pack.inputs import find_inputs
 from datamodules.shards.shards import Shards
 from files.images.decode import read_image

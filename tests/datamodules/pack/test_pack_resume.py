@@ -13,7 +13,7 @@ import psutil
 import pytest
 from torch.utils.data import Dataset
 
-from datamodules.pack import __main__ as pack
+from datamodules.pack import command as pack
 from datamodules.pack import shard_set
 from datamodules.pack.workers import read_in_order
 from tests.conftest import REPO
@@ -87,7 +87,7 @@ def test_a_killed_command_goes_on_and_its_workers_end(tmp_path, out):
     for number in range(36):
         save(tmp_path / "images" / f"{number:02d}.png", (150, 100), seed=number)
     words = [str(tmp_path / "images"), "--images-per-shard", "6", "--encode", "webp", "--workers"]
-    command = [sys.executable, "-m", "datamodules.pack", *words, "2", str(out)]
+    command = [sys.executable, "main.py", "pack", *words, "2", str(out)]
 
     with subprocess.Popen(command, cwd=REPO, stderr=subprocess.DEVNULL) as process:
         while process.poll() is None and not list(out.rglob("*.tar")):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 import shlex
-import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -140,7 +139,3 @@ def _log_summary(shards: ShardSet, numbers: Iterable[int], inputs: Inputs) -> li
         len(refused),
     )
     return refused
-
-
-if __name__ == "__main__":
-    sys.exit(main())
