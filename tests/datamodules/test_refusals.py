@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 import datamodules
-from datamodules.pack import __main__ as pack
+from datamodules.pack import command as pack
 from datamodules.pack import options
 from datamodules.scales import Scales
 from tests.datamodules.image_files import image_bytes, save, write_tar

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from datamodules.pack import __main__ as pack
+from datamodules.pack import command as pack
 from lightning_modules.networks.autoencoders import taef2_decoder, taef2_encoder
 from lightning_modules.networks.imdn import IMDN
 from tests.conftest import REPO

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from datamodules.pack import __main__ as pack
+from datamodules.pack import command as pack
 from degradations.tools import preview
 from files.method import Method
 from tests.conftest import REPO, words_of

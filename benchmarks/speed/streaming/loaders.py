@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
 from datamodules.base import CropSettings, SRDataModule
-from datamodules.pack import __main__ as pack
+from datamodules.pack import command as pack
 from datamodules.shards.shards import Shards
 from datamodules.shards.stream import Stream
 from datamodules.source import Source
