@@ -134,7 +134,7 @@ def test_a_mapper_that_is_not_trained_is_in_no_checkpoint():
 
 
 def test_a_latent_estimate_learns_its_error_at_each_scale(batch):
-    """The mean over the positions of both scales: it need not learn the mapper's residuals."""
+    """Codes of previous scales are subtracted from estimate and latent alike, so they cancel."""
     model = stage_one(estimate())
 
     loss = model.training_step(batch, 0)
