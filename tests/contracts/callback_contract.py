@@ -161,9 +161,7 @@ class CallbackContract:
         assert before.sr or verb == "predict"  # whose outputs may all be in pieces
         assert_equal(after.sr, before.sr)
 
-    def test_after_an_exception_in_validation_the_model_has_the_trained_weights(
-        self, make, tmp_path
-    ):
+    def test_after_an_exception_the_model_has_the_trained_weights(self, make, tmp_path):
         """A callback that evaluates with others, such as averages, must have put them back."""
         weights = weights_after_an_exception(tmp_path, make())
         assert_equal(weights, weights_without_callback(fails=True))
@@ -233,7 +231,7 @@ class MetricContract:
 
     @pytest.fixture
     def sr(self, hr):
-        return noisy(hr, 0.1)
+        return noisy(hr, level=0.1)
 
     @staticmethod
     def batch(hr):
@@ -256,8 +254,8 @@ class MetricContract:
             assert_close(alone, together[i : i + 1], rtol=1e-5, atol=1e-5)
 
     def test_less_noise_is_better(self, metric, hr):
-        some = self.values(metric, noisy(hr, 0.05), hr)
-        more = self.values(metric, noisy(hr, 0.3), hr)
+        some = self.values(metric, noisy(hr, level=0.05), hr)
+        more = self.values(metric, noisy(hr, level=0.3), hr)
         better = some > more if metric.higher_is_better else some < more
         assert better.all(), f"higher_is_better is {metric.higher_is_better}: {some}, {more}"
 
@@ -271,9 +269,7 @@ class MetricContract:
     @pytest.mark.parametrize(
         ("y", "x", "value"), [(0, 0, math.nan), (0, 0, math.inf), (100, 101, -math.inf)]
     )
-    def test_a_pixel_that_is_not_finite_makes_the_value_of_its_image_nan(
-        self, metric, sr, hr, y, x, value
-    ):
+    def test_a_pixel_that_is_not_finite_makes_its_image_nan(self, metric, sr, hr, y, x, value):
         """Also in the border that is cut off; the values of other images stay."""
         before = metric.measure(sr, hr, self.batch(hr))
         sr[1, 2, y, x] = value

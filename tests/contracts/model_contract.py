@@ -230,12 +230,10 @@ class ModelContract:
             else:
                 assert parameter.grad is None, name
 
-    def test_training_draws_by_the_seed_of_the_batch_and_not_by_the_global_generator(
-        self, trained, batch
-    ):
+    def test_training_draws_the_same_for_a_batch_whatever_was_drawn_before(self, trained, batch):
         losses = []
-        for disturbance in (1, 7):
-            torch.rand(disturbance)
+        for draws_before in (1, 7):
+            torch.rand(draws_before)
             trained.on_train_batch_start(batch, 0)
             losses.append(trained.training_step(batch, 0))
         assert torch.equal(losses[0], losses[1])

@@ -73,9 +73,8 @@ def test_poisson_counts_of_a_constant_image_have_the_exact_distribution(value):
 
 @pytest.mark.parametrize("on_canvas", [False, True])
 @pytest.mark.parametrize(("distinct", "levels"), [(1, 1), (3, 4), (64, 64), (65, 128), (129, 256)])
-def test_poisson_counts_have_a_power_of_two_of_levels_from_the_distinct_values(
-    distinct, levels, on_canvas
-):
+def test_poisson_levels_are_a_power_of_two_from_the_distinct_values(distinct, levels, on_canvas):
+    """The least power that is not below their number."""
     image = torch.zeros(1, 3, 80, 50)
     # At odd places, so that every second value is independent of them.
     image.view(-1)[1 : 2 * distinct : 2] = torch.arange(distinct) / 255

@@ -205,7 +205,7 @@ def test_with_guidance_the_shrunk_output_is_nearer_to_lr(batch):
 
 def test_without_a_network_the_base_is_applied_stage_by_stage():
     model = CasArbi(3.5, BASE).eval()
-    batch = make.lr_batch(8, 8, 3.5)
+    batch = make.lr_batch(8, 8, scale=3.5)
     noise = Noise(batch["seed"])
 
     sr = model.restore(batch, noise)

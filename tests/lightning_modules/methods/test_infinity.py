@@ -126,9 +126,7 @@ def test_tables_and_norms_are_not_decayed():
         (Bitwise(tau=1, top_p=0.76), 0.75),
     ],
 )
-def test_temperature_and_top_p_change_how_often_a_bit_of_probability_three_quarters_is_1(
-    how, share
-):
+def test_a_bit_of_probability_three_quarters_is_drawn_by_temperature_and_top_p(how, share):
     logits = torch.tensor([0.0, math.log(3)]).expand(1, 40_000, 1, 2)
     bits = drawn(logits, make.uniform(1, 40_000, 1), how)
     assert bits.mean().item() == pytest.approx(share, abs=0.01)

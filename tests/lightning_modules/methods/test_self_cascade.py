@@ -143,7 +143,7 @@ def test_the_pivot_is_enlarged_as_a_latent_or_as_an_image(mode):
 def test_a_cascade_ends_at_the_x0_that_its_base_predicts(variance):
     schedule = Schedule(prediction="sample", variance=variance)
     method = cascade(4.0, schedule=schedule)
-    batch = images(32, 32)
+    batch = images(h=32, w=32)
 
     def forward(z, t, *_):
         return functional.adaptive_avg_pool2d(batch["hr"] * 2 - 1, z.shape[-2:])
