@@ -64,15 +64,11 @@ def data():
     )
 
 
-def regression():
-    return Regression(2, Convolution)
-
-
 def fit(root, *callbacks, ckpt_path=None, max_epochs=2, **settings):
     """Two steps an epoch, and a validation; return the trainer."""
     run = trainer(root, callbacks=list(callbacks), max_epochs=max_epochs, **settings)
     torch.manual_seed(0)
-    run.fit(regression(), datamodule=data(), ckpt_path=ckpt_path, weights_only=True)
+    run.fit(Regression(2, Convolution), datamodule=data(), ckpt_path=ckpt_path, weights_only=True)
     return run
 
 
@@ -156,7 +152,7 @@ class CallbackContract:
         run = trainer(tmp_path, callbacks=[before, make(), after])
         quiet = {"return_predictions": False} if verb == "predict" else {"verbose": False}
 
-        getattr(run, verb)(regression(), datamodule=data(), **quiet)
+        getattr(run, verb)(Regression(2, Convolution), datamodule=data(), **quiet)
 
         assert before.sr or verb == "predict"  # whose outputs may all be in pieces
         assert_equal(after.sr, before.sr)
@@ -220,7 +216,7 @@ class MetricContract:
         key = type(self), type(metric)
         if key not in METRICS:
             run = trainer(tmp_path, callbacks=[metric])  # moves its networks, sets its scale
-            run.test(regression(), datamodule=data(), verbose=False)
+            run.test(Regression(2, Convolution), datamodule=data(), verbose=False)
             METRICS[key] = metric
         skip_without(METRICS[key])
         return METRICS[key]

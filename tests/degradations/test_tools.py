@@ -104,14 +104,11 @@ def test_later_files_win_and_add(tmp_path):
 # ---------------------------------------------------------------------------------------- preview
 
 
-PHOTO = 512  # pixels a side
-
-
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """Work in a folder with a photograph, another image and a recipe."""
     monkeypatch.chdir(tmp_path)
-    Image.fromarray(photograph(PHOTO, PHOTO, corner=0)).save("photo.png")
+    Image.fromarray(photograph(512, 512, corner=0)).save("photo.png")
     Image.new("RGB", (8, 8)).save("other.png")
     noise = NOISE | {"init_args": {"sigma": [25, 25]}}
     write(tmp_path / "recipe.yaml", pipeline({"first": noise}))
@@ -129,13 +126,12 @@ def test_a_preview_logs_the_parameters_and_draws_each_stage(folder, caplog):
     run("photo.png --draws=3 --rows=2 --crop=64 --seed=7 --scale=2")  # replaces the first sheet
 
     sheet = np.asarray(Image.open("preview.png"))
-    middle = Image.fromarray(photograph(64, 64, corner=(PHOTO - 64) // 2))
+    middle = Image.fromarray(photograph(64, 64, corner=(512 - 64) // 2))
     first_tile = sheet[48 : 48 + 256, 16 : 16 + 256]  # HR, 4 times as large, below its titles
     assert "Stage by stage, seed 8" in caplog.text  # the second of two rows, from 7 on
     assert "1. first: GaussianNoise, levels 25, grey False, 64 x 64 px" in caplog.text
     assert "LR: 32 x 32 px" in caplog.text
-    nearest = Image.Resampling.NEAREST
-    np.testing.assert_array_equal(first_tile, middle.resize((256, 256), nearest))
+    np.testing.assert_array_equal(first_tile, middle.resize((256, 256), Image.Resampling.NEAREST))
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,7 @@ def test_a_metric_waits_no_more_often_than_its_limit(cls, tmp_path):
     examples = {LPIPS: lambda: LPIPS("squeeze"), **IMAGES, **SETS}
     default = OF_SETS if issubclass(cls, SetMetric) else 0
     side = 304 if "Patch" in cls.__name__ else 208
-    data = Clips(4, side=side) if cls in CLIPS else Images(4, side=side)
+    data = (Clips if cls in CLIPS else Images)(count=4, side=side)
     metric = build(cls, examples, "")
 
     waits = waits_of_a_batch(tmp_path, Echo(), data, metric)
@@ -149,7 +149,7 @@ def test_a_metric_waits_no_more_often_than_its_limit(cls, tmp_path):
 
 
 def test_digests_of_images_are_those_of_the_cpu_and_cost_no_wait(tmp_path):
-    data = Images(4, side=9)
+    data = Images(count=4, side=9)
 
     waits = waits_of_a_batch(tmp_path, Echo(), data, PSNR(), Results())
 
