@@ -57,7 +57,7 @@ def generated(method, batch):
     ("target", "multiple", "expected"),
     [
         ((2048, 2048), 8, [(512, 512), (1024, 1024), (2048, 2048)]),
-        ((1280, 1280), 8, [(512, 512), (808, 808), (1280, 1280)]),  # no power of four
+        ((1280, 1280), 8, [(512, 512), (808, 808), (1280, 1280)]),  # 512 · sqrt(2.5) is 809.5
         ((1280, 1280), 64, [(512, 512), (832, 832), (1280, 1280)]),
         # The base runs at the target's aspect ratio, with as many pixels.
         ((1024, 2048), 8, [(360, 728), (608, 1216), (1024, 2048)]),
@@ -256,8 +256,8 @@ def test_guidance_has_features_of_its_own_for_each_branch():
 
     generated(method, batch)
 
-    (read,) = [call for call in calls if call.kind == "features"]
-    text = read.condition.text
+    (of_pivot,) = [call for call in calls if call.kind == "features"]
+    text = of_pivot.condition.text
     assert torch.equal(text[:2], method.denoiser.null_text(2, text.shape[1]))
     assert torch.equal(text[2:], Words()(batch["text"]))
     call = calls[-1]
@@ -266,7 +266,7 @@ def test_guidance_has_features_of_its_own_for_each_branch():
         z = call.z[branch]
         t = call.t[branch]
         condition = Condition(text=text[branch])
-        features = method._features(read.z[branch], t, condition)
+        features = method._features(of_pivot.z[branch], t, condition)
         alone = method._adapted(method.upsampler, z, t, condition, features)
         assert_near(both[branch], alone, 1e-5)
 
@@ -348,9 +348,9 @@ def test_the_loss_is_the_mean_squared_error_of_the_bases_prediction_below_k(pred
     torch.manual_seed(2)
     loss = method.training_step(batch, 0)
 
-    read, call = calls
-    assert torch.equal(read.z, functional.avg_pool2d(batch["hr"], 2) * 2 - 1)
-    assert not read.t.any()
+    of_pivot, call = calls
+    assert torch.equal(of_pivot.z, functional.avg_pool2d(batch["hr"], 2) * 2 - 1)
+    assert not of_pivot.t.any()
     # 64 draws from 100, adapter_t_min, to below K, 700.
     assert 100 <= call.t.min() < 200
     assert 600 < call.t.max() < 700
