@@ -67,8 +67,9 @@ def data():
 def fit(root, *callbacks, ckpt_path=None, max_epochs=2, **settings):
     """Two steps an epoch, and a validation; return the trainer."""
     run = trainer(root, callbacks=list(callbacks), max_epochs=max_epochs, **settings)
-    torch.manual_seed(0)
-    run.fit(Regression(2, Convolution), datamodule=data(), ckpt_path=ckpt_path, weights_only=True)
+    model = Regression(2, Convolution)
+    torch.manual_seed(0)  # behind the model, whose initialisation draws
+    run.fit(model, datamodule=data(), ckpt_path=ckpt_path, weights_only=True)
     return run
 
 
