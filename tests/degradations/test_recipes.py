@@ -144,13 +144,12 @@ def test_isotropic_kernels_have_one_deviation(recipe):
     np.testing.assert_array_equal(kernel["sigma_y"][is_isotropic], deviations)
 
 
-@pytest.mark.parametrize("recipe", SECOND_ORDER)
-def test_sizes_are_the_factor_of_hr_and_in_the_second_order_of_lr(recipe):
-    params = params_of_many(recipe)
-
-    for name, side in (("resize", SIDE), ("resize2", SIDE / 4)):
-        if name in params:
-            resize = params[name].get("stage", params[name])
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_sizes_are_the_factor_of_hr_and_in_a_second_order_of_lr(recipe):
+    for path in PAPERS[recipe.__name__]:
+        if path.endswith(".factor"):
+            resize = value_at(params_of_many(recipe), path.removesuffix(".factor"))
+            side = SIDE / 4 if path.startswith("resize2") else SIDE
             np.testing.assert_array_equal(resize["size"][:, 0], np.floor(side * resize["factor"]))
 
 
@@ -247,12 +246,6 @@ def test_faithful_repeats_the_chroma_of_a_jpeg():
 
 
 # ----------------------------------------------------------------------------------------- BSRGAN
-
-
-def test_sizes_of_bsrgan_are_those_of_the_factor():
-    resize = params_of_many(BSRGAN)["shuffled"]["shrink"]["resize"]
-
-    np.testing.assert_array_equal(resize["size"][:, 0], np.floor(SIDE * resize["factor"]))
 
 
 def test_bsrgan_shuffles_but_shrinks_before_the_lr():
