@@ -14,7 +14,7 @@ of the guidance are our choices, and each is an argument.
 
 Source: CasArbi (arXiv 2506.07813) for the fixed factor and the three orders. Its formula is not
 public; ours multiplies, since the floor of logarithms may round the wrong way, as for
-log 125 / log 5.
+log 1000 / log 10.
 """
 
 from __future__ import annotations

@@ -44,6 +44,7 @@ SIDES = (208, 216)  # four blocks of NIQE
 
 @functools.cache
 def images(count, height=32, width=40):
+    """So many random images, made once for all runs."""
     return random_images(count, height, width)
 
 
@@ -67,7 +68,7 @@ def fit(root, *callbacks, ckpt_path=None, max_epochs=2, **settings):
     """Two steps an epoch, and a validation; return the trainer."""
     run = trainer(root, callbacks=list(callbacks), max_epochs=max_epochs, **settings)
     model = Regression(2, Convolution)
-    torch.manual_seed(0)
+    torch.manual_seed(0)  # behind the model, whose initialisation draws
     run.fit(model, datamodule=data(), ckpt_path=ckpt_path, weights_only=True)
     return run
 
@@ -96,9 +97,9 @@ def weights_without_callback(fails=False):
         return fit(folder).lightning_module.state_dict()
 
 
-def assert_equal(found, expected):
+def assert_equal(actual, expected):
     """Trees of tensors, bit for bit."""
-    assert_close(found, expected, rtol=0, atol=0)
+    assert_close(actual, expected, rtol=0, atol=0)
 
 
 # -------------------------------------------------------------------------------------- callbacks
@@ -127,21 +128,20 @@ class CallbackContract:
     def test_arguments_are_typed_and_explained(self, make):
         check_arguments(type(make()))
 
-    def test_training_goes_on_as_without_it_and_resumes(self, make, tmp_path):
-        """Its checkpoint holds plain types, and a resumed run ends as one that was not stopped."""
-        checkpoint = tmp_path / "half.ckpt"
+    def test_uninterrupted_and_resumed_training_end_as_without_it(self, make, tmp_path):
+        """Both with the same state of the callback, which is of plain types."""
+        checkpoint = tmp_path / "first_epoch.ckpt"
         torch.manual_seed(0)  # as `fit` does
         with global_generators_untouched():
-            whole = fit(tmp_path / "whole", make())
-        half = fit(tmp_path / "half", make(), max_epochs=1, num_sanity_val_steps=0)
-        half.save_checkpoint(checkpoint)
+            uninterrupted = fit(tmp_path / "uninterrupted", make())
+        first_epoch = fit(tmp_path / "resumed", make(), max_epochs=1, num_sanity_val_steps=0)
+        first_epoch.save_checkpoint(checkpoint)
 
-        resumed = fit(tmp_path / "half", make(), ckpt_path=checkpoint)
+        resumed = fit(tmp_path / "resumed", make(), ckpt_path=checkpoint)
 
-        assert_equal(whole.lightning_module.state_dict(), weights_without_callback())
-        assert_equal(resumed.lightning_module.state_dict(), weights_without_callback())
         states = []
-        for run in (resumed, whole):
+        for run in (resumed, uninterrupted):
+            assert_equal(run.lightning_module.state_dict(), weights_without_callback())
             run.save_checkpoint(tmp_path / "end.ckpt")
             states.append(torch.load(tmp_path / "end.ckpt", weights_only=True)["callbacks"])
         assert_equal(states[0], states[1])
@@ -158,7 +158,8 @@ class CallbackContract:
         assert before.sr or verb == "predict"  # whose outputs may all be in pieces
         assert_equal(after.sr, before.sr)
 
-    def test_after_an_exception_the_weights_are_those_that_were_trained(self, make, tmp_path):
+    def test_after_an_exception_the_model_has_the_trained_weights(self, make, tmp_path):
+        """A callback that evaluates with others, such as averages, must have put them back."""
         weights = weights_after_an_exception(tmp_path, make())
         assert_equal(weights, weights_without_callback(fails=True))
 
@@ -227,7 +228,7 @@ class MetricContract:
 
     @pytest.fixture
     def sr(self, hr):
-        return noisy(hr, 0.1)
+        return noisy(hr, level=0.1)
 
     @staticmethod
     def batch(hr):
@@ -250,8 +251,8 @@ class MetricContract:
             assert_close(alone, together[i : i + 1], rtol=1e-5, atol=1e-5)
 
     def test_less_noise_is_better(self, metric, hr):
-        some = self.values(metric, noisy(hr, 0.05), hr)
-        more = self.values(metric, noisy(hr, 0.3), hr)
+        some = self.values(metric, noisy(hr, level=0.05), hr)
+        more = self.values(metric, noisy(hr, level=0.3), hr)
         better = some > more if metric.higher_is_better else some < more
         assert better.all(), f"higher_is_better is {metric.higher_is_better}: {some}, {more}"
 
@@ -265,17 +266,17 @@ class MetricContract:
     @pytest.mark.parametrize(
         ("y", "x", "value"), [(0, 0, math.nan), (0, 0, math.inf), (100, 101, -math.inf)]
     )
-    def test_a_pixel_that_is_not_finite_spoils_its_image_alone(self, metric, sr, hr, y, x, value):
-        """Also in the border that is cut off: the image is broken."""
-        sound = metric.measure(sr, hr, self.batch(hr))
+    def test_a_pixel_that_is_not_finite_makes_its_image_nan(self, metric, sr, hr, y, x, value):
+        """Also in the border that is cut off; the values of other images stay."""
+        before = metric.measure(sr, hr, self.batch(hr))
         sr[1, 2, y, x] = value
 
-        found = metric.measure(sr, hr, self.batch(hr))
+        after = metric.measure(sr, hr, self.batch(hr))
 
-        assert found[1].isnan()
-        assert_close(found[[0, 2]], sound[[0, 2]], rtol=1e-5, atol=1e-5)
+        assert after[1].isnan()
+        assert_close(after[[0, 2]], before[[0, 2]], rtol=1e-5, atol=1e-5)
 
-    def test_the_protocol_is_beside_each_number(self, metric):
+    def test_records_name_set_count_scale_and_protocol(self, metric):
         sets = [(record["dataset"], record["n"], record["scale"]) for record in metric.records]
         assert sets == [("a", 3, 2.0), ("b", 2, 2.0)]  # as data() makes them
         for record in metric.records:

@@ -54,7 +54,7 @@ def build(cls, *arguments):
 
 
 def as_json_and_back(params):
-    """Convert arrays to JSON and back, like a recorder."""
+    """Convert arrays to JSON and back, as if they were recorded."""
 
     def arrays(value):
         if isinstance(value, dict):
@@ -84,7 +84,7 @@ def as_arrays(params):
 
 
 def with_names_of(drawn, params):
-    """What `params` have under the names of those that were drawn."""
+    """Those of `params` that have a name in `drawn`."""
     if not isinstance(drawn, dict):
         return params
     return {name: with_names_of(value, params[name]) for name, value in drawn.items()}
@@ -206,15 +206,15 @@ class StageContract:
             assert not together[images, :, h:].any()
             assert not together[images, :, :, w:].any()
 
-    def test_forward_is_pure(self, stage):
+    def test_forward_gives_the_same_again_and_changes_no_argument(self, stage):
         x = make_images(1 if stage.resizes else 3, (32, 32))
         params = to_device(self.draw(stage, SEEDS[: len(x)], (32, 32)), len(x), CPU)
         x_before = x.clone()
         params_before = as_arrays(params)
 
-        first = stage(x, params)
+        y = stage(x, params)
 
-        assert torch.equal(stage(x, params), first)
+        assert torch.equal(stage(x, params), y)
         assert torch.equal(x, x_before), "forward changed its input in place"
         np.testing.assert_equal(as_arrays(params), params_before)
 
@@ -250,8 +250,7 @@ class StageContract:
         kept = with_names_of(params, once)
         np.testing.assert_equal(as_arrays(kept), as_arrays(params))
 
-    def test_a_canvas_gives_what_forward_gives(self, stage):
-        """Images fill their canvas; the first size is common for training crops."""
+    def test_on_a_canvas_that_images_fill_they_are_as_by_forward(self, stage):
         for size in SIZES:
             x = make_images(4, size)
             with hashed_fields():
@@ -261,8 +260,8 @@ class StageContract:
             assert canvas.sizes.dtype == torch.int64
             check_images(canvas, expected)
 
-    def test_images_of_differing_sizes_on_a_canvas(self, stage):
-        """Each image as by `forward` alone, as on a GPU after a stage that resizes."""
+    def test_on_a_canvas_images_of_differing_sizes_are_as_by_forward(self, stage):
+        """So they lie on a GPU after a stage that resizes."""
         sizes = [(40, 48), (33, 27), (17, 48), (40, 21)]
         images = [make_images(1, size) for size in sizes]
         pixels = make_images(4, (40, 48))  # pixels outside an image must not matter
@@ -295,8 +294,7 @@ class StageContract:
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
-        found = Canvas(canvas.pixels.cpu(), canvas.sizes.cpu(), canvas.hr_size)
-        check_images(found, expected)
+        check_images(Canvas(canvas.pixels.cpu(), canvas.sizes.cpu(), canvas.hr_size), expected)
 
 
 class DegradationContract:
@@ -323,7 +321,7 @@ class DegradationContract:
         assert lr.max() <= 1
 
     @pytest.mark.parametrize("name", ["black", "white", "two pixels wide", "four pixels"])
-    def test_hostile_images_give_images(self, degradation, name):
+    def test_the_lr_of_extreme_images_lies_in_0_to_1(self, degradation, name):
         lr = degradation(HOSTILE[name], SEEDS[:2])
         assert lr.min() >= 0  # NaN fails both
         assert lr.max() <= 1
@@ -339,12 +337,15 @@ class DegradationContract:
             np.testing.assert_equal(params, of_images(all_params, images))
             assert_near(degradation(hr[images], SEEDS[images]), together[images], 1e-5)
 
-    def test_hr_global_generators_and_autocast_do_not_matter(self, degradation):
+    def test_hr_and_global_generators_are_left_alone(self, degradation):
         hr = make_images(3, (32, 32))
         with global_generators_untouched():
-            lr = degradation(hr, SEEDS[:3])
+            degradation(hr, SEEDS[:3])
         assert torch.equal(hr, make_images(3, (32, 32)))
 
+    def test_autocast_does_not_change_the_lr(self, degradation):
+        hr = make_images(3, (32, 32))
+        lr = degradation(hr, SEEDS[:3])
         with torch.autocast("cpu", torch.bfloat16):
             assert torch.equal(degradation(hr, SEEDS[:3]), lr)
 
@@ -364,7 +365,7 @@ class DegradationContract:
             with pytest.raises(ValueError, match=r"scale is .*data\.init_args\.scale"):
                 make(scale)
 
-    def test_at_another_scale_it_is_that_of_the_scale(self, make, degradation):
+    def test_at_another_scale_it_gives_what_one_of_that_scale_gives(self, make, degradation):
         hr = make_images(2, (32, 32))
         assert degradation.at(2.0) is degradation
         if not degradation.any_scale:

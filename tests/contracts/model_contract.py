@@ -72,11 +72,7 @@ def assert_unchanged(batch, before):
 
 
 def calls_of(sample):
-    """What a function returns, and how often it calls a network: rounding errors add up.
-
-    Args:
-        sample: Makes images.
-    """
+    """What a function returns, and how often it calls a network: rounding errors add up."""
     calls = Counter()
 
     def count(module, *_):
@@ -143,7 +139,7 @@ class ModelContract:
                 assert not any(module.training for module in part.modules()), name
                 assert not any(p.requires_grad for p in part.parameters()), name
 
-    def test_nothing_to_train_is_said(self, model):
+    def test_a_method_with_nothing_to_train_refuses_to_make_an_optimiser(self, model):
         if any(p.requires_grad for p in model.parameters()):
             pytest.skip("it can be trained")
         with pytest.raises(ValueError, match=type(model).__name__):
@@ -170,7 +166,7 @@ class ModelContract:
         assert output["sr"].min() >= 0  # NaN fails both
         assert output["sr"].max() <= 1
 
-    def test_a_smaller_output_is_no_corner_of_the_full_one(self, model, batch):
+    def test_a_smaller_output_shows_the_whole_image_and_not_a_corner(self, model, batch):
         """A method of one scale refuses it, which is as good."""
         if not isinstance(model, SuperResolver):
             pytest.skip("it enlarges no image")
@@ -203,11 +199,13 @@ class ModelContract:
             sr = self.images(model, part_of(batch, images))
             assert_near(sr, together[images], 1e-5 * calls)
 
-    def test_in_inference_mode_and_in_16_bits_it_gives_the_same(self, model, batch, discrete):
-        expected, calls = calls_of(lambda: self.images(model, batch))
+    def test_inference_mode_gives_the_same_bits(self, model, batch):
+        expected = self.images(model, batch)
         with torch.inference_mode():
             assert torch.equal(self.images(model, batch), expected)
 
+    def test_in_16_bits_it_gives_nearly_the_same(self, model, batch, discrete):
+        expected, calls = calls_of(lambda: self.images(model, batch))
         with torch.autocast("cpu", torch.bfloat16):
             sr = self.images(model, batch)
         assert sr.dtype == torch.float32
@@ -232,19 +230,19 @@ class ModelContract:
             else:
                 assert parameter.grad is None, name
 
-    def test_what_training_draws_belongs_to_the_batch(self, trained, batch):
+    def test_training_draws_the_same_for_a_batch_whatever_was_drawn_before(self, trained, batch):
         losses = []
-        for disturbance in (1, 7):
-            torch.rand(disturbance)
+        for draws_before in (1, 7):
+            torch.rand(draws_before)
             trained.on_train_batch_start(batch, 0)
             losses.append(trained.training_step(batch, 0))
         assert torch.equal(losses[0], losses[1])
 
-    def test_the_optimiser_has_what_is_trainable(self, trained):
+    def test_the_optimiser_has_all_trainable_parameters_and_no_others(self, trained):
         config = trained.configure_optimizers()
         optimizer = config["optimizer"] if isinstance(config, dict) else config
-        got = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        assert got == {id(p) for p in trained.parameters() if p.requires_grad}
+        optimised = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        assert optimised == {id(p) for p in trained.parameters() if p.requires_grad}
 
     def test_a_checkpoint_holds_all_that_was_trained(self, make, trained, batch):
         with torch.no_grad():

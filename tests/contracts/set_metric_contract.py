@@ -30,7 +30,7 @@ FEATURES = {}
 
 
 def images():
-    """Four images, each large enough for a crop for Inception."""
+    """Four smooth images, each large enough for a crop for Inception."""
     x = torch.linspace(0, 30, fid.SIDE + 5)
     y = x.view(-1, 1)
     phase = torch.arange(4 * 3.0).view(4, 3, 1, 1)
@@ -63,12 +63,12 @@ class SetMetricContract:
         return FEATURES[key].clone()
 
     def test_features_do_not_depend_on_the_batch(self, metric):
-        together = self.features(metric, 0.1)
+        together = self.features(metric, level=0.1)
         assert len(together) == 4
         close = 4e-6 * float(together.abs().max())  # float32, on several threads
         for i in (0, 3):
             one = {"key": [f"a/{i}"], "seed": torch.tensor([i])}
-            alone = metric.features(noisy(images(), 0.1, seed=0)[i : i + 1], one)
+            alone = metric.features(noisy(images(), level=0.1, seed=0)[i : i + 1], one)
             assert_close(alone[0].double(), together[i], rtol=1e-5, atol=close)
 
     def test_images_and_generators_are_left_alone(self, metric):
@@ -79,7 +79,7 @@ class SetMetricContract:
             metric.distance(features, features)
         assert torch.equal(sr, before)
 
-    def test_a_pixel_that_is_not_finite_spoils_the_number(self, metric):
+    def test_a_pixel_that_is_not_finite_makes_the_value_of_the_set_nan(self, metric):
         sr = noisy(images())
         for image, value in enumerate((math.nan, math.inf, -math.inf)):
             sr[image, 1, 0, 0] = value
@@ -94,21 +94,21 @@ class SetMetricContract:
         assert records
         assert all(math.isnan(record["value"]) for record in records)
 
-    def test_more_noise_is_farther(self, metric):
+    def test_more_noise_is_worse(self, metric):
         sign = -1 if metric.higher_is_better else 1
-        hr = self.features(metric, 0.0)
+        hr = self.features(metric, level=0.0)
         none = sign * metric.distance(hr, hr)
-        some = sign * metric.distance(self.features(metric, 0.02), hr)
-        more = sign * metric.distance(self.features(metric, 0.3), hr)
+        some = sign * metric.distance(self.features(metric, level=0.02), hr)
+        more = sign * metric.distance(self.features(metric, level=0.3), hr)
         assert max(none, some) < more
 
     def test_the_order_of_images_does_not_matter(self, metric):
-        hr = self.features(metric, 0.0)
-        sr = self.features(metric, 0.1)
-        turned = metric.distances(sr.flip(0), hr.flip(0))
-        assert turned == pytest.approx(metric.distances(sr, hr), rel=1e-6)
+        hr = self.features(metric, level=0.0)
+        sr = self.features(metric, level=0.1)
+        reversed_order = metric.distances(sr.flip(0), hr.flip(0))
+        assert reversed_order == pytest.approx(metric.distances(sr, hr), rel=1e-6)
 
-    def test_the_protocol_is_plain_and_says_who_computed(self, make):
+    def test_the_protocol_is_json_and_names_the_implementation(self, make):
         protocol = make().protocol()
         of_features = make().features_protocol()
         assert protocol.get("implementation")

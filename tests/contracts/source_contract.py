@@ -95,7 +95,7 @@ class SourceContract:
             assert min(weights) > 0
             assert samples > 0
 
-    def test_every_new_one_is_the_same_and_may_be_prepared_again(self, source, example):
+    def test_every_new_source_is_the_same_and_may_be_prepared_twice(self, source, example):
         other = example.make()
         other.prepare(SCALE)
         other.prepare(SCALE)
@@ -134,19 +134,19 @@ class SourceContract:
 
     def test_a_crop_is_a_part_of_the_image(self, source):
         for index, key in enumerate(source.keys):
-            whole = source.read(index)
-            if "hr" not in whole or "lr" in whole:
+            sample = source.read(index)
+            if "hr" not in sample or "lr" in sample:
                 continue
-            height, width = whole["hr"].shape[:2]
-            whole.pop("meta", None)  # of the file
-            parts = [(0, 0, height, width), (height - 9, width - 8, 9, 8), (height // 3, 1, 1, 5)]
-            for top, left, h, w in parts:
+            height, width = sample["hr"].shape[:2]
+            sample.pop("meta", None)  # of the file
+            crops = [(0, 0, height, width), (height - 9, width - 8, 9, 8), (height // 3, 1, 1, 5)]
+            for top, left, h, w in crops:
                 crop = source.read_crop(index, top, left, h, w)
                 crop.pop("meta", None)
-                expected = whole | {"hr": whole["hr"][top : top + h, left : left + w]}
+                expected = sample | {"hr": sample["hr"][top : top + h, left : left + w]}
                 assert_same(crop, expected, f"{key}: {h}x{w} at row {top}, column {left}")
 
-    def test_reading_again_gives_the_same_whatever_is_said_to_come_next(self, source):
+    def test_reading_again_gives_the_same_whatever_groups_are_upcoming(self, source):
         last = len(source.keys) - 1
         first = copy.deepcopy(source.read(last))
         source.read(0).clear()  # a sample is the reader's: he may take things out

@@ -16,7 +16,7 @@ from tests.contracts.callback_contract import CallbackContract, MetricContract
 # A line for each class of ours that cannot be made without arguments: a function that makes one.
 EXAMPLES = {
     IQA: lambda: IQA("musiq"),
-    Repetition: lambda: Repetition(16),
+    Repetition: lambda: Repetition(base=16),
     TorchMetric: lambda: TorchMetric(UniversalImageQualityIndex),
 }
 

@@ -34,12 +34,12 @@ STAGES = {
     KorniaAugmentation: jiggle,
     Albumentations: motion_blur,
     Sometimes: lambda: Sometimes(GaussianNoise()),
-    OneOf: lambda: OneOf([GaussianNoise(), GaussianNoise((40.0, 50.0))]),
-    Shuffled: lambda: Shuffled([GaussianNoise(), GaussianNoise((40.0, 50.0))]),
+    OneOf: lambda: OneOf([GaussianNoise(), GaussianNoise(sigma=(40.0, 50.0))]),
+    Shuffled: lambda: Shuffled([GaussianNoise(), GaussianNoise(sigma=(40.0, 50.0))]),
 }
 DEGRADATIONS = {
     Mixture: lambda scale: Mixture(scale, [RealESRGANLight, Bicubic], [0.7, 0.3]),
-    Pipeline: lambda scale: Pipeline(scale, [GaussianNoise(), GaussianNoise((5.0, 5.0))]),
+    Pipeline: lambda scale: Pipeline(scale, [GaussianNoise(), GaussianNoise(sigma=(5.0, 5.0))]),
 }
 
 

@@ -39,7 +39,8 @@ def casarbi(adapter):
         with torch.random.fork_rng():
             torch.manual_seed(3)  # the frozen base is no part of a checkpoint
             base = lm.LIIF(2.0, blocks=1, channels=8, hidden=(16,), global_skip=True)
-        network = lm.SFTUNet(8, 8, (1, 2), 1, attention=False, adapter=adapter, patch=2)
+        sizes = {"features": 8, "width": 8, "multipliers": (1, 2), "blocks": 1, "patch": 2}
+        network = lm.SFTUNet(**sizes, attention=False, adapter=adapter)
         process = lm.ResidualShift(steps=3)
         settings = {"network": network, "process": process, "stages": Stages(1.5)}
         model = lm.CasArbi(scale, lambda scale: base, **settings)
@@ -50,7 +51,7 @@ def casarbi(adapter):
 
 
 class Denoiser(nn.Module):
-    """As small as can be: one convolution of the noisy image and the LR one."""
+    """One convolution of the noisy image and the LR one."""
 
     def __init__(self):
         super().__init__()
@@ -61,7 +62,7 @@ class Denoiser(nn.Module):
         return self.conv(torch.cat([x, seen], 1)) + 0.01 * t.view(-1, 1, 1, 1)
 
 
-SMALLEST = {  # of the U-Nets of diffusers
+SMALLEST = {  # a U-Net of diffusers with one block
     "in_channels": 3,
     "out_channels": 3,
     "block_out_channels": [8],
@@ -77,12 +78,12 @@ SMALLEST = {  # of the U-Nets of diffusers
 def diffusion(scale, folder):
     """It predicts clean samples, so untrained it is tame."""
     denoiser = lm.UNet2D(SMALLEST)
-    sampler = Sampler(3, "trailing", eta=1.0)
+    sampler = Sampler(steps=3, spacing="trailing", eta=1.0)
     return lm.Diffusion(scale, denoiser, schedule=lm.Schedule(prediction="sample"), sampler=sampler)
 
 
 def frozen_denoiser():
-    """As small as can be; its weights are no part of a checkpoint."""
+    """Its weights are always the same, since they are no part of a checkpoint."""
     with torch.random.fork_rng():
         torch.manual_seed(3)
         return lm.UNet2D(SMALLEST, flags=Flags(frozen=True))
@@ -130,7 +131,7 @@ EXAMPLES = {
             scale,
             predictor(),
             frozen_denoiser(),
-            Averaged(4),
+            Averaged(factor=4),
             sampling=Sampling(steps=2),
             training=Training(starts=STARTS),
             patch=8,

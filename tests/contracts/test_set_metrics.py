@@ -16,7 +16,7 @@ __all__ = ["inception", "inception_file", "small_inception"]
 
 # A line for each class of ours that cannot be made without arguments: a function that makes one.
 EXAMPLES: dict[type, object] = {
-    Repetition: lambda: Repetition(40),  # at which the contract's images do not repeat
+    Repetition: lambda: Repetition(base=40),  # at which the contract's images do not repeat
 }
 
 

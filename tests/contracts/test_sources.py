@@ -30,7 +30,7 @@ def png(width, height, seed):
 
 
 def write(folder, scale=1, damaged=False):
-    """Three images, one of them in a subfolder; the first may be cut off."""
+    """Three images of 20x17 pixels times the scale, one in a subfolder; the first may be cut."""
     for seed, name in enumerate(("a.png", "b.png", "sub/c.png")):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,13 +65,13 @@ def photos(tmp_path):
 
 
 def shards(tmp_path):
+    """Two tars with three images and texts; the first image of the bad ones is cut off."""
     first, second, third = (png(20, 17, seed) for seed in range(3))
     text = b"the sea"
-    last = {"2.png": third, "2.txt": text}
     for name, begin in (("good", first), ("bad", first[: len(first) // 2])):
         members = {"0.png": begin, "0.txt": text, "1.png": second, "1.txt": text}
         write_tar(tmp_path / f"{name}-0.tar", members)
-        write_tar(tmp_path / f"{name}-1.tar", last)
+        write_tar(tmp_path / f"{name}-1.tar", {"2.png": third, "2.txt": text})
     return SourceExample(
         lambda: Shards(f"{tmp_path}/good-*.tar"),
         lambda: Shards(f"{tmp_path}/bad-*.tar"),

@@ -50,8 +50,8 @@ class Sized(Images):
         return super().__getitem__(index)
 
 
-def evaluate(folder, images, *metrics):
-    trainer(folder, *metrics).test(Tiny(), loader(images, batch_size=1), verbose=False)
+def evaluate(folder, sides, *metrics):
+    trainer(folder, *metrics).test(Tiny(), loader(Sized(*sides), batch_size=1), verbose=False)
 
 
 @pytest.mark.usefixtures("inception")
@@ -59,6 +59,10 @@ def evaluate(folder, images, *metrics):
 def test_an_image_below_the_window_is_left_out_and_named(
     metric_class, small, tmp_path, caplog, request
 ):
+    """The fourth of four images, tiny/03; the metric has the value of the other three alone.
+
+    Metrics of patches leave out all four; metrics with a smaller window none.
+    """
     if metric_class.target != "hr":
         pytest.skip("it is of clips: see test_video.py")
     if issubclass(metric_class, InceptionMetric) and small != 2:
@@ -66,30 +70,30 @@ def test_an_image_below_the_window_is_left_out_and_named(
     if not issubclass(metric_class, PatchMetric):  # no image is as large as one of its crops
         request.getfixturevalue("small_inception")
     metric = build(metric_class, EXAMPLES, f"EXAMPLES in {__name__}")
-    expected = build(metric_class, EXAMPLES, "")
     psnr = PSNR(label="other", border=0)
 
     with caplog.at_level(logging.WARNING):
-        evaluate(tmp_path, Sized(LARGE, LARGE, LARGE, small), metric, psnr, Results())
+        evaluate(tmp_path, [LARGE, LARGE, LARGE, small], metric, psnr, Results())
 
     if metric.absent():
         pytest.skip(metric.absent())
-    assert [record["n"] for record in psnr.records] == [4]  # it went on
+    assert [record["n"] for record in psnr.records] == [4]  # other metrics go on with all
     warnings = [line for line in caplog.messages if "left out" in line and "tiny/03" in line]
     if issubclass(metric_class, PatchMetric):
-        assert not metric.records  # all are smaller than a crop
+        assert not metric.records
         assert len(warnings) == 1
         return
-    if metric.records[0]["n"] == 4:  # its window is not larger
+    if metric.records[0]["n"] == 4:
         assert not warnings
         return
     assert len(warnings) == 1
     assert "1 of 4 images are smaller than" in warnings[0]
     assert warnings[0].endswith("left out, so its number is of the other 3: tiny/03")
     stored = [row.metric for row in read_file(tmp_path / "results.json") if row.n == 3]
-    evaluate(tmp_path / "large", Sized(LARGE, LARGE, LARGE), expected)
-    for record, large in zip(metric.records, expected.records, strict=True):
+    of_large = build(metric_class, EXAMPLES, "")
+    evaluate(tmp_path / "large", [LARGE, LARGE, LARGE], of_large)
+    for record, expected in zip(metric.records, of_large.records, strict=True):
         assert record["n"] == 3
         assert record["protocol"]["images"] == 3
         assert record["metric"] in stored
-        assert_close(record["value"], large["value"], equal_nan=True)
+        assert_close(record["value"], expected["value"], equal_nan=True)

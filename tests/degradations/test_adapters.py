@@ -27,10 +27,10 @@ def augmentation(name):
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
-def test_an_augmentation_is_kornias_own_with_the_seed_of_the_image(name):
+def test_an_augmentation_gives_what_kornia_gives_with_the_seed_of_the_image(name):
     images = uniform(6, 3, *SIZE)
     stage = KorniaAugmentation(augmentation(name))
-    params = drawn(stage, 6, SIZE)
+    params = drawn(stage, len(images), SIZE)
 
     augmented = stage(images, params)
 
@@ -47,7 +47,7 @@ def test_a_batched_augmentation_gives_what_single_calls_give(name):
     images = uniform(3, 3, *SIZE)
     one_by_one = KorniaAugmentation(augmentation(name))
     batched = KorniaAugmentation(augmentation(name), batched=True)
-    params = drawn(batched, 3, SIZE)
+    params = drawn(batched, len(images), SIZE)
 
     canvas = batched.on_canvas(Canvas.of(images), params)
 
@@ -69,19 +69,19 @@ def test_a_transform_of_albumentations_gets_the_pixels_of_8_bits(albumentations)
     images = uniform(3, 3, *SIZE)
     stage = Albumentations(albumentations.InvertImg(p=1.0))
 
-    inverted = stage(images, drawn(stage, 3, SIZE))
+    inverted = stage(images, drawn(stage, len(images), SIZE))
 
     expected = 1 - (images * 255).round() / 255
     torch.testing.assert_close(inverted, expected, rtol=0, atol=1e-6)
 
 
-def test_dropouts_move_no_pixel(albumentations):
+def test_dropouts_are_accepted_and_move_no_pixel(albumentations):
     images = uniform(3, 3, *SIZE)
     stage = Albumentations(albumentations.CoarseDropout(p=1.0))
 
-    dropped = stage(images, drawn(stage, 3, SIZE))
+    dropped = stage(images, drawn(stage, len(images), SIZE))
 
-    is_kept = (dropped - images).abs().amax(1) < 0.6 / 255  # rounded to 8 bits: 0.5
+    is_kept = (dropped - images).abs().amax(1) < 0.6 / 255  # rounding to 8 bits is half a level
     is_black = dropped.amax(1) == 0
     assert is_black.any()
     assert (is_kept | is_black).all()
@@ -100,4 +100,4 @@ def test_a_transform_that_gives_no_8_bit_image_is_refused(albumentations):
     stage = Albumentations(albumentations.Normalize(p=1.0))
 
     with pytest.raises(ValueError, match="Normalize returned float32"):
-        stage(images, drawn(stage, 3, SIZE))
+        stage(images, drawn(stage, len(images), SIZE))

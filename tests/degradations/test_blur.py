@@ -35,7 +35,7 @@ def covariance(variance_x, variance_y, angle):
 
 
 def kernel_by_hand(sigma_x, sigma_y, rotation, kernel_size, beta, family, sinc, cutoff):
-    """A kernel pixel by pixel, in double precision."""
+    """A kernel pixel by pixel, in double precision; families 4 and 5 have a plateau."""
     inverse = np.linalg.inv(covariance(sigma_x**2, sigma_y**2, rotation))
     kernel = np.zeros((21, 21))
     for row in range(21):
@@ -62,7 +62,7 @@ def test_kernels_of_all_families_are_the_formulas():
 
     assert set(params["family"].tolist()) == set(range(6))
     assert params["sinc"].any()
-    for n in range(0, 300, 5):
+    for n in range(0, 300, 5):  # each takes a while
         of_image = {name: values[n].item() for name, values in params.items()}
         assert_near(kernels[n].double(), torch.tensor(kernel_by_hand(**of_image)), 2e-6)
 
@@ -72,13 +72,13 @@ def test_kernels_of_all_families_are_the_formulas():
     [
         Blur(),
         Blur((21, 21), sigma=(0.01, 20.0), beta_generalized=(0.1, 99.0), beta_plateau=(1, 99)),
-        Sinc((3, 31), (0.3, math.pi)),
-        MotionBlur((0.0, 30.0)),
-        DefocusBlur((0.01, 9.0)),
+        Sinc(kernel_size=(3, 31), cutoff=(0.3, math.pi)),
+        MotionBlur(length=(0.0, 30.0)),
+        DefocusBlur(radius=(0.01, 9.0)),
     ],
-    ids=lambda stage: type(stage).__name__,
+    ids=["default", "extreme", "sinc", "motion", "defocus"],
 )
-def test_kernels_sum_to_one_and_nothing_is_cut_off(stage):
+def test_kernels_sum_to_one_and_at_most_a_hundred_thousandth_is_cut_off(stage):
     prepared = stage.prepare(drawn(stage, 2000))["convolution"]
 
     kernels = prepared["kernels"]
@@ -87,7 +87,7 @@ def test_kernels_sum_to_one_and_nothing_is_cut_off(stage):
     ring = torch.maximum(axis, axis.view(-1, 1))
     is_outside = ring > prepared["radius"].view(-1, 1, 1)
     assert_near(kernels.sum((1, 2)), torch.ones(2000), 1e-5)
-    # Outer rings with less than 1e-5 are dropped.
+    # Outer rings with less than 1e-5 are dropped; the rest is rounding.
     assert (kernels.abs() * is_outside).sum((1, 2)).max() < 1.1e-5
 
 
@@ -110,34 +110,37 @@ def test_motion_has_the_moments_of_a_line_whose_light_falls_off():
 
     On either axis 1/6 is from the interpolation.
     """
-    radians = -math.radians(37.0)  # rows go down
+    length = 30.0
+    degrees = 37.0
+    direction = 0.6
 
-    [kernel] = blur.motion(f64(30.0), f64(37.0), f64(0.6), 17)
+    [kernel] = blur.motion(f64(length), f64(degrees), f64(direction), extent=17)
 
     mean, spread = moments(kernel)
-    towards = np.array([math.cos(radians), math.sin(radians)])
-    line = covariance(30.0**2 * (3 - 0.6**2) / 36, 0, radians)
-    np.testing.assert_allclose(mean, 0.6 * 30.0 / 6 * towards, atol=1e-3)
+    angle = -math.radians(degrees)  # rows go down
+    towards = np.array([math.cos(angle), math.sin(angle)])
+    line = covariance(length**2 * (3 - direction**2) / 36, 0, angle)
+    np.testing.assert_allclose(mean, direction * length / 6 * towards, atol=1e-3)
     np.testing.assert_allclose(spread, line + np.eye(2) / 6, atol=0.05)
 
 
 def test_motion_blur_draws_any_angle_and_direction():
-    params = drawn(MotionBlur((2.0, 9.0)), 10_000)
+    params = drawn(MotionBlur(), 10_000)
 
-    angles = stats.uniform(0, 180)
-    directions = stats.uniform(-1, 2)
+    angles = stats.uniform(loc=0, scale=180)
+    directions = stats.uniform(loc=-1, scale=2)
     assert stats.kstest(params["angle"], angles.cdf).pvalue > 1e-3
     assert stats.kstest(params["direction"], directions.cdf).pvalue > 1e-3
 
 
 @pytest.mark.parametrize("radius", [0.3, 0.8, 2.0, 9.99])
 def test_a_disk_has_its_area_and_second_moment(radius):
-    [covered] = blur.disk(f64(radius), 10)
+    [covered] = blur.disk(f64(radius), extent=10)
 
     area = covered.sum()
     _, spread = moments(covered / area)
     assert area.item() == pytest.approx(math.pi * radius**2, rel=1e-12)
-    if radius > 0.5:
+    if radius > 0.5:  # a smaller one lies in one pixel
         expected = radius**2 / 4 + 1 / 12  # variance of a disk, and of a square pixel
         np.testing.assert_allclose(spread, expected * np.eye(2), atol=0.04)
 
@@ -154,13 +157,14 @@ def asymmetric(radius):
 
 
 def convolved(image, kernel):
+    """By the stages' way for the size and the kernel."""
     params = prepare_kernels(kernel[None])
     flipped = params["kernels"][0]
     return convolve(image, flipped, params["radius"].item(), params["separable"].item())
 
 
 def assert_convolved(result, image, kernel):
-    """Convolved, not correlated, with mirrored borders."""
+    """As by SciPy: convolved, not correlated, with mirrored borders."""
     kernels = kernel.double()[None, None].numpy()
     expected = ndimage.convolve(image.double().numpy(), kernels, mode="mirror")
     np.testing.assert_allclose(result, expected, rtol=0, atol=5e-6)
@@ -168,9 +172,9 @@ def assert_convolved(result, image, kernel):
 
 @pytest.mark.parametrize("way", ["_by_opencv", "_by_fourier", "_by_rows_and_columns"])
 @pytest.mark.parametrize("size", [(40, 50), (4, 7), (70, 1)])
-def test_each_way_of_convolving_at_any_size(way, size):
+def test_each_way_of_convolving_equals_scipys_at_any_size(way, size):
     image = uniform(1, 3, *size)
-    kernel = asymmetric(6)
+    kernel = asymmetric(radius=6)
     if way == "_by_rows_and_columns":
         kernel = torch.outer(kernel.sum(1), kernel.sum(0))
 
@@ -198,7 +202,8 @@ def test_a_bright_point_becomes_the_kernel(radius, size):
     assert_near(on_canvas, expected, 1e-6)
 
 
-def test_a_kernel_with_a_hole_is_not_divided_by_its_centre():
+def test_a_kernel_whose_centre_is_0_is_convolved():
+    """By division by the centre, a kernel is found to be a column times a row, or not."""
     image = uniform(1, 3, 20, 30)
     hole = torch.full((3, 3), 1 / 8)
     hole[1, 1] = 0
@@ -227,15 +232,21 @@ def sharpened(plane, weight, side, threshold):
 
 @pytest.mark.parametrize("size", [(96, 112), (61, 37), (1, 40), (1, 1)])
 @pytest.mark.parametrize(
-    ("stage", "settings"), [(USM(), (0.5, 51, 10.0)), (USM(2.0, 9, 2.5), (2.0, 9, 2.5))]
+    ("stage", "settings"),
+    [
+        (USM(), {"weight": 0.5, "side": 51, "threshold": 10.0}),
+        (USM(weight=2.0, radius=9, threshold=2.5), {"weight": 2.0, "side": 9, "threshold": 2.5}),
+    ],
+    ids=["default", "other"],
 )
 def test_usm_is_the_released_formula(size, stage, settings):
+    """An even radius, such as the default of 50, is a Gaussian of the next odd side, 51."""
     image = as_tensor(photograph(*size))
 
     alone = stage(image, {})
     on_canvas = stage.on_canvas(Canvas.of(image), {}).pixels
 
     for n, plane in enumerate(image[0].double().numpy()):
-        expected = sharpened(plane, *settings)
+        expected = sharpened(plane, **settings)
         np.testing.assert_allclose(alone[0, n], expected, rtol=0, atol=2e-6)
         np.testing.assert_allclose(on_canvas[0, n], expected, rtol=0, atol=2e-6)

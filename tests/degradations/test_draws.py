@@ -24,7 +24,7 @@ class TestFrozen:
 
         assert words.tolist() == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x6C45D188009454F]
 
-    def test_words_and_sub_streams(self):
+    def test_words_of_a_stream_and_of_its_sub_streams(self):
         draws = Draws(np.array([0, 1, 2**62]))
         blur = draws.fold("blur")
         kernel = blur.fold("kernel")
@@ -37,7 +37,7 @@ class TestFrozen:
         assert blur.words()[0] == 0xF4854B26CD7549EF
         assert kernel.words()[0] == 0x227A23BF8442A802
 
-    def test_each_kind_in_turn(self):
+    def test_draws_of_each_kind_in_turn(self):
         draws = Draws(np.array([0, 1]))
 
         uniform = draws.uniform(1.0, 30.0)
@@ -74,7 +74,7 @@ def test_seed_of_tells_types_and_borders_of_its_parts_apart():
 
 @pytest.mark.parametrize("word", [0, 2**64 - 1])
 def test_the_smallest_and_the_largest_word_give_possible_values(monkeypatch, word):
-    """What has no probability is never chosen, also where a sum is just below 1."""
+    """A choice of probability 0 is never drawn, also where the sum, 0.9999999, is below 1."""
     words = np.array([word], np.uint64)
     monkeypatch.setattr(Draws, "words", lambda draws: words)
     draws = Draws(np.array([1]))
@@ -97,7 +97,7 @@ def test_seeds_are_uniform_in_all_their_bits():
     assert stats.kstest(low_half / 2.0**32, "uniform").pvalue > 1e-3
 
 
-def test_parameters_arrive_on_the_device_with_their_types():
+def test_parameters_become_tensors_of_the_device_with_their_types():
     drawn = {
         "Blur": {"sigma": np.array([0.1, 0.2, 0.3]), "on": np.array([True, False, True])},
         "seeds": np.array([2**62 + 1, 0, -5]),  # the first is no float64

@@ -32,12 +32,13 @@ def by_pillow(pixels, subsampling, **settings):
     return np.array(Image.open(file))
 
 
-def by_codec(pixels, quality, subsampling, *smooth):
+def by_codec(pixels, quality, subsampling, smooth_chroma=True):
     bgr = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
-    return encode_decode(bgr, quality, subsampling, *smooth)
+    return encode_decode(bgr, quality, subsampling, smooth_chroma)
 
 
 def parameters(quality, subsampling):
+    """What a stage draws for a batch: the quality and the name of the subsampling of each image."""
     numbers = [SUBSAMPLINGS.index(name) for name in subsampling]
     return {"quality": torch.tensor(quality), "subsampling": torch.tensor(numbers)}
 
@@ -71,9 +72,9 @@ def test_the_codec_of_torch_gives_the_bits_of_pillow(subsampling):
     """Images of many sizes, qualities and, in the last case, subsamplings on one canvas."""
     stage = JPEG(subsampling=dict.fromkeys(subsampling, 1 / len(subsampling)))
     images = [noise(*size) for size in SIZES[:4]] + PHOTOGRAPHS[4:]
-    names = [subsampling[n % len(subsampling)] for n in range(10)]
+    names = [subsampling[n % len(subsampling)] for n in range(len(images))]
     for first in range(1, 11):
-        quality = list(range(first, 101, 10))
+        quality = list(range(first, 101, 10))  # 1, 11 ... 91; 2, 12 ... 92; and so on to 100
 
         decoded = on_one_canvas(stage, images, quality, names)
 
@@ -83,18 +84,19 @@ def test_the_codec_of_torch_gives_the_bits_of_pillow(subsampling):
 
 
 @pytest.mark.parametrize("subsampling", SUBSAMPLINGS)
-def test_chroma_that_is_repeated_has_equal_bits_on_both_paths(subsampling):
+def test_without_smooth_chroma_both_codecs_give_the_same_bits(subsampling):
     stage = JPEG(smooth_chroma=False, subsampling=ALL)
+    count = len(PHOTOGRAPHS)
 
-    decoded = on_one_canvas(stage, PHOTOGRAPHS, [75] * 10, [subsampling] * 10)
+    decoded = on_one_canvas(stage, PHOTOGRAPHS, [75] * count, [subsampling] * count)
 
     for image, on_canvas in zip(PHOTOGRAPHS, decoded, strict=True):
-        expected = by_codec(image, 75, subsampling, False)
+        expected = by_codec(image, 75, subsampling, smooth_chroma=False)
         np.testing.assert_array_equal(on_canvas, expected)
 
 
-def test_transposed_tables_are_those_of_a_file_with_transposed_tables():
-    """Equal but for rounding: of the transform's two passes, and of halved chroma."""
+def test_transposed_tables_give_nearly_a_file_with_transposed_tables():
+    """All but rounding, of the transform's two passes and of halved chroma: 0.25 levels of 0.8."""
     image = photograph(96, 128)
     file = io.BytesIO()
     Image.fromarray(image).save(file, "JPEG", quality=50)
@@ -113,7 +115,7 @@ def test_transposed_tables_are_those_of_a_file_with_transposed_tables():
 
 
 def test_floats_are_clamped_and_rounded_to_8_bits_before_the_codec():
-    image = as_tensor(photograph(48, 56)) * 1.3 - 0.15 + 0.3 / 255
+    image = as_tensor(photograph(48, 56)) * 1.3 - 0.15 + 0.3 / 255  # beyond [0, 1], off levels
 
     [compressed] = JPEG()(image, parameters([70], ["4:2:0"]))
 

@@ -24,12 +24,13 @@ SEEDS = torch.from_numpy(Draws(np.arange(16)).seeds())
 
 
 def added(stage, images):
-    """What a stage adds to images, in float64."""
+    """The noise that a stage adds to images, in float64."""
     count, _, height, width = images.shape
     return (stage(images, drawn(stage, count, (height, width))) - images).double()
 
 
 def are_counts(values, tolerance=1e-5):
+    """Whether all are whole numbers."""
     return bool((values - values.round()).abs().max() < tolerance)
 
 
@@ -37,7 +38,7 @@ def are_counts(values, tolerance=1e-5):
 
 
 def test_gaussian_noise_has_the_drawn_deviation():
-    stage = GaussianNoise((1.0, 30.0), clip=False)
+    stage = GaussianNoise(sigma=(1.0, 30.0), clip=False)
     grey = torch.full((8, 3, 96, 96), 0.5)
 
     noise = added(stage, grey).flatten(1) * 255
@@ -52,13 +53,15 @@ def test_gaussian_noise_has_the_drawn_deviation():
 
 # ---------------------------------------------------------------------------------------- Poisson
 
+FULL = PoissonNoise(strength=(1.0, 1.0), clip=False)  # not scaled: image and noise are counts / N
+
 
 @pytest.mark.parametrize("value", [1, 20, 255])
 def test_poisson_counts_of_a_constant_image_have_the_exact_distribution(value):
     """They are Poisson(value N) / N, with N a power of two from the number of values: here 1."""
     image = torch.full((1, 3, 64, 64), value / 255)
 
-    counts = added(PoissonNoise((1.0, 1.0), clip=False), image).flatten() + value / 255
+    counts = added(FULL, image).flatten() + value / 255
 
     law = stats.poisson(value / 255)
     most = int(law.ppf(1 - 5 / len(counts)))  # the rarer ones in one cell
@@ -69,20 +72,20 @@ def test_poisson_counts_of_a_constant_image_have_the_exact_distribution(value):
 
 
 @pytest.mark.parametrize("on_canvas", [False, True])
-@pytest.mark.parametrize(("different", "levels"), [(1, 1), (3, 4), (64, 64), (65, 128), (129, 256)])
-def test_number_of_levels_is_a_power_of_two_from_the_different_values(different, levels, on_canvas):
+@pytest.mark.parametrize(("distinct", "levels"), [(1, 1), (3, 4), (64, 64), (65, 128), (129, 256)])
+def test_poisson_levels_are_a_power_of_two_from_the_distinct_values(distinct, levels, on_canvas):
+    """The least power that is not below their number."""
     image = torch.zeros(1, 3, 80, 50)
     # At odd places, so that every second value is independent of them.
-    image.view(-1)[1 : 2 * different : 2] = torch.arange(different) / 255
+    image.view(-1)[1 : 2 * distinct : 2] = torch.arange(distinct) / 255
     image += 100 / 255
-    stage = PoissonNoise((1.0, 1.0), clip=False)
-    params = drawn(stage, 1, (80, 50))
+    params = drawn(FULL, 1, (80, 50))
 
     with hashed_fields():
         if on_canvas:
-            result = stage.on_canvas(Canvas.of(image), params).pixels
+            result = FULL.on_canvas(Canvas.of(image), params).pixels
         else:
-            result = stage(image, params)
+            result = FULL(image, params)
 
     counts = (result * levels).double()
     assert are_counts(counts, 1e-3)
@@ -95,10 +98,9 @@ def test_poisson_counts_values_inside_the_image_only():
     pixels = uniform(2, 3, 48, 48)
     pixels[0, :, :20, :30] = 128 / 255
     canvas = Canvas(pixels, torch.tensor([[20, 30], [48, 48]]), (48, 48))
-    stage = PoissonNoise((1.0, 1.0), clip=False)
 
     with hashed_fields():
-        result = stage.on_canvas(canvas, drawn(stage, 2, (48, 48))).pixels
+        result = FULL.on_canvas(canvas, drawn(FULL, 2, (48, 48))).pixels
 
     counts = result[0, :, :20, :30]
     assert are_counts(counts)
@@ -110,7 +112,7 @@ def test_grey_poisson_noise_is_that_of_the_luma(channel, luma):
     image = torch.zeros(1, 3, 64, 64)
     image[:, channel] = 1.0
 
-    noise = added(PoissonNoise((1.0, 1.0), grey=1.0, clip=False), image)
+    noise = added(PoissonNoise(strength=(1.0, 1.0), grey=1.0, clip=False), image)
 
     counts = noise[0, 0] + luma / 255
     assert are_counts(counts)
@@ -136,17 +138,17 @@ def test_grey_noise_is_the_same_in_all_channels(cls):
 
 
 @pytest.mark.parametrize(("cls", "strength"), [(GaussianNoise, 80.0), (PoissonNoise, 3.0)])
-def test_results_are_clipped_unless_that_is_left_out(cls, strength):
+def test_noisy_images_are_clamped_unless_clip_is_false(cls, strength):
     images = uniform(2, 3, 40, 40).round() * 0.98 + 0.01
-    clipping = cls((strength, strength))
-    free = cls((strength, strength), clip=False)
-    params = drawn(free, 2, (40, 40))
+    with_clip = cls((strength, strength))
+    without = cls((strength, strength), clip=False)
+    params = drawn(without, 2, (40, 40))
 
-    result = clipping(images, params)
+    clipped = with_clip(images, params)
 
-    unclipped = free(images, params)
+    unclipped = without(images, params)
     assert unclipped.max() > 1
-    assert torch.equal(result, unclipped.clamp(0, 1))
+    assert torch.equal(clipped, unclipped.clamp(0, 1))
 
 
 # ----------------------------------------------------------------------- fields of random numbers
@@ -184,7 +186,7 @@ def test_all_bits_of_a_seed_count(normal):
 
 def test_the_hash_is_frozen():
     """The numbers are its own: noise of a GPU stays as it is, and is the same on every machine."""
-    field = hashed_integers(torch.Size((1, 3, 1, 2)), torch.tensor([2**62]), 15)
+    field = hashed_integers(torch.Size((1, 3, 1, 2)), torch.tensor([2**62]), bits=15)
 
     assert field.flatten().tolist() == [17073, 17366, 29008, 21738, 3879, 10891]
 

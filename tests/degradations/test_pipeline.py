@@ -63,22 +63,16 @@ def test_stages_run_in_order():
     assert_near(lr, expected.clamp(0, 1), 1e-6)
 
 
-@pytest.mark.parametrize(
-    "stages",
-    [
-        [Gain(), GaussianNoise()],
-        [Offset(), GaussianNoise(), Gain(), GaussianNoise()],
-    ],
-)
-def test_a_stage_draws_the_same_whatever_is_added_before_or_after_it(stages):
+def test_a_stage_draws_the_same_whatever_is_added_before_or_after_it():
     alone = Pipeline(2.0, [GaussianNoise()]).params_of(SEEDS, HR.shape)
 
+    stages = [Offset(), GaussianNoise(), Gain(), GaussianNoise()]
     among_others = Pipeline(2.0, stages).params_of(SEEDS, HR.shape)
 
     np.testing.assert_equal(among_others["GaussianNoise"], alone["GaussianNoise"])
 
 
-def test_no_stages_are_bicubic():
+def test_a_pipeline_without_stages_is_bicubic():
     lr = Pipeline(2.0, [])(HR, SEEDS)
 
     assert torch.equal(lr, Bicubic(2.0)(HR, SEEDS))
@@ -91,10 +85,10 @@ def test_pixels_are_clamped_before_they_shrink():
 
     lr = Pipeline(8.0, [Offset()])(hr, SEEDS)
 
-    assert lr.max() < 1  # the mean of 0.5 to 1 and of what is clamped to 1, not 1.5 to 2
+    assert lr.max() < 1  # the mean of 0.5 to 1 and of 1; unclamped, of 0.5 to 1 and of 1.5 to 2
 
 
-def test_lr_is_rounded_to_8_bits():
+def test_quantize_8bit_clamps_and_rounds_to_levels():
     levels = torch.tensor([-51, 0.4, 0.6, 128, 254.4, 433])
 
     rounded = quantize_8bit(levels / 255)
@@ -102,8 +96,8 @@ def test_lr_is_rounded_to_8_bits():
     assert torch.equal(rounded, torch.tensor([0, 0, 1, 128, 254, 255]) / 255)
 
 
-def test_only_four_sizes_of_training_and_of_validation_are_compiled(monkeypatch):
-    """torch stops compiling after 8 shapes, and whole images have as many sizes."""
+def test_only_the_first_four_sizes_of_training_and_of_validation_are_compiled(monkeypatch):
+    """torch stops compiling after 8 shapes, and whole images have many sizes."""
     compiled = []
 
     def compile_and_note(function, **settings):
@@ -131,7 +125,7 @@ def test_only_four_sizes_of_training_and_of_validation_are_compiled(monkeypatch)
 
 
 @pytest.mark.parametrize("p", [0.0, 1.0])
-def test_sometimes_may_be_never_or_always(p):
+def test_sometimes_with_a_probability_of_0_or_1_is_never_or_always(p):
     stage = Sometimes(Gain(), p)
     images = uniform(4, 3, 8, 6)
     params = drawn(stage, 4)
@@ -154,7 +148,7 @@ def test_every_order_is_equally_likely():
     assert ((counts - expected) ** 2 / expected).sum() < 20.5
 
 
-# ---------------------------------------- stages without a method for batches, on a CPU and a GPU
+# --------------------------------------------------------- stages without a method for a canvas
 
 
 class Vignette(Gain):
@@ -178,7 +172,7 @@ class RowNoise(Gain):
 
 
 class ReadsItsNumber(Gain):
-    """Written for one image at a time."""
+    """Written for one image at a time: `item` refuses several."""
 
     def forward(self, x, params):
         return x * params["factor"].item()
@@ -200,7 +194,7 @@ def test_an_lr_is_the_same_one_by_one_and_on_a_canvas(stage, before):
     one_by_one = Pipeline(2.0, stages, quantize=False, executor="images")
     together = Pipeline(2.0, stages, quantize=False, executor="canvas")
 
-    with hashed_fields():  # on both, as on a GPU
+    with hashed_fields():  # noise of a GPU on both
         expected = one_by_one(hr, torch.arange(6))
         lr = together(hr, torch.arange(6))
 
@@ -212,7 +206,9 @@ def test_every_shipped_stage_has_a_method_for_a_canvas_or_is_pixelwise():
         assert cls.on_canvas is not Stage.on_canvas or cls.pixelwise, cls
 
 
-def test_a_subclass_that_overrides_forward_alone_is_run_by_it():
+def test_forward_of_a_subclass_wins_over_inherited_image_functions():
+    """GaussianNoise has image_functions, which the executor "images" calls in place of forward."""
+
     class Inverted(GaussianNoise):
         def forward(self, x, params):
             return 1 - x
@@ -266,7 +262,7 @@ class Cropped(Degradation):
     ],
     ids=["size", "no pixel", "255", "uint8"],
 )
-def test_a_wrong_size_or_range_is_named(scale, hr, words):
+def test_images_of_a_wrong_size_or_range_are_refused(scale, hr, words):
     with pytest.raises((TypeError, ValueError), match=words):
         Cropped(scale)(hr, SEEDS)
 
@@ -285,8 +281,8 @@ def matmul():
 
 
 @pytest.mark.parametrize("older", ["highest", "medium"])
-def test_full_float32_whichever_way_the_precision_was_set(matmul, older):
-    """torch cannot read a precision that was set in both ways, and cannot compile."""
+def test_ieee_float32_holds_within_and_gives_the_setting_back(matmul, older):
+    """If torch's older and newer way to set the precision disagree, torch cannot compile."""
     torch.set_float32_matmul_precision(older)
     allowed = matmul.allow_tf32
 
@@ -298,8 +294,8 @@ def test_full_float32_whichever_way_the_precision_was_set(matmul, older):
     assert matmul.allow_tf32 == allowed
 
 
-def test_constants_can_be_used_within_compiled_code():
-    """Several, one of them twice; torch 2.11 takes results assumed constant only once each."""
+def test_several_constants_can_be_used_within_compiled_code():
+    """One of them twice: torch 2.11 takes a result assumed constant only once."""
     ones = constant(lambda: torch.ones(3))
     twos = constant(lambda: torch.full((3,), 2.0))
 
@@ -312,13 +308,13 @@ def test_constants_can_be_used_within_compiled_code():
 
 
 class Cropping(Gain):
-    """It forgets to say that it changes sizes, so LR would be shifted against HR."""
+    """Lacks `resizes = True`, so LR would be shifted against HR."""
 
     def forward(self, x, params):
         return x[..., 1:]
 
 
-def test_a_stage_that_changes_sizes_unsaid_is_refused():
+def test_a_stage_that_changes_sizes_without_declaring_it_is_refused():
     recipe = Pipeline(2, {"crop": Cropping()})
 
     with pytest.raises(TypeError, match="Cropping changed the size"):

@@ -24,7 +24,7 @@ def by_torch(image, size, mode):
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("mode", ["area", "bilinear", "bicubic", "nearest-exact"])
-def test_without_antialiasing_it_is_torchs(mode, size):
+def test_resample_without_antialiasing_equals_torch(mode, size):
     image = uniform(1, 3, 37, 53)
 
     resized = resample(image, size, mode.removesuffix("-exact"))
@@ -34,7 +34,7 @@ def test_without_antialiasing_it_is_torchs(mode, size):
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
-def test_with_antialiasing_it_is_pillows(mode, size):
+def test_resample_with_antialiasing_equals_pillow(mode, size):
     image = uniform(1, 1, 37, 53)
 
     resized = resample(image, size, mode, antialias=True)
@@ -46,12 +46,13 @@ def test_with_antialiasing_it_is_pillows(mode, size):
 
 @pytest.mark.parametrize(("side", "target"), [(4096, 4095), (4095, 4096), (4093, 1365)])
 @pytest.mark.parametrize("mode", ["area", "bilinear"])
-def test_large_sides_are_exact(mode, side, target):
+def test_positions_within_large_sides_are_exact(mode, side, target):
     image = uniform(1, 1, side, 1)
     size = (target, 1)
 
     alone = resample(image, size, mode)
-    canvas = resample_canvas(Canvas.of(image), torch.tensor([size]), mode, False, size)
+    sizes = torch.tensor([size])
+    canvas = resample_canvas(Canvas.of(image), sizes, mode, antialias=False, extent=size)
 
     expected = by_torch(image, size, mode)
     assert_near(alone, expected, 1e-6)
@@ -61,13 +62,14 @@ def test_large_sides_are_exact(mode, side, target):
 @pytest.mark.parametrize("antialias", [False, True])
 @pytest.mark.parametrize("mode", MODES)
 def test_a_canvas_equals_the_images_one_by_one(mode, antialias):
-    """Up, down, kept and to one pixel, from differing sizes."""
+    """Enlarged, shrunk, kept and to one pixel, from differing sizes."""
     sizes = torch.tensor([[37, 53], [20, 9], [1, 1], [5, 53], [37, 53]])
     new_sizes = torch.tensor([[37, 53], [11, 13], [1, 1], [74, 80], [50, 20]])
     canvas = Canvas(uniform(5, 3, 37, 53), sizes, (37, 53))
     modes = torch.full((5,), MODES.index(mode))
 
-    resized = resample_canvas(canvas, new_sizes, modes, torch.full((5,), antialias), (80, 80))
+    flags = torch.full((5,), antialias)
+    resized = resample_canvas(canvas, new_sizes, modes, flags, extent=(80, 80))
 
     assert torch.equal(resized.sizes, new_sizes)
     for n in range(5):
@@ -79,7 +81,7 @@ def test_a_canvas_equals_the_images_one_by_one(mode, antialias):
 
 
 @pytest.mark.parametrize("size", [(12, 9), (1, 4), (50, 70)])
-def test_a_canvas_shrinks_to_the_lr_by_bicubic(size):
+def test_a_canvas_is_resized_to_the_lr_by_bicubic(size):
     sizes = torch.tensor([[40, 24], [33, 20], [12, 9], [2, 3]])
     pixels = uniform(4, 3, 40, 24).round()  # edges, so that both clamps apply
 
@@ -91,11 +93,12 @@ def test_a_canvas_shrinks_to_the_lr_by_bicubic(size):
 
 
 @pytest.mark.parametrize("divisor", [1.0, 3.7])
-def test_recorded_sizes_are_those_of_the_factor_and_of_the_result(divisor):
+def test_sizes_are_the_drawn_factor_of_a_divided_image_and_at_least_1(divisor):
     stage = Resize(divisor=divisor)
-    params = stage.draw(Draws(np.arange(24)), torch.Size((24, 3, 50, 3)))
+    count = 24
+    params = stage.draw(Draws(np.arange(count)), torch.Size((count, 3, 50, 3)))
 
-    functions = stage.image_functions(drawn(stage, 24, (50, 3)), torch.zeros(24))
+    functions = stage.image_functions(drawn(stage, count, (50, 3)), torch.zeros(count))
 
     for n, function in enumerate(functions):
         height = max(1, int(50 / divisor * params["factor"][n]))

@@ -46,7 +46,7 @@ class Clips(Images):
         return sample | {"clip": torch.stack([sample["hr"]] * 3)}
 
 
-def together(samples):
+def collate_with_clips(samples):
     batch = collate(samples)
     if "clip" in samples[0]:
         batch["clip"] = torch.stack([sample["clip"] for sample in samples])
@@ -101,7 +101,8 @@ def waits_of_a_batch(folder, model, data, *callbacks):
         # Under inference mode, the device would not see the operations.
         settings = {"accelerator": "gpu", "inference_mode": False}
         run = trainer(folder, begins, *callbacks, Ends(begins), **settings)
-        run.test(model, DataLoader(data, 2, collate_fn=together), verbose=False)
+        batches = DataLoader(data, batch_size=2, collate_fn=collate_with_clips)
+        run.test(model, batches, verbose=False)
     return begins.waits
 
 
@@ -138,7 +139,7 @@ def test_a_metric_waits_no_more_often_than_its_limit(cls, tmp_path):
     examples = {LPIPS: lambda: LPIPS("squeeze"), **IMAGES, **SETS}
     default = OF_SETS if issubclass(cls, SetMetric) else 0
     side = 304 if "Patch" in cls.__name__ else 208
-    data = Clips(4, side=side) if cls in CLIPS else Images(4, side=side)
+    data = (Clips if cls in CLIPS else Images)(count=4, side=side)
     metric = build(cls, examples, "")
 
     waits = waits_of_a_batch(tmp_path, Echo(), data, metric)
@@ -147,9 +148,8 @@ def test_a_metric_waits_no_more_often_than_its_limit(cls, tmp_path):
     assert waits.total() <= LIMITS.get(cls.__name__, default), f"a batch waits:\n{waits}"
 
 
-def test_digests_of_images_cost_no_wait(tmp_path):
-    """And are those of the CPU."""
-    data = Images(4, side=9)
+def test_digests_of_images_are_those_of_the_cpu_and_cost_no_wait(tmp_path):
+    data = Images(count=4, side=9)
 
     waits = waits_of_a_batch(tmp_path, Echo(), data, PSNR(), Results())
 
@@ -160,15 +160,17 @@ def test_digests_of_images_cost_no_wait(tmp_path):
     assert not waits, f"a batch waits:\n{waits}"
 
 
-def test_images_of_validations_stay_on_the_device():
-    """Until the validation ends."""
-    data = Images(2, side=64)
+def test_middles_of_images_are_cut_out_on_the_device_without_a_wait():
+    """They are copied to the host when the validation ends."""
+    data = Images(count=2, side=64)
     with pretended_gpu():
-        batch = together([data[0], data[1]])
+        batch = collate([data[0], data[1]])
         batch["lr"] = batch["lr"].to(GPU)
         batch["hr"] = batch["hr"].to(GPU)
+        second = slice(1, 2)
         with counted() as waits:
-            images = ValidationImages(side=32)._middles(batch["hr"] * 0.9, batch, slice(1, 2))
+            sr = batch["hr"][second] * 0.9
+            images = ValidationImages(side=32)._middles(sr, batch, second)
 
         assert {image.device for image in images.values()} == {GPU}
     assert not waits, f"a batch waits:\n{waits}"

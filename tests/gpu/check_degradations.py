@@ -67,7 +67,7 @@ def test_a_recipe_gives_the_lr_of_a_cpu(cls):
     degradation = (DEGRADATIONS.get(cls) or functools.partial(build, cls))(2.0)
     with pretended_gpu():
         there = HR.to(GPU)
-        for _ in range(2):
+        for _ in range(2):  # the first time, tables are copied
             with counted() as waits:
                 lr = degradation(there, SEEDS[:3])
         assert lr.device == GPU
@@ -75,7 +75,7 @@ def test_a_recipe_gives_the_lr_of_a_cpu(cls):
 
     with hashed_fields():
         expected = degradation(HR, SEEDS[:3])
-    # By images, some roundings to 8 bits differ in the last bit, and JPEG amplifies them.
+    # Not image by image: some roundings to 8 bits differ, and JPEG amplifies them.
     assert (result - expected).abs().mean() < 0.005
     assert waits.total() <= LIMITS.get(cls.__name__, 0), f"a batch waits:\n{waits}"
 
@@ -102,7 +102,7 @@ class Compiler:
 
 @pytest.fixture
 def degrade(monkeypatch, caplog):
-    """Degrade training batches on the device by a recipe; with what is said of it."""
+    """A function that degrades batches on the device, and returns LR and the messages so far."""
     caplog.set_level("INFO", "degradations.pipeline")
 
     def degrade(recipe, compiler, batches=1):
@@ -145,7 +145,7 @@ def test_training_batches_are_compiled_and_the_sanity_check_is_not(degrade):
     ],
     ids=["not wanted", "mixture", "on the host"],
 )
-def test_what_cannot_or_need_not_be_compiled_is_not(degrade, recipe):
+def test_recipes_that_cannot_be_compiled_or_do_not_want_it_are_not_compiled(degrade, recipe):
     compiler = Compiler()
 
     degrade(recipe, compiler)
@@ -153,7 +153,7 @@ def test_what_cannot_or_need_not_be_compiled_is_not(degrade, recipe):
     assert compiler.batches == 0
 
 
-def test_a_compiler_that_fails_is_done_without(degrade):
+def test_if_the_compiler_fails_all_batches_are_degraded_without_it(degrade):
     compiler = Compiler(fails=True)
 
     lr, messages = degrade(with_noise(2.0), compiler, batches=2)

@@ -9,15 +9,15 @@ FIT = """fit --config tiny.yaml --trainer.accelerator gpu --trainer.callbacks+ c
     --data.init_args.crops.per_image 20"""
 
 
-def test_more_steps_of_a_run_wait_no_more_often(tiny, enlarger):
+def test_a_run_of_more_steps_waits_no_more_often(tiny, enlarger):
     def waits_of(name, steps):
         with pretended_gpu(), counted() as waits:
             enlarger(f"{FIT} --run.name {name} --trainer.max_steps {steps}")
         return waits
 
-    waits_of("warm", 5)  # the first time, tables are copied
+    waits_of("warm", steps=5)  # the first time, tables are copied
 
-    few = waits_of("few", 5)
-    many = waits_of("many", 15)
+    few = waits_of("few", steps=5)
+    many = waits_of("many", steps=15)
 
     assert many.total() <= few.total(), f"{many - few}"

@@ -39,8 +39,8 @@ class Limit(NamedTuple):
 
 # May only fall. A method that is not listed must not wait at all.
 LIMITS = {
-    "CasArbi": Limit(0, 2, layout=9),  # sigma_r, once a stage
-    "SDUpscale": Limit(0, 17),  # a pipeline of diffusers as it is, of two steps
+    "CasArbi": Limit(output=2, layout=9),  # sigma_r, once a stage
+    "SDUpscale": Limit(output=17),  # a pipeline of diffusers as it is, of two steps
     "Regression": Limit(layout=6),
     **dict.fromkeys(("NSARM", "NSARMStageOne"), Limit(layout=8)),
     **dict.fromkeys(("Diffusion", "FineTune", "LoRA"), Limit(layout=15)),
@@ -53,7 +53,7 @@ LIMITS = {
 def against_a_discriminator(scale, folder):
     judge = LatentDiscriminator(3, widths=(32, 32), layers=(1, 1), heads=1, text_width=None)
     training = Training(starts=STARTS, adversarial_start=0, discriminator=judge)
-    parts = (test_models.predictor(), test_models.frozen_denoiser(), Averaged(4))
+    parts = (test_models.predictor(), test_models.frozen_denoiser(), Averaged(factor=4))
     model = InvSR(scale, *parts, training=training, patch=8)
     model._trainer = SimpleNamespace(global_step=0, barebones=True)
     return model
@@ -146,13 +146,13 @@ def test_tiles_do_not_wait(tmp_path):
     model = test_models.EXAMPLES[InvSR]["averaged pixels"](SCALE, tmp_path)
     model.set_tiling(Tiling(size=12, overlap=6, batch=4))
     with pretended_gpu():
-        batch = on_device(batch_of((22, 24), 1))
+        batch = on_device(batch_of((22, 24), count=1))
         moved(model.eval()).predict_step(batch, 0)
         with counted() as waits:
             sr = model.predict_step(batch, 0)["sr"]
 
         assert sr.device == GPU
-        assert model.tile_count >= 9  # sides of 22 and 24, tiles of 12 that overlap by 6
+        assert model.tile_count >= 9  # three along either side: each adds 6 to the first 12
     assert not waits, f"tiles wait:\n{waits}"
 
 
@@ -162,7 +162,7 @@ def test_a_colour_fix_gives_the_images_of_a_cpu(kind):
     expected = fix_colors(batch["hr"], batch["lr"], kind)
     with pretended_gpu():
         there = on_device(batch)
-        for _ in range(2):
+        for _ in range(2):  # the first time, tables are copied
             with counted() as waits:
                 sr = fix_colors(there["hr"], there["lr"], kind)
 

@@ -67,10 +67,10 @@ def layout(width, depth, chunks, bits, text_width, text_length):
     return shapes
 
 
-def random_weights(*sizes, seed=0):
+def random_weights(seed=0, **sizes):
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
-    for name, shape in layout(*sizes).items():
+    for name, shape in layout(**sizes).items():
         std = 0.3 if len(shape) == 1 or "ada_gss" in name else shape[-1] ** -0.5
         tensors[name] = std * torch.randn(shape, generator=generator)
         if name.endswith("zero_k_bias"):

@@ -32,34 +32,34 @@ ORDERS = ["remainder_last", "remainder_first", "uniform"]
 @pytest.mark.parametrize(
     ("side", "target", "stages", "expected"),
     [
-        (16, 192, Stages(2), [32, 64, 128, 192]),
-        (16, 85, Stages(2), [32, 64, 85]),
-        (48, 816, Stages(4), [192, 768, 816]),
-        (20, 2500, Stages(5), [100, 500, 2500]),  # log 125 / log 5 is below 3 in floating point
-        (10, 15, Stages(2), [15]),
-        (10, 20, Stages(2), [20]),
-        (10, 10, Stages(2), []),
-        (16, 192, Stages(2, "remainder_first"), [24, 48, 96, 192]),  # 12 is 1.5 * 2^3
-        (16, 192, Stages(2, "uniform"), [30, 55, 103, 192]),  # by the fourth root of 12
+        (16, 192, Stages(fixed=2), [32, 64, 128, 192]),  # 12 is 2^3 * 1.5
+        (16, 192, Stages(fixed=2, order="remainder_first"), [24, 48, 96, 192]),
+        (16, 192, Stages(fixed=2, order="uniform"), [30, 55, 103, 192]),  # by the fourth root of 12
+        (2, 2000, Stages(fixed=10), [20, 200, 2000]),  # log 1000 / log 10 is 2.9999999999999996
+        (10, 15, Stages(fixed=2), [15]),
+        (10, 20, Stages(fixed=2), [20]),
+        (10, 10, Stages(fixed=2), []),
     ],
 )
-def test_stages_of_a_square(side, target, stages, expected):
+def test_an_enlargement_is_divided_by_fixed_factor_and_order(side, target, stages, expected):
     sizes = stages.sizes((side, side), (target, target))
     assert sizes == [(height, height) for height in expected]
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_a_rounded_target_has_no_further_stage(order):
-    stages = Stages(1.5, order)
-    assert stages.sizes((33, 33), (50, 50)) == [(50, 50)]  # 49.5
-    assert stages.sizes((33, 35), (50, 52)) == [(50, 52)]  # 52.5
-    assert len(stages.sizes((33, 35), (74, 79))) == 2  # 74.25 and 78.75
+def test_a_remainder_of_half_a_pixel_is_no_stage(order):
+    """It is from the rounding of the target: 33 · 1.5 = 49.5 becomes 50."""
+    stages = Stages(fixed=1.5, order=order)
+    assert stages.sizes((33, 33), (50, 50)) == [(50, 50)]
+    assert stages.sizes((33, 35), (50, 52)) == [(50, 52)]  # 35 · 1.5 = 52.5
+    assert len(stages.sizes((33, 35), (74, 79))) == 2  # 74.25 and 78.75 by 1.5 twice
 
 
 def test_each_side_has_its_own_ratio():
-    assert Stages(2).sizes((10, 10), (20, 80)) == [(20, 20), (20, 40), (20, 80)]
-    assert Stages(2).sizes((10, 20), (35, 50)) == [(20, 40), (35, 50)]
-    assert Stages(2).sizes((10, 20), (10, 30)) == [(10, 30)]
+    stages = Stages(fixed=2)
+    assert stages.sizes((10, 10), (20, 80)) == [(20, 20), (20, 40), (20, 80)]
+    assert stages.sizes((10, 20), (35, 50)) == [(20, 40), (35, 50)]
+    assert stages.sizes((10, 20), (10, 30)) == [(10, 30)]
 
 
 @given(
@@ -81,9 +81,9 @@ def test_any_plan_ends_at_the_target_by_stages_of_the_fixed_factor(
     assert (len(plan) == 1) == (target == (h, w))  # no stage only for the same size
     for before, after in itertools.pairwise(plan):  # (h, w) of one stage and of the next
         for side, larger in zip(before, after, strict=True):
-            assert side <= larger <= fixed * side + fixed + 1  # rounded twice
+            assert side <= larger <= fixed * (side + 0.5) + 0.5  # both are rounded
     ratio = max(target[0] / h, target[1] / w)
-    assert len(plan) <= math.ceil(math.log(ratio, fixed)) + 3
+    assert len(plan) <= math.ceil(math.log(ratio, fixed)) + 1  # with the input
 
 
 # --------------------------------------------------------------------------------- the equations
@@ -94,12 +94,12 @@ def zeros(x, *_):
 
 
 def half(x, t, *_):
-    """Half of what it sees, so that what happens on the way matters."""
+    """Depends on input and timestep, so that each step of sampling counts."""
     return 0.5 * x + 0.01 * t.view(-1, 1, 1, 1)
 
 
 def cascade(answer=zeros, **settings):
-    """A cascade of x2 whose sigma_r is measured, and whose network answers so."""
+    """A cascade of x2 whose sigma_r is SIGMA, and whose network returns `answer(...)`."""
     torch.manual_seed(0)
     model = CasArbi(2.0, BASE, network=make.Answering(answer), **settings)
     model.sigma_r.fill_(SIGMA)
@@ -112,21 +112,25 @@ def restored(model, batch):
 
 @pytest.fixture
 def batch():
-    return make.pairs((12, 8), 2)
+    return make.pairs(lr=(12, 8), scale=2)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("timesteps", [None, [14, 7, 4, 2, 1, 0]])
-def test_the_last_step_gives_what_the_network_predicts(batch, solver, timesteps):
+@pytest.mark.parametrize("domain", ["residual", "image"])
+def test_sampling_ends_at_the_hr_that_the_network_predicts(batch, solver, timesteps, domain):
     hr = batch["hr"] * 2 - 1
-    sampling = ShiftSampling(timesteps, solver)
-    model = cascade(lambda x, t, base, *_: (hr - base) / SIGMA, sampling=sampling)
-    assert_near(restored(model, batch), batch["hr"], 1e-5)
-    called = [int(t[0]) for x, t, *_ in model.network.calls]
-    assert called == (timesteps or list(range(14, -1, -1)))
 
-    model = cascade(lambda *_: hr, sampling=sampling, domain="image")
-    assert_near(restored(model, batch), batch["hr"], 1e-5)
+    def answer(x, t, base, *_):
+        return hr if domain == "image" else (hr - base) / SIGMA
+
+    model = cascade(answer, sampling=ShiftSampling(timesteps, solver), domain=domain)
+
+    sr = restored(model, batch)
+
+    assert_near(sr, batch["hr"], 1e-5)
+    called = [int(t[0]) for x, t, *_ in model.network.calls]
+    assert called == (timesteps or list(range(14, -1, -1)))  # by default all 15
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -162,8 +166,8 @@ def test_the_loss_is_in_units_of_sigma_r(batch):
 def test_a_batch_that_is_not_finite_does_not_count_for_sigma_r(batch, bad, monkeypatch):
     """``callbacks.Guard`` leaves it out of training, too."""
     model = cascade()
-    monkeypatch.setattr(model, "all_gather", lambda value: value)
-    broken = batch | {"lr": torch.full((2, 3, 12, 8), bad)}
+    monkeypatch.setattr(model, "all_gather", lambda value: value)  # of a single process
+    broken = batch | {"lr": torch.full_like(batch["lr"], bad)}
 
     monkeypatch.setattr(casarbi, "first_batches", lambda *_: [batch])
     expected = model._measure_sigma_r()
@@ -176,14 +180,15 @@ def test_noise_is_added_to_a_share_of_the_inputs_and_the_network_knows_its_level
     model = cascade(noise_probability=0.5)
     torch.manual_seed(3)
 
-    model.training_step(make.pairs((12, 8), 2, count=64), 0)
+    model.training_step(make.pairs(lr=(12, 8), scale=2, count=64), 0)
 
     ((*_, levels),) = model.network.calls
-    assert 0.3 < (levels > 0).float().mean() < 0.7
+    assert 0.3 < (levels > 0).float().mean() < 0.7  # 0.5, and three standard errors of 64 images
     assert 0.05 < levels.max() <= 0.1  # drawn from 0 to 0.1
 
 
-def test_guidance_brings_the_output_back_to_its_input(batch):
+def test_with_guidance_the_shrunk_output_is_nearer_to_lr(batch):
+    """Also of a network that predicts nonsense."""
     batch["lr"] = resize(batch["hr"], (12, 8)) * 0.5 + 0.25
     errors = []
     for guidance in (0.0, 1.0):
@@ -200,12 +205,12 @@ def test_guidance_brings_the_output_back_to_its_input(batch):
 
 def test_without_a_network_the_base_is_applied_stage_by_stage():
     model = CasArbi(3.5, BASE).eval()
-    batch = make.lr_batch(8, 8, 3.5)
+    batch = make.lr_batch(8, 8, scale=3.5)
     noise = Noise(batch["seed"])
 
     sr = model.restore(batch, noise)
 
-    # By the fixed factor, 2, and then to 3.5 times 8.
+    # By the fixed factor, 2, and then to 3.5 · 8.
     first = model.base(batch["lr"], (16, 16)).clamp(0, 1)
     second = model.base(first, (28, 28)).clamp(0, 1)
     assert_near(sr, second, 1e-6)
@@ -218,12 +223,16 @@ class Published(make.Convolution):
     weights_source = "my/swinir.pth"
 
 
-def test_a_base_needs_weights_of_a_file_or_of_its_own():
-    def find(key, value):
-        pytest.fail("it looked for a file")
+def no_file(key, value):
+    pytest.fail("it looked for a file")
 
+
+def test_a_base_that_loads_its_own_weights_needs_no_file():
     model = CasArbi(2.0, partial(AnySize, network=Published))
-    model.load_parts(find)
+    model.load_parts(no_file)
     assert model.weights_source == "my/swinir.pth"
+
+
+def test_a_base_without_weights_is_refused():
     with pytest.raises(ValueError, match="CasArbi needs a trained base"):
-        CasArbi(2.0, BASE).load_parts(find)
+        CasArbi(2.0, BASE).load_parts(no_file)

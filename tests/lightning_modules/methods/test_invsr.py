@@ -30,9 +30,9 @@ UNET = FLAT | {
 }
 
 
-def predictor(head_width=16):
+def predictor():
     torch.manual_seed(1)
-    return NoisePredictor(3, widths=(32, 32), layers=1, head_width=head_width)
+    return NoisePredictor(3, widths=(32, 32), layers=1, head_width=16)
 
 
 def discriminator():
@@ -105,7 +105,10 @@ def test_many_timesteps_are_rounded_as_released(start, steps):
 
 @torch.no_grad()
 def sampled_by_diffusers(method, batch, indices):
-    """Sampling by the means of all distributions, with diffusers' scheduler."""
+    """Sampling by the means of all distributions, with diffusers' scheduler.
+
+    indices: Timesteps, counted from 0.
+    """
     scheduler = EulerDiscreteScheduler(
         beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012
     )
@@ -133,9 +136,12 @@ def test_sampling_is_that_of_diffusers_euler(timesteps):
     assert (sr - off_by_one).abs().max() > 1e-4
 
 
-def test_tiles_as_released():
-    """LR of 10 x 40: mirrored to 16 x 40, cut at 0, 8, 16 and 24, blended by a Gaussian."""
-    batch = images(10, 40, count=1)
+def test_tiles_are_cut_and_blended_as_released():
+    """LR of 10 x 40: mirrored to 16 x 40, cut at 0, 8, 16 and 24, blended by a Gaussian.
+
+    Tiles of 16 are 64 pixels of the output; the Gaussian is half a pixel off their centre.
+    """
+    batch = images(h=10, w=40, count=1)
     method = invsr(sampling=Sampling(deterministic=True)).eval()
     method._trainer = None
     method.set_tiling(Tiling(window="released"))
@@ -158,9 +164,9 @@ def test_tiles_as_released():
     assert method.output_settings["tiling.window"] == "released"
 
 
-def test_colours_lie_where_they_belong_unless_the_released_way_is_asked_for():
+def test_colours_lie_where_they_belong_unless_color_misaligned_is_set():
     """LR of 16 x 10, red on the left, which is mirrored to 16 x 16."""
-    batch = images(16, 10, count=1)
+    batch = images(h=16, w=10, count=1)
     batch["lr"] = torch.full((1, 3, 16, 10), 0.2)
     batch["lr"][:, 0, :, :5] = 0.9
     aligned = invsr(color_fix="ycbcr").eval()
@@ -179,14 +185,15 @@ def test_colours_lie_where_they_belong_unless_the_released_way_is_asked_for():
 # -------------------------------------------------------------------------------------- training
 
 
-def test_the_loss_is_that_of_the_clean_latent_after_one_step():
+def test_the_loss_and_its_gradient_are_those_of_x0_predicted_from_the_start():
+    """(z_t - sigma unet(z_t / sqrt(sigma^2 + 1)) - z)^2, where z_t = y + sigma noise(LR)."""
     batch = images()
     method = invsr(sampling=Sampling(deterministic=True), training=Training(starts=[250]))
     torch.manual_seed(5)
     loss, (z, x0, t, _) = method.generator_loss(batch)
 
     torch.manual_seed(5)
-    torch.randint(1, (2,))  # the timesteps
+    torch.randint(1, (2,))  # as timesteps are drawn
     y = method.space.encode(enlarged(batch["lr"], batch["size"]))
     noise = method.predictor(batch["lr"], t)
     eps = noise.mean + torch.exp(noise.logvar / 2) * torch.randn(noise.mean.shape)
@@ -194,7 +201,7 @@ def test_the_loss_is_that_of_the_clean_latent_after_one_step():
     z_t = y + sigma * eps
     raw = method.denoiser(z_t / (sigma**2 + 1) ** 0.5, t)
     expected = (z_t - sigma * raw - z).square().mean()
-    assert t.tolist() == [249, 249]
+    assert t.tolist() == [249, 249]  # the index of 250
     assert_near(x0, z_t - sigma * raw, 1e-5)
     assert_near(loss, expected, 1e-5)
     weight = method.predictor.encoder.conv_in.weight
@@ -210,7 +217,7 @@ def loss_of(method, batch, step=0):
     return method.generator_loss(batch)
 
 
-def test_the_perceptual_distance_weighs_2():
+def test_the_perceptual_loss_has_the_weight_2():
     batch = images()
     plain, (z, x0, _, _) = loss_of(invsr(), batch)
 
@@ -235,32 +242,39 @@ def test_training_loads_the_weights_of_the_perceptual_distance(tmp_path):
         assert torch.equal(method.perceptual.state_dict()[name], value)
 
 
-def test_the_discriminator_weighs_a_tenth_from_its_start_on_and_trains_at_once():
-    """By the hinge, on clamped latents."""
+def test_the_adversarial_loss_has_the_weight_a_tenth_and_counts_from_its_start_on():
     batch = images()
-    plain, (z, x0, t, condition) = loss_of(invsr(), batch)
+    plain, (_, x0, t, _) = loss_of(invsr(), batch)
     method = invsr(training=Training(discriminator=discriminator(), adversarial_start=3))
 
     early, _ = loss_of(method, batch, step=2)
-    # Before the start; 100 times as large, to be beyond the clamp at 10.
-    of_discriminator = method.discriminator_loss((z, 100 * x0, t, condition))
     late, _ = loss_of(method, batch, step=3)
 
-    opinions = torch.stack([logits.mean() for logits in method.discriminator(x0, t)])
+    logits = torch.stack([logits.mean() for logits in method.discriminator(x0, t)])
     assert_close(early, plain)
-    assert_close(late, plain - 0.1 * opinions.mean())
+    assert_close(late, plain - 0.1 * logits.mean())
+
+
+def test_the_discriminator_learns_by_the_hinge_of_clamped_latents():
+    """Also before adversarial_start."""
+    method = invsr(training=Training(discriminator=discriminator(), adversarial_start=3))
+    _, (z, x0, t, condition) = loss_of(method, images(), step=2)
+    large = 100 * x0  # beyond the clamp at 10
+
+    loss = method.discriminator_loss((z, large, t, condition))
+
     hinges = []
     for logits in method.discriminator(z, t):
         hinges.append(functional.relu(1 - logits).mean())
-    for logits in method.discriminator((100 * x0).clamp(-10, 10), t):
+    for logits in method.discriminator(large.clamp(-10, 10), t):
         hinges.append(functional.relu(1 + logits).mean())
-    assert_close(of_discriminator, torch.stack(hinges).mean())
+    assert_close(loss, torch.stack(hinges).mean())
 
 
 # --------------------------------------------------------------------------------------- weights
 
 
-def test_released_files_of_predictor_and_discriminator(tmp_path):
+def test_released_files_fill_predictor_and_discriminator(tmp_path):
     """Names are `encoder.*` in the one; the other has bare ones, here behind `module.`."""
     released = predictor()
     judge = discriminator()

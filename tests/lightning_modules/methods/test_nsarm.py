@@ -33,7 +33,13 @@ def stage_two(stage=None, network=None, **settings):
 def estimate(size=(2, 2)):
     """A mapper of ours, which corrects its own codes."""
     torch.manual_seed(0)
-    return LatentEstimate(BITS, size, GRIDS[:2], (4, 4), width=8, blocks=1)
+    return LatentEstimate(BITS, size, grids=GRIDS[:2], full=(4, 4), width=8, blocks=1)
+
+
+@pytest.fixture
+def batch():
+    """LR with latents of 2x2, HR with latents of 4x4."""
+    return make.pairs(lr=(16, 16), scale=2)
 
 
 def enlarged(x):
@@ -41,7 +47,7 @@ def enlarged(x):
     return functional.interpolate(x, (4, 4), mode="bilinear")
 
 
-def rows(x):
+def tokens(x):
     """The tokens (B, h w, C) of a map (B, C, h, w)."""
     return x.flatten(2).mT
 
@@ -49,15 +55,14 @@ def rows(x):
 # ------------------------------------------------------------------------------------- stage one
 
 
-def test_stage_one_learns_the_residuals_before_they_are_quantised():
+def test_stage_one_learns_the_residuals_before_they_are_quantised(batch):
     model = stage_one()
-    batch = make.pairs((16, 16), 2)
 
     loss = model.training_step(batch, 0)
 
-    f = model.space.encode(batch["hr"])
-    first = functional.interpolate(f, (1, 1), mode="area")
-    second = functional.interpolate(f - enlarged(quantized(first)), (2, 2), mode="area")
+    latent = model.space.encode(batch["hr"])
+    first = functional.interpolate(latent, GRIDS[0], mode="area")
+    second = functional.interpolate(latent - enlarged(quantized(first)), GRIDS[1], mode="area")
     outputs = model.mapper(model.space.encode(batch["lr"]))
     of_first = (outputs[0] - first).square()
     of_second = (outputs[1] - second).square()
@@ -65,9 +70,8 @@ def test_stage_one_learns_the_residuals_before_they_are_quantised():
     assert model.logged["train/mse_scale_2"] == pytest.approx(of_second.mean().item())
 
 
-def test_stage_one_restores_the_first_scales():
+def test_the_output_of_stage_one_is_decoded_from_the_first_scales(batch):
     model = stage_one(color_fix="none").eval()
-    batch = make.pairs((16, 16), 2)
 
     sr = model.enlarge(batch)["sr"]
 
@@ -79,42 +83,49 @@ def test_stage_one_restores_the_first_scales():
 # ------------------------------------------------------------------------------------- stage two
 
 
-def test_stage_two_learns_what_the_first_scales_left_out():
+def logits_of(model, sums):
+    """Logits of all tokens, given the sums of codes that the scales 2, 3 and 4 get as inputs."""
+    inputs = []
+    for total, grid in zip(sums, GRIDS[1:], strict=True):
+        inputs.append(tokens(functional.interpolate(total, grid, mode="bilinear")))
+    network = model.transformer
+    no_text = Text(network.no_text[:1].expand(2, 1, -1), torch.ones(2))
+    return network(torch.cat(inputs, 1), model.scales, network.encode_text(no_text))
+
+
+def test_the_loss_of_stage_two_is_the_cross_entropy_of_the_bits_behind_the_mappers_scales(batch):
+    """Of what the mapper's codes, of 1x1 and 2x2, leave of HR: 3x3 and 4x4 bits."""
     model = stage_two()
-    batch = make.pairs((16, 16), 2)
 
     loss = model.training_step(batch, 0)
 
-    f = model.space.encode(batch["hr"])
-    codes = [quantized(output) for output in model.mapper(model.space.encode(batch["lr"]))]
-    total = enlarged(codes[0]) + enlarged(codes[1])
-    third, fourth = scales_of(f - total, GRIDS[2:])
-    bits = torch.cat([rows(third.bits), rows(fourth.bits)], 1)
-    said = [enlarged(codes[0]), total, total + third.total]  # before scales 2, 3 and 4
-    inputs = []
-    for before, grid in zip(said, GRIDS[1:], strict=True):
-        inputs.append(rows(functional.interpolate(before, grid, mode="bilinear")))
-    network = model.transformer
-    no_text = Text(network.no_text[:1].expand(2, 1, -1), torch.ones(2))
-    odds = network(torch.cat(inputs, 1), model.scales, network.encode_text(no_text))
-    odds = odds[:, 5:]  # behind 1 + 4 tokens of the first scales
-    losses = functional.cross_entropy(odds.movedim(-1, 1), bits.long(), reduction="none").mean(-1)
-    weighed = losses[:, :9].sum(1) / 3 + losses[:, 9:].sum(1) / 4  # by the scales' sides
-    assert_close(loss, weighed.mean() / 7)  # the weights' sum, 9 / 3 + 16 / 4
+    latent = model.space.encode(batch["hr"])
+    first, second = map(quantized, model.mapper(model.space.encode(batch["lr"])))
+    mapped = enlarged(first) + enlarged(second)
+    third, fourth = scales_of(latent - mapped, GRIDS[2:])
+    bits = torch.cat([tokens(third.bits), tokens(fourth.bits)], 1)
+    logits = logits_of(model, [enlarged(first), mapped, mapped + third.total])
+    logits = logits[:, 1 * 1 + 2 * 2 :]  # without those of the mapper's scales
+    losses = functional.cross_entropy(logits.movedim(-1, 1), bits.long(), reduction="none").mean(-1)
+    weights = torch.tensor([1 / 3] * (3 * 3) + [1 / 4] * (4 * 4))  # one over the scale's side
+    assert_close(loss, (losses * weights).sum(1).mean() / weights.sum())
     assert model.logged.keys() >= {"train/loss_scale_3", "train/loss_scale_4"}
     assert "train/loss_scale_2" not in model.logged
 
 
-def test_a_mapper_that_is_not_trained_has_no_dropout_and_is_in_no_checkpoint():
-    """Without `train()`, which Lightning does not call either."""
-    branches = [Branch(16, 1, 2)] * 2
+def test_a_mapper_that_is_not_trained_has_no_dropout(batch):
+    """Also if nobody calls `train()`: Lightning does not."""
+    branches = [Branch(width=16, layers=1, heads=2)] * 2
     dropping = Transformation(BITS, (2, 2), GRIDS[:2], branches, dropout=0.9)
     model = stage_two(StageTwo(train_mapper=False), dropping)
-    batch = make.pairs((16, 16), 2)
 
     loss = model.training_step(batch, 0)
 
     assert torch.equal(loss, model.training_step(batch, 0))
+
+
+def test_a_mapper_that_is_not_trained_is_in_no_checkpoint():
+    model = stage_two(StageTwo(train_mapper=False))
     assert not any(parameter.requires_grad for parameter in model.mapper.parameters())
     assert not any(name.startswith("mapper") for name in model.checkpoint_keys())
 
@@ -122,34 +133,37 @@ def test_a_mapper_that_is_not_trained_has_no_dropout_and_is_in_no_checkpoint():
 # -------------------------------------------------------------- choices that are not the paper's
 
 
-def test_a_mapper_that_corrects_its_own_codes_has_targets_of_its_own():
+def test_a_latent_estimate_learns_its_error_at_each_scale(batch):
+    """Codes of previous scales are subtracted from estimate and latent alike, so they cancel."""
     model = stage_one(estimate())
-    batch = make.pairs((16, 16), 2)
 
     loss = model.training_step(batch, 0)
 
     error = model.mapper.estimate(model.space.encode(batch["lr"])) - model.space.encode(batch["hr"])
-    first = functional.interpolate(error, (1, 1), mode="area")
-    second = functional.interpolate(error, (2, 2), mode="area")
+    first = functional.interpolate(error, GRIDS[0], mode="area")
+    second = functional.interpolate(error, GRIDS[1], mode="area")
     assert_close(loss, torch.cat([first.flatten(), second.flatten()]).square().mean())
 
 
-def test_lr_is_enlarged_before_it_is_encoded():
-    model = stage_one(estimate((4, 4)), enlarge_lr=True)
-    batch = make.pairs((16, 16), 2)
+def test_with_enlarge_lr_lr_is_enlarged_before_it_is_encoded(batch):
+    model = stage_one(estimate(size=(4, 4)), enlarge_lr=True)
 
     _, y = model.latents(batch)
 
     large = functional.interpolate(batch["lr"], (32, 32), mode="bicubic")
     assert_close(y, model.space.encode(large))
-    batch |= {"lr_latent": model.space.encode(batch["lr"])}  # as written without enlarge_lr
+
+
+def test_latents_of_lr_that_were_written_without_enlarge_lr_are_refused(batch):
+    model = stage_one(estimate(size=(4, 4)), enlarge_lr=True)
+    batch["lr_latent"] = model.space.encode(batch["lr"])
     with pytest.raises(ValueError, match=r"LR are 2x2, and .* reads 4x4: set .*enlarge_lr"):
         model.latents(batch)
 
 
 def test_small_images_are_cut_back_exactly_at_a_fractional_scale():
-    """Half of the 5 rows of padding would be no whole number of output pixels."""
-    model = stage_one(estimate((4, 4)), scale=1.6, enlarge_lr=True, color_fix="none")
+    """15 rows are mirrored to 20, all 5 below: 2 above would be 3.2 pixels of the output."""
+    model = stage_one(estimate(size=(4, 4)), scale=1.6, enlarge_lr=True, color_fix="none")
     model.codes = lambda batch, lr, noise: [resize(lr, (32, 32))]
     model.space.images = lambda total: total
     batch = make.batch(2, (24, 32), lr=(3, 15, 20))
@@ -178,12 +192,13 @@ def test_the_mapper_may_have_a_rate_of_its_own():
 @pytest.fixture
 def released(tmp_path):
     """A file of the release, which holds the transformer and the mapper."""
-    tensors = random_weights(64, 2, 1, BITS, 128, 8) | released_mapper(mapper())
-    torch.save(tensors, tmp_path / "NSARM.pth")
+    sizes = {"bits": BITS, "depth": 2, "width": 64, "text_width": 128, "text_length": 8}
+    of_transformer = random_weights(**sizes, chunks=1)  # of the sizes of transformer()
+    torch.save(of_transformer | released_mapper(mapper()), tmp_path / "NSARM.pth")
     return tmp_path / "NSARM.pth"
 
 
-def test_the_released_file_has_all_of_both_stages(released):
+def test_the_released_file_fills_both_stages(released):
     official = torch.load(released)
     model = stage_two()
 
@@ -194,6 +209,9 @@ def test_the_released_file_has_all_of_both_stages(released):
     bias = mapper().state_dict()["branches.1.out.3.bias"]
     assert torch.equal(tensors["mapper.branches.1.out.3.bias"], bias)
     assert stage_one().import_official(official).keys() == stage_one().state_dict().keys()
-    # Its transformer continues the scales of its mapper, which Infinity lacks.
+
+
+def test_infinity_refuses_the_released_file_of_nsarm(released):
+    """Its transformer continues the scales of its mapper, which Infinity lacks."""
     with pytest.raises(ValueError, match=r"NSARM: set model\.class_path"):
         Infinity(1, space(), transformer()).load_weights(released)

@@ -22,7 +22,7 @@ from tests.lightning_modules.vgg19 import save_vgg19
 
 
 class Judge(nn.Module):
-    """Judges by one convolution."""
+    """A discriminator of one convolution."""
 
     def __init__(self):
         super().__init__()
@@ -46,7 +46,7 @@ def real_esrgan(discriminator=None, losses=None, **settings):
 
 
 def parts_that_moved(before, model):
-    """The parts whose tensors are others than before."""
+    """The parts of which a tensor has changed."""
     moved = [name for name, tensor in tensors(model).items() if not tensor.equal(before[name])]
     return {name.partition(".")[0] for name in moved}
 
@@ -58,15 +58,15 @@ def parts_that_moved(before, model):
 def test_real_esrgan_trains_as_a_plain_loop_does(tmp_path, sharpen):
     """Bit for bit, with the released order: generator first, then HR, then its old output."""
     data = batches(4)
-    model = real_esrgan(losses={"charbonnier": Charbonnier(0.5)}, sharpen=sharpen)
+    model = real_esrgan(losses={"charbonnier": Charbonnier(weight=0.5)}, sharpen=sharpen)
     fit(tmp_path, model, data)
 
-    other = real_esrgan(losses={"charbonnier": Charbonnier(0.5)})
-    network = other.network
-    judge = other.discriminator
+    by_hand = real_esrgan()
+    network = by_hand.network
+    judge = by_hand.discriminator
     adam = torch.optim.Adam(network.parameters(), lr=0.01)
     adam_of_judge = torch.optim.Adam(judge.parameters(), lr=0.02)
-    gan = GAN()  # of weight 0.1
+    gan = GAN()  # the default, of weight 0.1
     for batch in data:
         hr = batch["hr"]  # as the discriminator sees it
         sr = network(batch["lr"].contiguous(memory_format=torch.channels_last))
@@ -78,15 +78,15 @@ def test_real_esrgan_trains_as_a_plain_loop_does(tmp_path, sharpen):
         gan.discriminator(judge(hr), judge(sr.detach())).backward()
         adam_of_judge.step()
         adam_of_judge.zero_grad()
-    assert_close(tensors(model), tensors(other), rtol=0, atol=0)
+    assert_close(tensors(model), tensors(by_hand), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(
     ("steps", "expected"),
     [(1, {"l1"}), (2, {"l1", "adversarial"}), (3, {"l1", "adversarial", "late"})],
 )
-def test_terms_count_from_their_step(steps, expected, tmp_path):
-    losses = {"l1": L1(), "late": L1(3.0, start=2), "none": None}
+def test_a_term_of_the_loss_counts_from_its_start_on_by_its_weight(steps, expected, tmp_path):
+    losses = {"l1": L1(), "late": L1(weight=3.0, start=2), "none": None}
 
     run = fit(tmp_path, real_esrgan(losses=losses, gan=GAN(start=1)), batches(steps))
 
@@ -129,7 +129,7 @@ class Forgetful(Weighted, Loss):
     """The same, as a loss that does not train."""
 
 
-def test_losses_do_not_train(tmp_path):
+def test_a_loss_with_a_network_changes_neither_in_training_nor_in_averages(tmp_path):
     ema = EMA()
     model = real_esrgan(losses={"perceptual": Perceptual()})
     before = tensors(model)
@@ -139,6 +139,10 @@ def test_losses_do_not_train(tmp_path):
 
     assert parts_that_moved(before, model) == {"network", "discriminator"}
     assert all(name.startswith("network.") for name in ema.state_dict()["weights"])
+
+
+def test_a_loss_with_a_parameter_of_its_own_is_refused():
+    """A `TrainedLoss` may have one."""
     with pytest.raises(ValueError, match=r"losses\.own, a Forgetful, has the parameter log_varia"):
         real_esrgan(losses={"own": Forgetful()})
 
@@ -150,31 +154,30 @@ def test_a_trained_loss_is_in_the_optimiser_and_in_checkpoints(tmp_path):
     assert weight != 0
 
     run.save_checkpoint(tmp_path / "a.ckpt")
-    again = real_esrgan(losses={"own": Weighted()})
-    again.load_weights(tmp_path / "a.ckpt")
-    other = real_esrgan(losses={"other": Weighted()})
-    other.load_weights(tmp_path / "a.ckpt")
+    same_name = real_esrgan(losses={"own": Weighted()})
+    same_name.load_weights(tmp_path / "a.ckpt")
+    other_name = real_esrgan(losses={"other": Weighted()})
+    other_name.load_weights(tmp_path / "a.ckpt")
 
-    assert again.losses["own"].log_variance == weight
-    assert other.losses["other"].log_variance == 0
+    assert same_name.losses["own"].log_variance == weight
+    assert other_name.losses["other"].log_variance == 0
 
 
 class Noted(LDL):
-    """Counts nothing, and notes the output of the averages."""
+    """A loss of 0, which notes the output of the averages."""
 
     def forward(self, sr, hr, average=None):
         self.average = average
         return 0 * super().forward(sr, hr, average)
 
 
-def test_ldl_sees_the_output_of_the_averages(tmp_path):
-    """And changes nothing else: the weights move as without it, and are not swapped."""
+def test_ldl_gets_the_output_of_the_averages_and_training_goes_on_with_the_weights(tmp_path):
     data = batches(3)
     plain = real_esrgan()
-    fit(tmp_path, plain, data, EMA(0.5, first=None))
+    fit(tmp_path, plain, data, EMA(decay=0.5, first=None))
     loss = Noted()
     model = real_esrgan(losses={"l1": L1(), "ldl": loss})
-    ema = EMA(0.5, first=None)
+    ema = EMA(decay=0.5, first=None)
     fit(tmp_path, model, data, ema)
 
     weights = tensors(plain)
@@ -214,20 +217,21 @@ def test_vgg19_is_loaded_for_training_alone_and_is_in_no_checkpoint(tmp_path):
     saved = torch.load(tmp_path / "a.ckpt", weights_only=True)
     assert {name.partition(".")[0] for name in saved["state_dict"]} == {"network", "discriminator"}
     assert saved["frozen"].keys() == {"losses.perceptual"}
-    again = with_vgg19(tmp_path)
-    again.load_weights(tmp_path / "a.ckpt")
-    assert_close(tensors(again), saved["state_dict"], rtol=0, atol=0)
+    loaded = with_vgg19(tmp_path)
+    loaded.load_weights(tmp_path / "a.ckpt")
+    assert_close(tensors(loaded), saved["state_dict"], rtol=0, atol=0)
 
 
-def test_a_released_discriminator_is_kept_where_the_weights_have_another(tmp_path):
-    released = released_unet_discriminator(4)
+def test_discriminator_weights_win_over_the_discriminator_in_weights(tmp_path):
+    released = released_unet_discriminator(width=4)
     torch.save({"params": released}, tmp_path / "netD.pth")
-    model = real_esrgan(UNetDiscriminator(4), discriminator_weights="netD")
+    model = real_esrgan(UNetDiscriminator(width=4), discriminator_weights="netD")
     before = tensors(model)
 
     model.load_parts(lambda key, value: {"netD": tmp_path / "netD.pth"}[value])
     assert parts_that_moved(before, model) == {"discriminator"}
 
-    model.load_weights(make.save_run(real_esrgan(UNetDiscriminator(4)), tmp_path / "gan.ckpt"))
+    other = real_esrgan(UNetDiscriminator(width=4))
+    model.load_weights(make.save_run(other, tmp_path / "gan.ckpt"))
     for name, tensor in UNetDiscriminator.official(released).items():
         assert tensor.equal(model.state_dict()[f"discriminator.{name}"])

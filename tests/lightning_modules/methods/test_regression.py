@@ -20,11 +20,11 @@ def test_the_loss_is_l1():
     torch.testing.assert_close(loss, expected)
 
 
-def test_a_network_that_is_built_is_in_the_state_once():
-    """Weights fit, whether Python or the command line built the network."""
-    built = Regression(2, make.Convolution(2))
-    from_yaml = Regression(2, make.Convolution)
-    assert list(built.state_dict()) == list(from_yaml.state_dict())
+def test_a_network_and_its_class_have_the_same_names_of_weights():
+    """Python may pass a network that is built; the command line passes the class."""
+    of_network = Regression(2, make.Convolution(2))
+    of_class = Regression(2, make.Convolution)
+    assert list(of_network.state_dict()) == list(of_class.state_dict())
 
 
 class Watched(make.Convolution):
@@ -39,7 +39,7 @@ class Watched(make.Convolution):
 
 def test_weights_and_images_are_channels_last():
     model = make.quiet(Regression(2, Watched))
-    model.training_step(make.batch_of(2, side=12), 0)
+    model.training_step(make.batch_of(side=12), 0)
     assert model.network.lr.is_contiguous(memory_format=torch.channels_last)
     assert model.network.conv.weight.is_contiguous(memory_format=torch.channels_last)
 
@@ -70,7 +70,7 @@ def test_self_ensemble_is_the_mean_over_the_eight_turns():
             output = network(turned, size).flip(mirrored)
         outputs.append(torch.rot90(output, -turns, (2, 3)))
     expected = torch.stack(outputs).mean(0)
-    assert model.tile_count == 6
+    assert model.tile_count == 6  # two rows of three
     assert (outputs[0] - expected).abs().max() > 1e-3
     assert_near(sr, expected, 1e-5)
     assert_near(in_tiles, expected, 1e-5)

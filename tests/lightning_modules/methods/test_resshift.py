@@ -23,7 +23,7 @@ def small_vq():
 
 @pytest.fixture
 def batch():
-    return make.pairs((8, 8), 4)
+    return make.pairs(lr=(8, 8), scale=4)
 
 
 # --------------------------------------------------------------------------- training, sampling
@@ -31,7 +31,7 @@ def batch():
 
 @pytest.mark.parametrize("sampler", ["posterior", "ddim", "dpm_solver_2m"])
 @pytest.mark.parametrize("timesteps", [None, [14, 9, 4, 0]])
-def test_the_last_step_gives_what_the_network_predicts(batch, sampler, timesteps):
+def test_sampling_ends_at_the_hr_that_the_network_predicts(batch, sampler, timesteps):
     network = make.Answering(lambda *_: batch["hr"] * 2 - 1)
     model = ResShift(4.0, network, PixelSpace(), timesteps=timesteps, sampler=sampler)
 
@@ -39,20 +39,20 @@ def test_the_last_step_gives_what_the_network_predicts(batch, sampler, timesteps
 
     assert_near(sr, batch["hr"], 1e-5)
     called = [int(t[0]) for x, t, lr in network.calls]
-    assert called == (timesteps or list(range(14, -1, -1)))
+    assert called == (timesteps or list(range(14, -1, -1)))  # by default all 15
 
 
-def test_the_loss_is_the_distance_to_hr(batch):
-    z = batch["hr"] * 2 - 1
-    network = make.Answering(lambda *_: z + 0.5)
+def test_the_loss_is_the_mean_squared_error_of_hr(batch):
+    error = 0.5
+    network = make.Answering(lambda *_: batch["hr"] * 2 - 1 + error)
     model = make.quiet(ResShift(4.0, network, PixelSpace()))
-    assert_near(model.training_step(batch, 0), torch.tensor(0.25), 1e-6)  # 0.5 squared
+    assert_near(model.training_step(batch, 0), torch.tensor(error**2), 1e-6)
 
 
 @pytest.mark.parametrize(
     ("h", "w", "scale"), [(5, 8, 4.0), (1, 9, 4.0), (6, 14, 1.5), (6, 14, 2.5)]
 )
-def test_any_size_is_padded_and_cut_again(h, w, scale):
+def test_inputs_are_padded_to_the_networks_divisor_and_outputs_cut(h, w, scale):
     batch = make.lr_batch(h, w, scale)
     network = make.Answering(lambda x, *_: x)
     network.divisor = 16
@@ -72,7 +72,7 @@ def test_a_network_that_does_not_fit_the_latents_is_refused():
         model.restore(batch, Noise(batch["seed"]))
 
 
-def test_latents_that_come_along_are_taken():
+def test_latents_of_the_batch_are_used_and_that_of_lr_is_encoded_where_it_lacks():
     space = small_vq()
     batch = make.batch(2, (32, 32), lr=(3, 8, 8), latent=(3, 16, 16), lr_latent=(3, 16, 16))
     batch["space"] = space.identity
@@ -128,7 +128,8 @@ def test_the_perceptual_part_trains_the_network_through_the_frozen_decoder(batch
 
 def test_a_released_file_fills_the_network(tmp_path):
     model = ResShift(2.0, SwinUNet(**SMALL), small_vq())
-    official = {"module.input_blocks.1.1.blocks.1.attn_mask": released_mask(16, 16, 8, 4)}
+    mask = released_mask(16, 16, window=8, shift=4)
+    official = {"module.input_blocks.1.1.blocks.1.attn_mask": mask}
     for name, tensor in model.network.state_dict().items():
         official[f"module.{name}"] = torch.randn_like(tensor)
     torch.save({"state_dict": official}, tmp_path / "resshift.pth")
@@ -141,7 +142,7 @@ def test_a_released_file_fills_the_network(tmp_path):
 
 def test_weights_of_another_process_are_warned_about(tmp_path, caplog):
     """Their tensors fit, and their outputs would be wrong without a word."""
-    process = ResidualShift(4, min_noise=0.2)
+    process = ResidualShift(steps=4, min_noise=0.2)
     model = ResShift(4.0, SwinUNet(**SMALL), PixelSpace(deviation=[0.5]), process)
     run = make.save_run(model, tmp_path / "a.ckpt")
 

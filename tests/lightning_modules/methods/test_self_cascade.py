@@ -21,17 +21,19 @@ from tests.lightning_modules.backbone.texts import Pooled, Words
 from tests.lightning_modules.backbone.unets import SDXL, base, noted, small_kl
 from tests.make import assert_near
 
-SHARED = Tuning(Shared)
+SHARED = Tuning(upsampler=Shared)
+FIFTY = Sampler(steps=50)  # timesteps 981, 961 ... 1, of which 681 is the first below K, 700
 
 
 def cascade(scale=2.0, **settings):
+    """A cascade of pixels, without tuning by default."""
     torch.manual_seed(0)
     settings = {"denoiser": base(), "sampler": Sampler(steps=4)} | settings
     return make.quiet(SelfCascade(scale, **settings)).eval()
 
 
 def tuned(method):
-    """With upsamplers that add something."""
+    """With upsamplers that add something, as after training."""
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for parameter in method.upsampler.parameters():
@@ -55,7 +57,7 @@ def generated(method, batch):
     ("target", "multiple", "expected"),
     [
         ((2048, 2048), 8, [(512, 512), (1024, 1024), (2048, 2048)]),
-        ((1280, 1280), 8, [(512, 512), (808, 808), (1280, 1280)]),  # no power of four
+        ((1280, 1280), 8, [(512, 512), (808, 808), (1280, 1280)]),  # 512 · sqrt(2.5) is 809.5
         ((1280, 1280), 64, [(512, 512), (832, 832), (1280, 1280)]),
         # The base runs at the target's aspect ratio, with as many pixels.
         ((1024, 2048), 8, [(360, 728), (608, 1216), (1024, 2048)]),
@@ -92,20 +94,23 @@ def test_no_stage_has_more_than_four_times_the_pixels(multiple):
 )
 def test_k_has_the_papers_signal_to_noise_ratio(schedule, k):
     """By a share of the timesteps, pivots would keep more or less than in the paper."""
-    paper = Schedule().level(699).log_snr
+    paper = Schedule().level(699).log_snr  # the last one below the paper's K, 700
 
-    method = cascade(schedule=schedule, sampler=Sampler(10, offset=0))
+    method = cascade(schedule=schedule, sampler=Sampler(steps=10, offset=0))
 
     assert k == method.K
     assert schedule.level(k - 1).log_snr >= paper - 1e-9
     assert k == schedule.steps or schedule.level(k).log_snr < paper  # the first with more noise
-    by_share = cascade(schedule=schedule, cascade=Cascade(pivot_strength=0.7))
-    assert 0.7 * schedule.steps == by_share.K
+
+
+def test_k_is_the_share_of_timesteps_that_pivot_strength_sets():
+    method = cascade(schedule=Schedule(steps=100), cascade=Cascade(pivot_strength=0.3))
+    assert method.K == 30  # 100 by the signal-to-noise ratio
 
 
 def test_a_stage_begins_with_the_noise_of_equation_6():
-    """Its standard deviation is sqrt(1 - abar), at the first sampled timestep below K 700: 681."""
-    method = cascade(sampler=Sampler())
+    """Its standard deviation is sqrt(1 - abar), at the first sampled timestep below K: 681."""
+    method = cascade(sampler=FIFTY)
     pivot = make.normal(2, 3, 8, 8)
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000).square()
     abar = (1 - betas).cumprod(0)[681]
@@ -118,7 +123,7 @@ def test_a_stage_begins_with_the_noise_of_equation_6():
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
-def test_the_pivot_is_enlarged_as_it_is_or_as_an_image(mode):
+def test_the_pivot_is_enlarged_as_a_latent_or_as_an_image(mode):
     space = KLSpace(small_kl())
     parts = {"denoiser": base(in_channels=4, out_channels=4), "space": space}
     pivot = make.normal(1, 4, 8, 8)
@@ -135,10 +140,10 @@ def test_the_pivot_is_enlarged_as_it_is_or_as_an_image(mode):
 
 @pytest.mark.parametrize("variance", ["preserving", "exploding"])
 @torch.no_grad()
-def test_a_cascade_ends_at_what_its_base_knows(variance):
+def test_a_cascade_ends_at_the_x0_that_its_base_predicts(variance):
     schedule = Schedule(prediction="sample", variance=variance)
     method = cascade(4.0, schedule=schedule)
-    batch = images(32, 32)
+    batch = images(h=32, w=32)
 
     def forward(z, t, *_):
         return functional.adaptive_avg_pool2d(batch["hr"] * 2 - 1, z.shape[-2:])
@@ -152,16 +157,17 @@ def test_a_cascade_ends_at_what_its_base_knows(variance):
 
 @torch.no_grad()
 def test_features_are_read_once_a_stage_at_timestep_0():
-    method = cascade(tuning=SHARED, sampler=Sampler())
+    """Those of the first stage's 8x8 output are added in each step of the second one, of 16x16."""
+    method = cascade(2.0, tuning=SHARED, sampler=FIFTY)
     calls = noted(method)
 
-    generated(method, images())
+    generated(method, images(h=16, w=16))
 
     first = calls[:50]
     read = calls[50]
     second = calls[51:]
     assert [int(call.t[0]) for call in first] == list(range(981, 0, -20))
-    assert [int(call.t[0]) for call in second] == list(range(681, 0, -20))  # below K, 700
+    assert [int(call.t[0]) for call in second] == list(range(681, 0, -20))
     assert all(call.z.shape[-1] == 8 for call in first)
     assert all(call.z.shape[-1] == 16 for call in second)
     assert read.kind == "features"
@@ -172,32 +178,33 @@ def test_features_are_read_once_a_stage_at_timestep_0():
 
 
 @torch.no_grad()
-def test_as_released_features_are_read_at_each_step_and_not_added_below_a_timestep():
+def test_per_step_features_are_read_and_added_at_each_step_down_to_adapter_t_min():
+    """As released."""
     tuning = Tuning(Full, "block_out", pivot_features="per_step", adapter_t_min=101)
-    method = cascade(tuning=tuning, sampler=Sampler())
+    method = cascade(tuning=tuning, sampler=FIFTY)
     calls = noted(method)
 
     generated(method, images())
 
     read = [int(call.t[0]) for call in calls if call.kind == "features"]
     added = [int(call.t[0]) for call in calls if call.kind == "forward" and call.more]
-    steps = list(range(681, 100, -20))  # from K, 700, down to adapter_t_min
+    steps = list(range(681, 100, -20))
     assert read == steps
     assert added == steps
 
 
 @torch.no_grad()
-def test_untrained_it_is_the_tuning_free_variant():
-    batch = images(12, 20)  # odd sides within
-    free = generated(cascade(), batch)
+def test_untrained_upsamplers_change_nothing():
+    batch = images(h=12, w=20)  # the base's 6x10 are halved to 3x5
+    tuning_free = generated(cascade(), batch)
     method = cascade(tuning=SHARED)
 
-    assert torch.equal(generated(method, batch), free)
-    assert (generated(tuned(method), batch) - free).abs().max() > 1e-4
+    assert torch.equal(generated(method, batch), tuning_free)
+    assert (generated(tuned(method), batch) - tuning_free).abs().max() > 1e-4
 
 
 def features_of(method, z, t):
-    """What is read of a pivot, and what the upsampler adds for it to the features of ``z``."""
+    """Of a pivot: all features, those at the attached places, and what is added for them."""
     pivot = make.normal(2, 3, 5, 7, seed=1)
     features = method._features(pivot, t, Condition())
     added = method.upsampler(features, method.attachment.sizes(z.shape[-2:]), t)
@@ -249,8 +256,8 @@ def test_guidance_has_features_of_its_own_for_each_branch():
 
     generated(method, batch)
 
-    (read,) = [call for call in calls if call.kind == "features"]
-    text = read.condition.text
+    (of_pivot,) = [call for call in calls if call.kind == "features"]
+    text = of_pivot.condition.text
     assert torch.equal(text[:2], method.denoiser.null_text(2, text.shape[1]))
     assert torch.equal(text[2:], Words()(batch["text"]))
     call = calls[-1]
@@ -259,7 +266,7 @@ def test_guidance_has_features_of_its_own_for_each_branch():
         z = call.z[branch]
         t = call.t[branch]
         condition = Condition(text=text[branch])
-        features = method._features(read.z[branch], t, condition)
+        features = method._features(of_pivot.z[branch], t, condition)
         alone = method._adapted(method.upsampler, z, t, condition, features)
         assert_near(both[branch], alone, 1e-5)
 
@@ -268,7 +275,7 @@ def test_guidance_has_features_of_its_own_for_each_branch():
 @pytest.mark.parametrize(("kind", "last"), [("stage", 16), ("base", 8)])
 @torch.no_grad()
 def test_sdxl_gets_the_size_of_the_stage_or_of_the_base(kind, last):
-    """Of the original, a corner, and the target: for two images, with and without a text."""
+    """Heights and widths of original, corner and target: of two images, without and with text."""
     method = cascade(
         denoiser=base(**SDXL),
         size_condition=kind,
@@ -296,7 +303,7 @@ def released(**config):
 
 def parameters_of(kind, places):
     with torch.device("meta"):
-        upsampler = kind(Places(places.widths, 1280))
+        upsampler = kind(Places(places.widths, embedding=1280))
     return sum(parameter.numel() for parameter in upsampler.parameters())
 
 
@@ -332,8 +339,8 @@ def test_places_of_upsamplers_in_sdxl():
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-def test_the_loss_is_that_of_what_the_base_predicts(prediction):
-    """With the pivot from averaged images, and timesteps below K alone."""
+def test_the_loss_is_the_mean_squared_error_of_the_bases_prediction_below_k(prediction):
+    """|unet(z_t, t, features of the pivot) - target|^2; the pivot is HR, averaged to its size."""
     schedule = Schedule(prediction=prediction)
     method = cascade(schedule=schedule, tuning=Tuning(Shared, adapter_t_min=100))
     calls = noted(method)
@@ -341,9 +348,9 @@ def test_the_loss_is_that_of_what_the_base_predicts(prediction):
     torch.manual_seed(2)
     loss = method.training_step(batch, 0)
 
-    read, call = calls
-    assert torch.equal(read.z, functional.avg_pool2d(batch["hr"], 2) * 2 - 1)
-    assert not read.t.any()
+    of_pivot, call = calls
+    assert torch.equal(of_pivot.z, functional.avg_pool2d(batch["hr"], 2) * 2 - 1)
+    assert not of_pivot.t.any()
     # 64 draws from 100, adapter_t_min, to below K, 700.
     assert 100 <= call.t.min() < 200
     assert 600 < call.t.max() < 700
