@@ -103,7 +103,7 @@ def test_training_validation_and_test_share_no_scene(file):
 def papers():
     """The sets of papers in docs/metrics.md: each file under data/ and preset under callbacks/."""
     for line in (REPO / "docs/metrics.md").read_text().splitlines():
-        for data in re.findall(r"^\|.*`--data configs/data/(\w+)\.yaml`", line):
+        for data in re.findall(r"^\|.* `(\w+)\.yaml` \|", line):
             presets = line.rpartition(" | ")[2]
             for preset in re.findall(r"`([\w-]+)`", presets):
                 yield data, preset

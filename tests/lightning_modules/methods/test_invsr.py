@@ -30,9 +30,9 @@ UNET = FLAT | {
 }
 
 
-def predictor():
+def predictor(head_width=16):
     torch.manual_seed(1)
-    return NoisePredictor(3, widths=(32, 32), layers=1, head_width=16)
+    return NoisePredictor(3, widths=(32, 32), layers=1, head_width=head_width)
 
 
 def discriminator():
