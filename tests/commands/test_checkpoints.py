@@ -186,10 +186,10 @@ def test_a_gan_keeps_a_best_checkpoint_only_if_an_option_asks_for_it(tiny, enlar
 
 
 def test_a_run_that_keeps_no_best_forgets_an_earlier_one(trained, enlarger):
+    """Also the best of another validation, which is kept otherwise: that with tiles is another."""
     assert ranking()["best"]
-    # With tiles, the earlier scores are of another validation.
-    other = "--checkpoint.keep_best 0 --tiling.size 8 --run.change true"
-    enlarger(f"{FIT} {other} --trainer.max_steps 15")
+    none = "--checkpoint.keep_best 0 --tiling.size 8 --run.change true"
+    enlarger(f"{FIT} {none} --trainer.max_steps 15")  # three more steps, and a validation
     assert ranking()["best"] == []
 
 

@@ -95,5 +95,6 @@ def test_a_file_has_a_page_of_the_reference_and_its_first_line_in_that_of_the_fo
     assert not any("__init__" in name for name in made)
 
 
-def test_what_the_screenshots_show_has_not_changed_since_they_were_made():
+def test_the_files_behind_the_screenshots_are_those_that_they_were_made_from():
+    """Also a comment in them counts: one cannot tell what changes the picture."""
     assert json.loads(DIGESTS.read_text()) == digests(), "run docs/make_screenshots.py"

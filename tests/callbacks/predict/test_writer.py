@@ -22,6 +22,7 @@ from degradations.bicubic import resize
 from files.images.colours import code_points_of
 from files.method import Method
 from lightning_modules import EDSR, Bicubic, Regression
+from tests import make
 from tests.callbacks.predict.test_predictions import stored
 from tests.callbacks.tiny import Tiny, trainer
 from tests.datamodules.memory import Memory, random_image
@@ -477,31 +478,39 @@ def test_without_a_configuration_an_output_is_made_again_if_scale_size_or_fix_di
     assert [line["scale"] for line in stored(tmp_path / "out")] == [4, 2, None]
 
 
-def test_without_a_configuration_an_output_is_made_again_if_the_weights_differ(tmp_path, photo):
-    file = str(tmp_path / "a.ckpt")
+def regression(**arguments):
+    torch.manual_seed(0)
+    return Regression(2, network=EDSR(2, blocks=1, channels=4), **arguments)
 
-    def model(**arguments):
-        torch.manual_seed(0)
-        return Regression(2, network=EDSR(2, blocks=1, channels=4), **arguments)
 
-    def count_written(model, checkpoint=None):
+@pytest.fixture
+def other_weights(tmp_path):
+    """A checkpoint of a regression whose weights are twice as large."""
+    other = regression()
+    other.load_state_dict({name: 2 * value for name, value in other.state_dict().items()})
+    return str(make.save_run(other, tmp_path / "a.ckpt"))
+
+
+def test_without_a_configuration_an_output_is_made_again_if_the_weights_differ(
+    tmp_path, photo, other_weights
+):
+    def count_written(model):
         data = SRDataModule(2, predict=photo, workers=0)
         writer = Writer(str(tmp_path / "out"))
-        run = trainer(tmp_path, writer)
-        run.predict(model, data, return_predictions=False, ckpt_path=checkpoint)
+        trainer(tmp_path, writer).predict(model, data, return_predictions=False)
         return writer.written
 
-    other = model()
-    other.load_state_dict({name: 2 * value for name, value in other.state_dict().items()})
-    saved = trainer(tmp_path)
-    saved.strategy.connect(other)
-    saved.save_checkpoint(file)
+    assert count_written(regression()) == 1
+    assert count_written(regression(weights=other_weights)) == 1
+    assert count_written(regression(weights=other_weights)) == 0
 
+
+def test_weights_of_lightnings_ckpt_path_are_refused(tmp_path, photo, other_weights):
+    """It loads them after `setup`, where the writer has compared the outputs' weights."""
+    data = SRDataModule(2, predict=photo, workers=0)
+    run = trainer(tmp_path, Writer(str(tmp_path / "out")))
     with pytest.raises(ValueError, match="give the method `weights` instead"):
-        count_written(model(), file)
-    assert count_written(model()) == 1
-    assert count_written(model(weights=file)) == 1
-    assert count_written(model(weights=file)) == 0
+        run.predict(regression(), data, ckpt_path=other_weights)
 
 
 def test_an_image_whose_line_was_written_before_a_kill_is_made_again(tmp_path, monkeypatch):

@@ -220,7 +220,11 @@ with_and_without_exif = pytest.mark.parametrize(
 )
 
 
-@pytest.mark.parametrize("options", [{}, {"exif": exif(6)}, {"progressive": True}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"exif": exif(6)}, {"progressive": True}],
+    ids=["plain", "turn", "progressive"],
+)
 @pytest.mark.parametrize("missing", [1, 2, 1000])
 def test_a_jpeg_without_its_end_is_refused(options, missing):
     with pytest.raises(UnreadableImage, match="truncated") as caught:

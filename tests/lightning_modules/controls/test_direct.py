@@ -80,9 +80,10 @@ COSINE = Schedule(betas="squaredcos_cap_v2", prediction="v_prediction")
 
 
 def test_a_base_is_accepted_with_the_process_of_its_run(tmp_path):
+    """Its schedule and its prediction; `setup` refuses others, as below."""
     set_up(tmp_path, diffusion())
     set_up(tmp_path, diffusion(schedule=COSINE), schedule=COSINE)
-    # The same process in another form.
+    # Variance exploding: the same process, scaled.
     set_up(tmp_path, diffusion(), schedule=Schedule(variance="exploding"))
 
 

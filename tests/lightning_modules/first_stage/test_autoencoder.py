@@ -129,9 +129,15 @@ def set_up(monkeypatch):
 
 
 def test_an_autoencoder_starts_from_batches_of_several_sizes(set_up):
+    """Cropped to their least sides, 16 x 16: the mean of the latents of these crops is 0."""
     z = set_up.space.encode(torch.cat([SQUARE, ODD[..., :16, :16]]))
     assert z.mean((0, 2, 3)).abs().max() < 1e-3
-    set_up.generator_loss(batch(ODD))[0].backward()
+
+
+def test_the_loss_cuts_images_to_whole_latents(set_up):
+    loss, _ = set_up.generator_loss(batch(ODD))
+    loss_of_cut, _ = set_up.generator_loss(batch(ODD[..., :20, :20]))
+    assert_close(loss, loss_of_cut)
 
 
 def test_a_second_fit_goes_on_with_the_weights_of_the_first(set_up, monkeypatch):

@@ -74,20 +74,24 @@ def images(h=16, w=16, count=2):
 @pytest.mark.parametrize(
     ("steps", "start", "expected"),
     [
+        # Up to five steps as released.
         (1, None, [200]),
         (2, None, [200, 100]),
         (3, None, [200, 100, 50]),
         (4, None, [200, 150, 100, 50]),
         (5, None, [250, 200, 150, 100, 50]),
+        # More steps evenly from 250, as the released script makes them.
         (10, None, [250, 225, 200, 175, 150, 125, 100, 75, 50, 25]),
+        # The starts of the paper's table 4.
         (3, 250, [250, 150, 50]),
         (3, 200, [200, 100, 50]),
+        # Other starts: evenly, rounded down.
         (5, 450, [450, 360, 270, 180, 90]),
         (3, 220, [220, 146, 73]),
     ],
 )
-def test_timesteps_are_those_of_release_and_paper(steps, start, expected):
-    starts = (*STARTS, 450, 220)
+def test_timesteps_are_those_of_release_or_paper_or_evenly_spaced(steps, start, expected):
+    starts = (*STARTS, 450, 220)  # a start that was not trained is refused
     method = invsr(sampling=Sampling(steps=steps, start=start), training=Training(starts=starts))
     assert method.plan() == expected
 
