@@ -103,25 +103,30 @@ def test_numbers_of_the_degraded_quickstart_are_those_measured() -> None:
 
 
 def test_the_time_of_reading_shards_is_what_was_measured() -> None:
-    times = []
+    of_webdataset = []
+    of_litdata = []
     for measured in ("0 workers, one core", "2 workers"):
         columns = stored("streaming")["results"][measured]["columns"]
         taken = {name: column["cpu_us_an_image"] for name, column in columns.items()}
-        times += [taken[ours] / taken["webdataset_bare"] for ours in ("ours", "ours_stream")]
-    said = written("takes {} to {} times the CPU time of webdataset's loader", page=SHARDS)
-    assert_rounded(said, min(times), max(times))
+        of_litdata.append(taken["ours"] / taken["litdata"])
+        for ours in ("ours", "ours_stream"):
+            of_webdataset.append(taken[ours] / taken["webdataset_bare"])
+    webdataset = written("takes {} to {} times the CPU time of webdataset's loader", page=SHARDS)
+    litdata = written("`Shards` {} to {} times that of litdata", page=SHARDS)
+    assert_rounded(webdataset, min(of_webdataset), max(of_webdataset))
+    assert_rounded(litdata, min(of_litdata), max(of_litdata))
 
 
-def test_ratios_of_speed_of_degrading_are_those_measured() -> None:
-    results = stored("degradation")["results"]
+@pytest.mark.parametrize("file", ["degradation", "degradation_xeon"])
+def test_ratios_of_speed_of_degrading_are_those_measured(file: str) -> None:
+    results = stored(file)["results"]
     plain = results["without USM"]
-    sharpened = results["with USM"]
-    ratios = "results/degradation.json)) | {} on average, {} in the median | {} on average |"
+    small = results["without USM, 128 px"]
     assert_rounded(
-        written(ratios, page=DEGRADATIONS),
-        plain["ratio_of_means"],
-        plain["ratio_of_medians"],
-        sharpened["ratio_of_means"],
+        written(f"results/{file}.json)) | {{}}, {{}} | {{}}, {{}} | {{}} |", page=DEGRADATIONS),
+        *[plain["ratio_of_means"], plain["ratio_of_medians"]],
+        *[small["ratio_of_means"], small["ratio_of_medians"]],
+        results["with USM"]["ratio_of_means"],
     )
 
 
