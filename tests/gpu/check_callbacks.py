@@ -106,8 +106,19 @@ def waits_of_a_batch(folder, model, data, *callbacks):
     return begins.waits
 
 
+@pytest.fixture(scope="module")
+def features(tmp_path_factory):
+    """Files of random features, by the name of their network."""
+    files = {}
+    for name, make in (("squeezenet", models.squeezenet1_1), ("vgg16", models.vgg16)):
+        files[name] = tmp_path_factory.mktemp(name) / f"{name}.pth"
+        state = make().features.state_dict()
+        torch.save({f"features.{key}": value for key, value in state.items()}, files[name])
+    return files
+
+
 @pytest.fixture
-def _stand_ins(tmp_path, monkeypatch):
+def _stand_ins(features, monkeypatch):
     """Random or small networks in the place of published ones."""
 
     def few(metric):
@@ -120,12 +131,7 @@ def _stand_ins(tmp_path, monkeypatch):
     monkeypatch.setattr(NIQE, "load", pristine)
     for cls in (InceptionMetric, NIQE):
         monkeypatch.setattr(cls, "absent", lambda metric: "")
-    files = {}
-    for name, make in (("squeezenet", models.squeezenet1_1), ("vgg16", models.vgg16)):
-        files[name] = tmp_path / f"{name}.pth"
-        state = make().features.state_dict()
-        torch.save({f"features.{key}": value for key, value in state.items()}, files[name])
-    monkeypatch.setattr("callbacks.metrics.base.locate", files.__getitem__)
+    monkeypatch.setattr("callbacks.metrics.base.locate", features.__getitem__)
 
 
 @pytest.mark.usefixtures("_stand_ins")
