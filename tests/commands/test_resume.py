@@ -214,7 +214,7 @@ def assert_equal(one, other):
 
 
 class UnfreezesAndStops(Unfreezes):
-    """Stop the run once, after its second epoch."""
+    """A SIGTERM ends the second epoch of the first run, which the file `sent` notes."""
 
     def on_train_epoch_end(self, trainer, pl_module):
         if trainer.current_epoch == 1 and not Path("sent").exists():
@@ -222,9 +222,10 @@ class UnfreezesAndStops(Unfreezes):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_a_callback_begins_an_epoch_once_if_the_run_stops_before_it(tiny, enlarger):
+def test_a_stop_between_two_epochs_comes_before_callbacks_begin_the_next(tiny, enlarger):
+    """Else both runs would begin the third epoch, and its rate would grow by 1.5 twice."""
     callback = f"--trainer.callbacks+ {__name__}.UnfreezesAndStops"
-    command = f"{FIT} --data.val null {callback} --run.name"
+    command = f"{FIT} --data.val null {callback} --run.name"  # nothing is between the epochs
     with pytest.raises(SystemExit):
         enlarger(f"{command} stopped")
     enlarger(f"{command} stopped")

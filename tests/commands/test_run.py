@@ -58,10 +58,10 @@ def why_refused(run, config, change=False):
 # ----------------------------------------------------------------------------- its configuration
 
 
-def test_changes_that_a_resume_allows_are_logged(trained, enlarger, caplog):
-    validation = "--trainer.val_check_interval 2 --checkpoint.keep_last 3"
+def test_changes_that_a_resume_allows_are_logged_and_kept(trained, enlarger, caplog):
+    command = f"{FIT} --checkpoint.keep_last 3 --data.workers 1 --trainer.devices 1"
 
-    enlarger(f"{FIT} {validation} --data.workers 1 --trainer.devices 1 --trainer.max_steps 13")
+    enlarger(f"{command} --trainer.max_steps 13")
 
     for key in ("checkpoint.keep_last", "data.init_args.workers", "trainer.devices"):
         assert f"changed on resume: {key}: " in caplog.text

@@ -76,7 +76,8 @@ def test_poisson_counts_of_a_constant_image_have_the_exact_distribution(value):
 def test_poisson_levels_are_a_power_of_two_from_the_distinct_values(distinct, levels, on_canvas):
     """The least power that is not below their number."""
     image = torch.zeros(1, 3, 80, 50)
-    # At odd places, so that every second value is independent of them.
+    # Of these 12,000 values the stage counts every second one first: those at even places, which
+    # are all alike here. So it must go on and count all.
     image.view(-1)[1 : 2 * distinct : 2] = torch.arange(distinct) / 255
     image += 100 / 255
     params = drawn(FULL, 1, (80, 50))
@@ -89,7 +90,7 @@ def test_poisson_levels_are_a_power_of_two_from_the_distinct_values(distinct, le
 
     counts = (result * levels).double()
     assert are_counts(counts, 1e-3)
-    # Not also counts of half as many levels.
+    # They are no counts of half as many levels: half of some is not whole.
     assert levels == 1 or not are_counts(counts / 2, 0.4)
 
 

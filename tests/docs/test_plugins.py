@@ -59,7 +59,7 @@ def test_every_page_of_plugins_has_a_class_and_its_configuration():
         assert {f"my_sr/{name}.py", f"{name}.yaml"} == files(PAGES[page]).keys()
 
 
-@pytest.mark.parametrize("page", sorted(PAGES.keys() - {"metric"}))
+@pytest.mark.parametrize("page", sorted(PAGES.keys() - {"metric"}))  # which trains nothing
 def test_the_example_of_a_page_trains_by_the_command_of_the_page(folder, enlarger, page):
     name = NAMES[page]
     command = typed(page, "python ~/enlarger/main.py")

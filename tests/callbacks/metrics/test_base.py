@@ -328,13 +328,15 @@ def test_a_torchmetric_gets_pixels_as_its_settings_say(tmp_path, settings, data_
     assert values == pytest.approx(numbers_of(make, sr, hr), rel=1e-5)
 
 
-def test_a_metric_of_outputs_alone_needs_no_hr(tmp_path):
-    metric = TorchMetric(partial(TotalVariation, reduction="mean"), inputs=("sr",))
-
+def test_a_torchmetric_of_sr_alone_measures_images_without_hr(tmp_path):
+    metric = TorchMetric(TotalVariation, inputs=("sr",))
     validate(tmp_path, metric, model=Double(), data=loader(NoHR(count=3)))
-
     assert metric.records[0]["n"] == 3
-    assert not metric.higher_is_better
+
+
+@pytest.mark.parametrize(("make", "direction"), [(TotalVariation, False), (THEIR_SSIM, True)])
+def test_a_torchmetric_has_the_direction_of_its_class(make, direction):
+    assert TorchMetric(make).higher_is_better is direction
 
 
 def test_lr_can_be_an_input_of_a_torchmetric(tmp_path):

@@ -269,13 +269,11 @@ def records_of(folder, world):
     """Evaluate by so many processes; return the records, which are the same on each."""
     folder.mkdir()
     metrics = [Color(control=True), SWD(), KIDThumb(), Save()]
-    settings = {}
-    if world > 1:
-        metrics.append(AbsentOnOne(label="absent"))
-        settings = {"devices": world, "strategy": "ddp_fork"}
+    settings = {"devices": world, "strategy": "ddp_fork"} if world > 1 else {}
     trainer(folder, OneThread(), *metrics, **settings).test(Sharded(), verbose=False)
     first, *others = [torch.load(folder / f"{rank}.pt") for rank in range(world)]
-    assert all(other == first for other in others)
+    for other in others:
+        assert other == first
     records, _ = first
     return records
 
@@ -293,6 +291,17 @@ def test_metrics_of_sets_do_not_depend_on_the_number_of_processes(tmp_path, worl
         assert expected["n"] == 7
         assert record["n"] == 7  # the repeated image counts once
         assert record["value"] == pytest.approx(expected["value"], rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_a_metric_that_one_process_cannot_compute_is_off_on_all(tmp_path):
+    """The others would wait for it at the end."""
+    run = trainer(tmp_path, OneThread(), AbsentOnOne(), Save(), devices=2, strategy="ddp_fork")
+    run.test(Sharded(), verbose=False)
+    for rank in range(2):
+        records, _ = torch.load(tmp_path / f"{rank}.pt")
+        assert [record["metric"] for record in records] == ["psnr"]  # Save's own
 
 
 @pytest.mark.distributed

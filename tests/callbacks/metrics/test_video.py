@@ -98,7 +98,7 @@ def test_the_reference_of_swd_of_frames_may_be_images():
 
 
 class Halves(nn.Module):
-    """A network whose features are the mean colours of both halves of the frames: (B, 6)."""
+    """Features are the mean colours of the first and of the second half of a clip: (B, 6)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.unflatten(2, (2, -1)).mean((3, 4, 5)).flatten(1)
@@ -148,7 +148,8 @@ def features_of(name):
     clips = torch.stack([Clips(count=7)[n][name] for n in range(7)])[:, :4]
     levels = (clips * 255).round().flatten(0, 1) / 127.5 - 1
     frames = functional.interpolate(levels, (224, 224), mode="bilinear", antialias=True)
-    halves = frames.mean((2, 3)).view(7, 2, 2, 3).mean(2)  # (clip, half, colour)
+    colours = frames.mean((2, 3)).view(7, 2, 2, 3)  # (clip, half of the clip, frame, colour)
+    halves = colours.mean(2)
     return halves.mT.flatten(1).double()
 
 
