@@ -227,7 +227,10 @@ def test_ctrl_c_ends_workers_that_are_stopped(tmp_path, out):
             worker.suspend()
         time.sleep(1)
         process.send_signal(signal.SIGINT)
-        _, printed = process.communicate(timeout=60)
+        try:
+            _, printed = process.communicate(timeout=60)
+        finally:
+            process.kill()
 
     assert process.returncode == 130  # 128 + SIGINT, as shells count
     assert printed.endswith("stopped by SIGINT\n")
