@@ -76,9 +76,11 @@ STOPS = yaml.safe_load(Path(__file__).with_name("stops.yaml").read_text())
 
 def stops(kind):
     """The moments of a kind in stops.yaml; those that are not quick are for the night."""
+    rows = []
     for name, stop in STOPS[kind].items():
         marks = () if stop.get("quick") else pytest.mark.slow
-        yield pytest.param(stop, id=name, marks=marks)
+        rows.append(pytest.param(stop, id=name, marks=marks))
+    return rows
 
 
 @pytest.mark.parametrize("stop", stops("exceptions"))
