@@ -3,7 +3,7 @@
     python -m benchmarks.gan_curves RUNS OUTPUTS PHOTOGRAPH
 
 RUNS has a folder of each run; OUTPUTS the enlarged crop of each, as NAME.png; PHOTOGRAPH is the
-crop itself. docs/gan_curves.md has the trainings.
+crop itself: 256 x 256 px of kodim08 from (200, 120). docs/gan_curves.md has the trainings.
 """
 
 from __future__ import annotations

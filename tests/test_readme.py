@@ -124,8 +124,10 @@ def test_ratios_of_speed_of_degrading_are_those_measured(file: str) -> None:
     small = results["without USM, 128 px"]
     assert_rounded(
         written(f"results/{file}.json)) | {{}}, {{}} | {{}}, {{}} | {{}} |", page=DEGRADATIONS),
-        *[plain["ratio_of_means"], plain["ratio_of_medians"]],
-        *[small["ratio_of_means"], small["ratio_of_medians"]],
+        plain["ratio_of_means"],
+        plain["ratio_of_medians"],
+        small["ratio_of_means"],
+        small["ratio_of_medians"],
         results["with USM"]["ratio_of_means"],
     )
 

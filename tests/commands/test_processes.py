@@ -202,7 +202,7 @@ def test_a_failure_of_one_process_ends_the_others_with_its_status(store):
     ("error", "words"),
     [
         pytest.param(GLOO, "stopped: no such key", id="a lost connection"),
-        pytest.param(FailedElsewhereError("no such key"), "says why", id="told by the other"),
+        pytest.param(FailedElsewhereError("no such key"), "says why", id="reported by the other"),
         pytest.param(ValueError("no such key"), "says why", id="the same mistake"),
     ],
 )

@@ -219,7 +219,7 @@ def test_faithful_draws_differ_between_batches():
 
     factors = {faithful.params_of([seed], shape)["resize"]["factor"][0] for seed in range(99)}
 
-    assert len(factors) > 50  # of 99, of which a tenth are 1
+    assert len(factors) > 50  # of 99; a tenth of the factors are 1
 
 
 def test_faithful_repeats_the_chroma_of_a_jpeg():

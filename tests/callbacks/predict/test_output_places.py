@@ -101,7 +101,7 @@ def test_inputs_are_kept_if_outputs_are_beside_above_or_below_them(tmp_path, out
 
 
 def test_an_image_of_the_same_name_in_another_tar_is_enlarged_again(tmp_path):
-    """A tar is told by its path, its content and, by HTTP, its address."""
+    """A tar is recognised by its path and its content, or by its address if it comes by HTTP."""
 
     def grey_of_output(urls):
         folders = {"index_cache": f"{tmp_path}/indices", "cache_dir": f"{tmp_path}/cache"}

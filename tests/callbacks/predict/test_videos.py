@@ -183,7 +183,7 @@ def test_other_containers_keep_times_and_sound(tmp_path, name, codec, audio):
     assert b"".join(output.audio) == b"".join(original.audio)
 
 
-CLOCK = 2**33 / 90_000  # seconds after which an MTS file's clock of 33 bits and 90 kHz begins anew
+CLOCK = 2**33 / 90_000  # seconds until the 33 bits of an MTS file's 90 kHz clock overflow
 
 
 @pytest.mark.parametrize(

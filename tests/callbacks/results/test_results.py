@@ -137,7 +137,7 @@ def test_a_number_replaces_that_of_the_same_weights_only(tmp_path):
 
 
 class Changed(Images):
-    """Images of the same names, of which HR, LR or "nothing" is darker."""
+    """The same images, of which one part is darker: "hr", "lr" or "nothing"."""
 
     def __init__(self, part):
         super().__init__(name="tiny", scale=2)

@@ -181,7 +181,7 @@ def test_a_checkpoint_between_a_step_and_its_average_resumes_exactly(tmp_path):
 
     uninterrupted = Note()
     trainer(tmp_path, uninterrupted, max_steps=6, max_epochs=-1).fit(Tiny(), FOUR_BATCHES)
-    after_step_6, after_step_7 = resumed.trained  # of another batch: the epoch begins anew
+    after_step_6, after_step_7 = resumed.trained  # on another batch, because the epoch starts again
     assert ema.updates == 7
     assert torch.equal(after_step_6, uninterrupted.trained[-1])
     expected = expected_average([*uninterrupted.trained, after_step_7], 0.9)

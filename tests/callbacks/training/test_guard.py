@@ -105,7 +105,7 @@ def test_an_update_that_is_not_finite_is_skipped_and_counts_as_a_step(
     sound = Poisoned(optimizer=optimizer)
     expected = fit(tmp_path / "b", sound, data, EMA(), LeaveOut(*bad), **settings)
     assert_equal(guarded, expected)
-    assert guarded["global_step"] == 6  # batches, of which three are bad
+    assert guarded["global_step"] == 6  # three of the batches are bad
     assert guard.skipped == 3
 
 
@@ -233,7 +233,7 @@ def test_with_manual_optimisation_each_optimisers_updates_are_judged_alone(tmp_p
 
 
 class Sharded(Poisoned):
-    """A model of which each of two processes trains on every second of 6 batches."""
+    """A model on two processes, each of which trains on every second of 6 batches."""
 
     def train_dataloader(self):
         return batches(range(self.trainer.global_rank, 6, self.trainer.world_size))

@@ -178,8 +178,8 @@ def test_a_mixture_within_a_mixture_keeps_its_own_shares():
     both = Mix({"mixed": mixed(samples=7), "rest": Grouped(10)}, samples=512)
     keys = keys_of(training(data_of(both, batch_size=16)))
     counts = Counter(key.rpartition("/")[0] for key in keys)
-    # Without weights a source's share is that of its images: `mixed` has 50 of 60, three quarters
-    # of which are photos. Exact to one.
+    # Without weights a source's share is that of its images: `mixed` has 50 of 60, and three
+    # quarters of these are photos. Counts are exact to one.
     of_mixed = 512 * 50 / 60
     assert counts["train/mixed/photos"] == pytest.approx(of_mixed * 3 / 4, abs=1)
     assert counts["train/mixed/faces"] == pytest.approx(of_mixed / 4, abs=1)

@@ -114,7 +114,7 @@ def test_the_loss_of_stage_two_is_the_cross_entropy_of_the_bits_behind_the_mappe
 
 
 def test_a_mapper_that_is_not_trained_has_no_dropout(batch):
-    """Also if nobody calls `train()`: Lightning does not."""
+    """Even without a call of `train()`, which Lightning does not make."""
     branches = [Branch(width=16, layers=1, heads=2)] * 2
     dropping = Transformation(BITS, (2, 2), GRIDS[:2], branches, dropout=0.9)
     model = stage_two(StageTwo(train_mapper=False), dropping)

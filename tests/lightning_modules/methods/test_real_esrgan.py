@@ -46,7 +46,7 @@ def real_esrgan(discriminator=None, losses=None, **settings):
 
 
 def parts_that_moved(before, model):
-    """The parts of which a tensor has changed."""
+    """The parts in which a tensor has changed."""
     moved = [name for name, tensor in tensors(model).items() if not tensor.equal(before[name])]
     return {name.partition(".")[0] for name in moved}
 

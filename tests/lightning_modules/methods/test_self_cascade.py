@@ -22,7 +22,7 @@ from tests.lightning_modules.backbone.unets import SDXL, base, noted, small_kl
 from tests.make import assert_near
 
 SHARED = Tuning(upsampler=Shared)
-FIFTY = Sampler(steps=50)  # timesteps 981, 961 ... 1, of which 681 is the first below K, 700
+FIFTY = Sampler(steps=50)  # timesteps 981, 961 ... 1; 681 is the first below K, 700
 
 
 def cascade(scale=2.0, **settings):
