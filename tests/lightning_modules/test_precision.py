@@ -41,7 +41,7 @@ LIMITS = {
     "ResShift": (0.003, 0.002, 0.0004, 0.0002, "no"),
     "RoundTrip": (0, 0.04, 0, 0.006, 0),
     "SDSR": (0, 0.007, 0, 0.0008, 0.007),
-    "SelfCascade": (0.02, 0.009, 0.003, 0.002, "no"),
+    "SelfCascade": (0.02, 0.009, 0.003, 0.002, 0.009),
     "Autoencoder": (0.2, 0.05, 0.09, 0.03, 0),
     "Infinity": (0.006, 0.008, 0.0007, 0, 0.09),
     "LatentPerceptual": (0.1, 0.05, 0.009, 0.0009, "no"),
@@ -148,7 +148,8 @@ def test_converted_models_are_within_their_limits_or_refused(name, tmp_path):
     *_, limit = LIMITS[name]
     distances = []
     for model in examples(name, tmp_path):
-        assert model.half_outputs == (limit != "no")
+        is_tuned = getattr(model, "upsampler", None) is not None  # Self-Cascade's, beside its base
+        assert model.half_outputs == (limit != "no" and not is_tuned)
         for precision in CONVERTED:
             if model.half_outputs:
                 distances.append(distance(output_of, model, precision))
