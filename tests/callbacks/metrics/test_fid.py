@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from scipy.linalg import sqrtm
+from torch.utils.data import Dataset
 from torch_fidelity import calculate_metrics
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
@@ -157,6 +158,19 @@ def test_kid_of_random_subsets_is_near_that_of_all_pairs(count):
     assert abs(mean - polynomial_mmd(a, b)) < 4 * deviation  # the mean of 5 has half of it
 
 
+class Levels(Dataset):
+    """Images as torch-fidelity takes them: (3, H, W) uint8 of a Dataset."""
+
+    def __init__(self, images):
+        self.images = images
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        return self.images[index]
+
+
 @pytest.mark.slow
 def test_kid_is_torch_fidelitys_with_the_same_subsets(inception):
     sr = pixels(count=6)
@@ -169,8 +183,8 @@ def test_kid_is_torch_fidelitys_with_the_same_subsets(inception):
     mean, deviation = kernel_distance(of_sr, of_hr, subsets=4, size=5)
 
     theirs = calculate_metrics(
-        input1=list(sr),
-        input2=list(hr),
+        input1=Levels(sr),
+        input2=Levels(hr),
         kid=True,
         kid_subsets=4,
         kid_subset_size=5,
