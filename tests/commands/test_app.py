@@ -23,12 +23,6 @@ from lightning_modules import Bicubic
 from tests.browser import Visitor, chromium, wait
 from tests.conftest import REPO
 
-gr = pytest.importorskip("gradio", reason="the extra 'app' is not installed")
-
-import uvicorn  # noqa: E402
-
-from commands.app import Page, application  # noqa: E402
-
 NOISE = np.random.default_rng(0).integers(0, 256, (500, 2500, 3), dtype=np.uint8)
 RGB = NOISE[:24, :44]
 
@@ -51,6 +45,10 @@ MODELS = {"held": enlarger.Enlarger(Held(2), "cpu"), "other": enlarger.Enlarger(
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
+    pytest.importorskip("gradio", reason="the extra 'app' is not installed")
+    # Here, because its import takes seconds, which only the process that runs these tests needs.
+    from commands.app import Page
+
     folder = str(tmp_path_factory.mktemp("app"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", folder)
@@ -62,6 +60,10 @@ def page(tmp_path_factory):
 @pytest.fixture(scope="module")
 def url(page):
     """Serve the page in a thread."""
+    import uvicorn
+
+    from commands.app import application
+
     listening = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(application(page, "127.0.0.1"), log_level="error")
     config.timeout_graceful_shutdown = 1
@@ -152,6 +154,8 @@ def test_a_preview_is_the_square_around_a_click(page, tmp_path):
 
 def test_a_visitor_gives_weights_as_pth_alone(page):
     """Other files of weights name classes, which only the command line may choose."""
+    import gradio as gr
+
     with pytest.raises(gr.Error, match="Invalid file type"):
         page.own.preprocess(gr.FileData(path="my.safetensors"))
 
@@ -201,7 +205,9 @@ def test_a_visitor_gets_no_file_of_the_machine_by_its_path(url, tmp_path):
     assert "it was not uploaded by a user" in answer
 
 
+@pytest.mark.slow
 def test_sigterm_ends_the_server_and_its_temporary_folder(tmp_path):
+    pytest.importorskip("gradio", reason="the extra 'app' is not installed")
     command = [sys.executable, REPO / "main.py", "app", "--port", "0", "--folder", tmp_path]
     with subprocess.Popen(command, cwd=REPO, stderr=subprocess.PIPE, text=True) as process:
         for line in process.stderr:

@@ -217,7 +217,8 @@ def test_an_error_after_a_failure_elsewhere_takes_its_status(store, error, words
     assert words in str(reason)
 
 
-def test_a_lost_connection_without_a_reason_is_temporary(store):
+def test_a_lost_connection_without_a_reason_is_temporary(store, monkeypatch):
+    monkeypatch.setattr(ranks, "HEAR_SECONDS", 0.1)  # for which it waits for a reason
     reason = Process(store, rank=0).fail(GLOO, status=1)
     assert isinstance(reason, TemporaryError)
     assert LOST == 75  # EX_TEMPFAIL of sysexits.h: a scheduler may try again

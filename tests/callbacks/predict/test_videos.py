@@ -308,6 +308,7 @@ def killed(root):
     predict(Path(root, "a.mkv"), Path(root, "out"), model)
 
 
+@pytest.mark.slow
 def test_a_video_of_a_killed_run_has_no_file_and_is_made_again_from_its_start(tmp_path):
     source = make_video(tmp_path / "a.mkv", LONG, audio="aac")
     code = f"from {__name__} import killed; killed({str(tmp_path)!r})"

@@ -181,11 +181,11 @@ def test_results_of_workers_are_in_order(workers):
 
 @pytest.mark.parametrize(
     ("signal_number", "cause"),
-    [(signal.SIGKILL, "DataLoader worker"), (signal.SIGSTOP, "DataLoader timed out after 3")],
+    [(signal.SIGKILL, "DataLoader worker"), (signal.SIGSTOP, "DataLoader timed out after 1.5")],
 )
 def test_the_error_of_a_worker_that_stops_names_the_image(signal_number, cause):
     numbers = Numbers(last=2, signal_number=signal_number)
-    wait = {"wait_minutes": 0.05, "named": "image {}".format}  # 3 seconds
+    wait = {"wait_minutes": 0.025, "named": "image {}".format}  # 1.5 seconds
     items = read_in_order(numbers, list(range(40)), workers=2, **wait)
     # Image 2 stops its worker, before or after 0 and 1 have come.
     with pytest.raises(ValueError, match=rf"{cause}.*, at about image [0-2]: .*fewer workers"):
@@ -200,7 +200,7 @@ class Large(Dataset):
 
 
 def test_the_error_of_a_worker_that_stops_while_it_sends_names_the_image():
-    wait = {"wait_minutes": 0.03, "named": "image {}".format}  # 1.8 seconds
+    wait = {"wait_minutes": 0.02, "named": "image {}".format}  # 1.2 seconds
     items = read_in_order(Large(), list(range(40)), workers=1, **wait)
     next(items)
     time.sleep(0.5)  # until the next item is being sent
