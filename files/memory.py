@@ -75,6 +75,6 @@ def refuse_file(size: tuple[int, int], needed: int, folder: Path) -> None:
 def _refuse_above(free: int, needed: int, size: tuple[int, int], where: str) -> None:
     if needed > free:
         raise MemoryError(
-            f"an output of {size[1]} x {size[0]} pixels needs {needed / 1e9:.1f} GB {where}, and "
-            f"{free / 1e9:.1f} are free"
+            f"an output of {size[1]} x {size[0]} pixels needs {needed:,} bytes {where}, and "
+            f"{free:,} are free"
         )
