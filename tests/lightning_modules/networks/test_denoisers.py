@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from lightning_modules import NoisePredictor, SFTUNet, Shared, SwinUNet
 from lightning_modules.networks.feature_upsampler import TIME_WIDTH, Full, Places
-from lightning_modules.networks.sft_unet import coordinates, fourier
+from lightning_modules.networks.sft_unet import Modulation, coordinates, fourier
 from lightning_modules.networks.swin_unet import (
     SwinBlock,
     WindowAttention,
@@ -130,6 +130,21 @@ def test_the_default_sft_unet_has_four_levels_of_64_to_512_channels():
     assert model.first.in_channels == 3 + 3 + 16  # two images, and the reduced features
     assert [layer.gamma.out_channels for layer in model.modulate_down] == [64, 128, 256, 512]
     assert [layer.gamma.out_channels for layer in model.modulate_up] == [512, 256, 128, 64]
+
+
+def test_what_a_modulation_adds_does_not_grow_with_the_features():
+    """Else the levels of a U-Net multiply them, in training without bound."""
+    modulation = make.fill(Modulation(width=8, channels=16))
+    place = make.normal(1, 8, 6, 6)
+    features = make.normal(1, 16, 6, 6).double()
+    modulation.double()
+
+    added = modulation(features, place.double()) - features
+    large = 1000 * features
+    added_to_large = modulation(large, place.double()) - large
+
+    assert added.abs().max() > 0.1  # the weights are not zero, as before training
+    assert_near(added_to_large, added, 1e-4)  # not equal, by the norm's epsilon
 
 
 def test_a_position_of_several_pixels_has_the_features_at_its_middle():
