@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import gc
 import os
@@ -46,6 +47,7 @@ def pytest_collection() -> Generator[None, object, object]:
     finally:
         gc.freeze()
         gc.enable()
+        atexit.register(gc.unfreeze)  # what is not freed at the end nanobind calls a leak
 
 
 @pytest.hookimpl(wrapper=True)
@@ -57,11 +59,6 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
         for title, text in report.sections
     ]
     return report
-
-
-def pytest_sessionfinish() -> None:
-    """What is frozen is not freed, of which libraries complain at the end."""
-    gc.unfreeze()
 
 
 BUILT: dict[str, Any] = {}
