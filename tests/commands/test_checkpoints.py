@@ -132,10 +132,13 @@ def test_checkpoints_of_other_runs_stay(trained, enlarger):
         shutil.copy(FOLDER / name_of(12), path)
     shutil.copy(checksum_of(FOLDER / name_of(12)), checksum_of(copies[0]))
     (FOLDER / name_of(99)).write_bytes(b"of another run, and cut off")
+    of_others = [*copies, checksum_of(copies[0]), FOLDER / name_of(99)]
+    before = {path: path.read_bytes() for path in of_others}
 
+    # Resumed from step 12: 99 is damaged.
     enlarger(f"{FIT} --trainer.max_steps 16 --checkpoint.every_n_steps 1 --run.change true")
 
-    assert all(path.exists() for path in [*copies, checksum_of(copies[0])])
+    assert {path: path.read_bytes() for path in of_others} == before
     left = set(steps()) - {1, 2, 3}
     assert {99, 16, 15} <= left
     assert len(left) <= 4  # 99, the newest two, and the best one if it is another

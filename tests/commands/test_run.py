@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch import Callback
+from torch.testing import assert_close
 
 from commands.errors import ConfigurationError, TemporaryError
 from commands.run import directory
@@ -176,17 +177,21 @@ def test_a_run_begins_with_a_given_checkpoint_and_goes_on_with_its_own(trained, 
     assert newest("second")["global_step"] == 14
 
 
-def test_a_run_that_begins_from_a_checkpoint_keeps_its_optimiser_and_learning_rate(
+def test_beginning_from_a_checkpoint_warns_of_its_learning_rate_and_refuses_another_optimiser(
     trained, config, caplog
 ):
     given = max((trained / "checkpoints").glob("*.ckpt"))
-    arguments = config["model"]["init_args"]
     second = RunDirectory(trained.with_name("second"))
+    warning = "lr_scheduler is null: the learning rate stays that of the checkpoint"
+
     assert second.begin_from(str(given), config) == given
-    arguments["lr_scheduler"] = None
+    assert warning not in caplog.text
+
+    config["model"]["init_args"]["lr_scheduler"] = None
     second.begin_from(str(given), config)
-    assert "lr_scheduler is null: the learning rate stays that of the checkpoint" in caplog.text
-    arguments["optimizer"] = {"class_path": "torch.optim.SGD", "init_args": {"lr": 1.0}}
+    assert warning in caplog.text
+
+    config["model"]["init_args"]["optimizer"] = {"class_path": "torch.optim.SGD", "init_args": {"lr": 1.0}}
     with pytest.raises(ConfigurationError, match=r"optimizer: \S*adam -> torch.optim.SGD; undo"):
         second.begin_from(str(given), config)
 
@@ -234,7 +239,9 @@ def files_of(run):
 
 
 @pytest.mark.parametrize("options", ["", "--run.overwrite true"])
-def test_a_second_fit_of_a_run_is_refused(trained, enlarger, impatient, capsys, caplog, options):
+def test_a_second_fit_is_refused_until_the_first_ends(
+    trained, enlarger, impatient, capsys, caplog, options
+):
     with alone_in(trained, PATIENCE):
         before = files_of(trained)
         with pytest.raises(SystemExit, match="75"):  # EX_TEMPFAIL: try again
@@ -242,11 +249,15 @@ def test_a_second_fit_of_a_run_is_refused(trained, enlarger, impatient, capsys, 
         holder = f"process {os.getpid()} on {os.uname().nodename}"
         assert f"{holder} writes to runs/tiny" in capsys.readouterr().err
         assert caplog.text.count("waiting for it to end") == 1
-        assert files_of(trained) == before
-        enlarger("check --config tiny.yaml")  # writes nothing
+
+        # These write nothing, so they need no lock.
+        enlarger("check --config tiny.yaml")
         enlarger(f"{FIT} --trainer.fast_dev_run true")
+        assert files_of(trained) == before
+
     enlarger(f"{FIT} --trainer.max_steps 13 {options}")
-    assert not (trained / HOLDER).exists()
+    assert newest("tiny")["global_step"] == 13
+    assert not (trained / HOLDER).exists()  # the note of who holds the lock
 
 
 def hold(run, end):
@@ -366,11 +377,17 @@ def test_a_run_stands_for_its_best_checkpoint_or_else_its_newest(tmp_path):
 def test_if_fit_deletes_the_chosen_checkpoint_another_one_is_loaded(trained):
     """As `fit` may, in another process, between the choice and the loading."""
     run = RunDirectory(trained)
-    choice = choose_weights(run, None, None)
+    newest_file = trained / "checkpoints" / "step-000000012.ckpt"
+    choice = choose_weights(run, initial=None, ckpt_path=None)
+    assert choice.checkpoint != newest_file  # but the best
     model = Regression(2, EDSR(2, blocks=1, channels=8, global_skip=True))
     choice.checkpoint.unlink()
+
     path = load_trained(model, run, "test", choice)
-    assert path == trained / "checkpoints" / "step-000000012.ckpt"
+
+    assert path == newest_file
+    averages = newest("tiny")["callbacks"]["EMA"]["weights"]
+    assert_close(dict(model.named_parameters()), averages, rtol=0, atol=0)
 
 
 def test_a_damaged_checkpoint_is_refused_as_beginning_and_as_weights(trained, refusal):

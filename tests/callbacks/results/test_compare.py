@@ -54,7 +54,11 @@ def test_95_of_100_intervals_of_95_percent_hold_the_mean(n, at_least, at_most):
 
 @pytest.mark.parametrize(("n", "t"), [(10, 2.2622), (40, 2.0227)])
 def test_the_tail_for_few_images_is_that_of_students_quantile(n, t):
-    """t is Student's quantile of 97.5 % with n - 1 degrees of freedom, as tables have it."""
+    """t is Student's quantile of 97.5 % with n - 1 degrees of freedom, as tables have it.
+
+    Means of resamples spread too little, by sqrt((n - 1) / n): an end at t standard errors leaves
+    out what is beyond sqrt(n / (n - 1)) t of a normal distribution (Hesterberg).
+    """
     expected = NormalDist().cdf(-math.sqrt(n / (n - 1)) * t)
     assert expanded_tail(n, level=0.95) == pytest.approx(expected, rel=1e-3)
 
