@@ -52,7 +52,7 @@ def test_a_mistake_in_a_file_is_refused_and_changes_no_file(tiny, refusal, row):
 
 
 def test_broken_training_images_are_skipped_and_counted(tiny, photo_folder, enlarger, caplog):
-    """By the workers of a loader, too."""
+    """Workers read them, and this process counts."""
     shutil.copytree(photo_folder, "photos")
     Path("photos/0.png").write_bytes(Path("photos/1.png").read_bytes()[:1000])
     data = "--data.train.root photos --data.val null --data.workers 2"

@@ -137,13 +137,16 @@ def test_a_missing_configuration_is_not_compared(trained):
     assert why_refused(trained, {"a": 1}, change=True) == ""  # the way out
 
 
-def test_a_run_whose_configuration_has_keys_of_an_earlier_version_goes_on(trained, enlarger):
+def test_a_run_whose_configuration_has_keys_of_an_earlier_version_goes_on(
+    trained, enlarger, caplog
+):
     file = trained / "config.yaml"
     earlier = "run:\n  lost_after_seconds: 60.0\n  preflight_minutes: 10.0\n"
     file.write_text(file.read_text().replace("run:\n", earlier))
     enlarger(f"{FIT} --trainer.max_steps 13")  # which writes the file without them
     file.write_text(file.read_text().replace("run:\n", earlier))
     enlarger(f"fit --config {file} --trainer.max_steps 14")
+    assert caplog.text.count("resuming the run in runs/tiny from") == 2
     assert newest("tiny")["global_step"] == 14
 
 
@@ -167,13 +170,17 @@ def test_overwrite_moves_the_old_run_aside(trained, enlarger, caplog):
 def test_a_run_begins_with_a_given_checkpoint_and_goes_on_with_its_own(trained, enlarger, caplog):
     given = max((trained / "checkpoints").glob("*.ckpt"))
     command = f"{FIT} --ckpt_path {given} --run.name second --trainer.max_steps"
+
     enlarger(f"{command} 13")
-    assert newest("second")["global_step"] == 13
-    given.unlink()  # even if that is gone by now
+
+    (written,) = Path("runs/second/checkpoints").glob("*.ckpt")  # none of steps 5 and 10
+    assert written.name == "step-000000013.ckpt"
+    given.unlink()  # it is not needed again
     caplog.clear()
+
     enlarger(f"{command} 14")
-    assert "resuming the run in runs/second from" in caplog.text
-    assert "step-000000013.ckpt" in caplog.text
+
+    assert f"resuming the run in runs/second from {written}" in caplog.text
     assert newest("second")["global_step"] == 14
 
 
@@ -191,7 +198,8 @@ def test_beginning_from_a_checkpoint_warns_of_its_learning_rate_and_refuses_anot
     second.begin_from(str(given), config)
     assert warning in caplog.text
 
-    config["model"]["init_args"]["optimizer"] = {"class_path": "torch.optim.SGD", "init_args": {"lr": 1.0}}
+    sgd = {"class_path": "torch.optim.SGD", "init_args": {"lr": 1.0}}
+    config["model"]["init_args"]["optimizer"] = sgd
     with pytest.raises(ConfigurationError, match=r"optimizer: \S*adam -> torch.optim.SGD; undo"):
         second.begin_from(str(given), config)
 
@@ -393,8 +401,8 @@ def test_if_fit_deletes_the_chosen_checkpoint_another_one_is_loaded(trained):
 def test_a_damaged_checkpoint_is_refused_as_beginning_and_as_weights(trained, refusal):
     shutil.copy(trained / "checkpoints/step-000000012.ckpt", "bad.ckpt")
     damage(Path("bad.ckpt"))
-    assert "bad.ckpt" in refusal(f"{FIT} --ckpt_path bad.ckpt --run.name x")
-    assert "bad.ckpt" in refusal(f"{TEST} --model.weights bad.ckpt --run.name x")
+    assert "bad.ckpt is damaged" in refusal(f"{FIT} --ckpt_path bad.ckpt --run.name x")
+    assert "bad.ckpt is damaged" in refusal(f"{TEST} --model.weights bad.ckpt --run.name x")
 
 
 def test_each_entry_of_the_shipped_manifest_has_a_hash_a_licence_and_a_source():
