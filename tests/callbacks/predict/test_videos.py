@@ -209,7 +209,7 @@ def test_times_and_sound_are_kept_wherever_a_videos_clock_begins(tmp_path, name,
     assert 0 <= output.times[0] < Fraction(1, 10)
 
 
-@pytest.mark.parametrize("start", [0, 50_000, 3])
+@pytest.mark.parametrize("start", [0, 50_000, 3], ids=["from 0", "far ahead", "before the first"])
 def test_two_recordings_joined_in_one_file_are_refused(tmp_path, start):
     """Their clocks do not go on from each other: the first begins at 5 s, the second at `start`."""
     first = make_video(tmp_path / "1.mts", LONG, audio="aac", start=5)

@@ -17,7 +17,8 @@ from callbacks.results.rows import over_seeds
 from files.method import Method
 from files.owned import MovedError, write_whole
 from tests.callbacks.results.measured import row
-from tests.callbacks.tiny import Images, Tiny, loader, trainer
+from tests.callbacks.tiny import Images, Tiny, loader, outputs, trainer
+from tests.make import keys
 
 
 class Trained(Method, Tiny):
@@ -73,7 +74,10 @@ def test_numbers_of_every_image_and_of_bicubic_are_stored(tmp_path):
     evaluate(tmp_path, PSNR(control=True), data=[loader(tiny), loader(other)])
 
     images = stored_images(tmp_path)
+    sr, hr = outputs(count=7)
+    values_of_tiny = PSNR(border=2).compute(sr, hr, keys(7))
     assert [image.image for image in images[:7]] == tiny.keys
+    assert [image.value for image in images[:7]] == pytest.approx(values_of_tiny.tolist())
     assert [(number.dataset, number.checkpoint) for number in stored(tmp_path)] == [
         ("tiny", "a.ckpt"),
         ("other", "a.ckpt"),
@@ -128,12 +132,12 @@ def test_values_that_are_not_finite_are_stored_as_strict_json(tmp_path, value):
 
 
 def test_a_number_replaces_that_of_the_same_weights_only(tmp_path):
-    evaluate(tmp_path, PSNR(), SSIM())
-    evaluate(tmp_path, PSNR(), SSIM())
-    assert len(stored(tmp_path)) == 2
+    append(tmp_path, [row(value=31.0, checkpoint="a.ckpt")])
+    append(tmp_path, [row(value=32.0, checkpoint="a.ckpt")])
+    append(tmp_path, [row(value=33.0, checkpoint=None)])
 
-    evaluate(tmp_path, PSNR(), SSIM(), model=Tiny())  # which has no `weights_source`
-    assert len(stored(tmp_path)) == 4
+    numbers = [(number.checkpoint, number.value) for number in stored(tmp_path)]
+    assert numbers == [("a.ckpt", 32.0), (None, 33.0)]
 
 
 class Changed(Images):
