@@ -116,7 +116,7 @@ def kinds(files):
 
 def test_a_press_of_enlarge_keeps_its_settings_when_another_visitor_presses(page, photos):
     first = page.enlarge(values_of(page, photos, scale=2, secret="first"), Mock())
-    next(first)
+    next(first)  # it has begun
     _, _, second_files, _ = enlarged(page, photos, scale=3, format="jpg", secret="second")
     *_, (_, _, first_files, _) = first
     assert kinds(first_files) == [((88, 48), ".png")] * 2  # 44 x 24, times 2

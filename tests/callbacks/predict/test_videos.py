@@ -204,7 +204,8 @@ def test_times_and_sound_are_kept_wherever_a_videos_clock_begins(tmp_path, name,
     lag = output.times[0] - output.audio_times[0]
     expected_lag = original.times[0] - original.audio_times[0]
     assert from_first(output.times) == seconds(LONG)
-    assert len(output.audio) == len(original.audio)
+    for packet, kept in zip(original.audio, output.audio, strict=True):
+        assert packet.endswith(kept)  # in an MTS file, each has a header of its own
     assert abs(lag - expected_lag) < Fraction(1, 1000)
     assert 0 <= output.times[0] < Fraction(1, 10)
 
