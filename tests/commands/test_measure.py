@@ -82,14 +82,17 @@ def test_equal_sizes_are_measured_whole_and_a_larger_reference_is_cut():
     bicubic = enlarger.Enlarger(Bicubic(2), "cpu")
     whole = bicubic.enlarge(lr, size=(23, 19))
     cut = bicubic.enlarge(lr)  # 22 x 18
-    exact = enlarger.measure([whole], [hr], [PSNR(color="rgb", border=0)], scale=2)["psnr"]
-    of_whole = enlarger.measure([whole], [hr], "psnr", scale=2)["psnr"]["protocol"]
-    of_cut = enlarger.measure([cut], [hr], "psnr", scale=2)["psnr"]["protocol"]
-    assert exact["value"] == pytest.approx(psnr(whole, hr), rel=1e-5)
-    assert of_whole["border"] == 2
-    assert "reference" not in of_whole
-    assert of_cut["border"] == 2
-    assert of_cut["reference"] == "cut to multiples of 2"
+    metrics = ["psnr", PSNR(color="rgb", border=0, label="exact")]
+
+    of_whole = enlarger.measure([whole], [hr], metrics, scale=2)
+    of_cut = enlarger.measure([cut], [hr], metrics, scale=2)
+
+    assert of_whole["exact"]["value"] == pytest.approx(psnr(whole, hr), rel=1e-5)
+    assert of_cut["exact"]["value"] == pytest.approx(psnr(cut, hr[:22, :18]), rel=1e-5)
+    assert of_whole["psnr"]["protocol"]["border"] == 2
+    assert "reference" not in of_whole["psnr"]["protocol"]
+    assert of_cut["psnr"]["protocol"]["border"] == 2
+    assert of_cut["psnr"]["protocol"]["reference"] == "cut to multiples of 2"
 
 
 def test_files_of_16_bits_and_floats_are_rounded_to_8_bits_if_the_protocol_says_so(tmp_path):
