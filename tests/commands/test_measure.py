@@ -104,11 +104,13 @@ def test_files_of_16_bits_and_floats_are_rounded_to_8_bits_if_the_protocol_says_
     expected = psnr(sr, hr, peak=white)
     save(tmp_path / "sr", [sr])
     save(tmp_path / "hr", [hr])
+
     exact = PSNR(color="rgb", border=0, round_8bit=False)
     rounded = PSNR(color="rgb", border=0)
     of_files = enlarger.measure(tmp_path / "sr", tmp_path / "hr", [exact])
     of_floats = enlarger.measure([sr / white], [hr / white], [exact])
     of_8_bits = enlarger.measure(tmp_path / "sr", tmp_path / "hr", [rounded])
+
     assert of_files["psnr"]["value"] == pytest.approx(expected, rel=1e-4)
     assert of_floats["psnr"]["value"] == pytest.approx(expected, rel=1e-4)
     assert abs(of_8_bits["psnr"]["value"] - expected) > 1  # dB

@@ -23,10 +23,12 @@ def test_an_archive_is_unpacked_and_its_images_are_counted(tmp_path):
         Image.new("RGB", (8, 6), (number, 0, 0)).save(downloaded / f"{number}.png")
     archive = shutil.make_archive(str(downloaded), "zip", downloaded)
     out = tmp_path / "kodak24"
+
     assert main(["kodak24", archive, "--out", str(out)]) == 0
     assert len(list(out.iterdir())) == 24  # Kodak's set has so many
     for path in out.iterdir():
         assert path.read_bytes() == (downloaded / path.name).read_bytes()
+
     (downloaded / "5.png").unlink()
     with pytest.raises(ConfigurationError, match="has 23 images of this set, which has 24"):
         main(["kodak24", str(downloaded), "--out", str(out)])
