@@ -100,6 +100,7 @@ def test_fit_goes_on_with_other_images_or_another_optimiser(tmp_path, caplog):
         enlarger.fit(model, data(easy, val), run=tmp_path / "run", **settings)
         scores = json.loads((tmp_path / "run/checkpoints/best.json").read_text())["scores"]
         newest_set = scores[max(scores)]["measured"]
+        # Names are step-000000002.ckpt and so on.
         return [int(name[5:14]) for name in scores if scores[name]["measured"] == newest_set]
 
     assert fit(steps=2, val=easy) == [2]

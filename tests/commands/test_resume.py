@@ -199,7 +199,7 @@ def test_what_a_callback_unfroze_is_trained_after_a_resume(tiny, enlarger, resum
     enlarger(f"{command} whole")
     shutil.copytree("runs/whole", "runs/stopped")
     for path in Path("runs/stopped/checkpoints").glob("step-*"):
-        if int(path.name[5:14]) > resumed_from:
+        if int(path.name[5:14]) > resumed_from:  # step-000000008.ckpt, and its checksum
             path.unlink()
 
     enlarger(f"{command} stopped")

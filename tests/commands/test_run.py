@@ -405,10 +405,11 @@ def test_a_damaged_checkpoint_is_refused_as_beginning_and_as_weights(trained, re
     assert "bad.ckpt is damaged" in refusal(f"{TEST} --model.weights bad.ckpt --run.name x")
 
 
-def test_each_entry_of_the_shipped_manifest_has_a_hash_a_licence_and_a_source():
+def test_each_entry_of_the_shipped_manifest_has_a_licence_a_source_and_a_hash_if_it_is_known():
     entries = yaml.safe_load(MANIFEST.read_text())
     assert {"imdn-x2", "imdn-x3", "imdn-x4"} <= set(entries)
     for name, entry in entries.items():
         assert set(entry) == {"file", "sha256", "licence", "source", "used_by"}, name
         assert entry["sha256"] is None or re.fullmatch(r"[0-9a-f]{64}", entry["sha256"]), name
+        assert entry["licence"], name
         assert entry["source"].startswith("https://"), name

@@ -112,7 +112,7 @@ def test_compute_sees_the_scale_of_its_dataset(tmp_path):
 def test_a_repeated_image_counts_once(tmp_path):
     metric = MeanDifference()
     images = Images(count=7)
-    padded = DataLoader(images, 2, sampler=[0, 1, 2, 3, 4, 5, 6, 0], collate_fn=collate)
+    padded = DataLoader(images, batch_size=2, sampler=[0, 1, 2, 3, 4, 5, 6, 0], collate_fn=collate)
 
     validate(tmp_path, metric, data=padded)
 

@@ -111,6 +111,7 @@ def test_an_output_stays_done_if_weights_are_moved_or_the_commit_changes(tmp_pat
 @pytest.mark.parametrize(
     "changes",
     [{"options": OTHER_STEPS}, {"model": "a.Other"}, {"weights_digest": "cd"}],
+    ids=["options", "model", "weights"],
 )
 def test_an_output_of_other_options_model_or_weights_is_not_done(tmp_path, changes):
     add(tmp_path, run())

@@ -297,9 +297,11 @@ def test_a_video_is_made_again_only_if_the_settings_or_the_file_change(tmp_path)
 
     assert predict(source, out).made == len(SHORT)
     assert predict(source, out).made == 0
-    before = (out / "a_x2.mp4").stat().st_size
-    assert predict(source, out, crf=40).made == len(SHORT)  # of lower quality
-    assert (out / "a_x2.mp4").stat().st_size < before
+    larger = (out / "a_x2.mp4").stat().st_size
+
+    assert predict(source, out, crf=40).made == len(SHORT)
+    assert (out / "a_x2.mp4").stat().st_size < larger  # a crf of 40 is a low quality
+
     make_video(source, SHORT[:5])
     assert predict(source, out, crf=40).made == 5
 

@@ -14,6 +14,7 @@ from callbacks.metrics.swd import SWD
 from callbacks.results.files import append, made_by, read, read_file
 from callbacks.results.results import Results
 from callbacks.results.rows import over_seeds
+from degradations.bicubic import resize
 from files.method import Method
 from files.owned import MovedError, write_whole
 from tests.callbacks.results.measured import row
@@ -75,9 +76,12 @@ def test_numbers_of_every_image_and_of_bicubic_are_stored(tmp_path):
 
     images = stored_images(tmp_path)
     sr, hr = outputs(count=7)
-    values_of_tiny = PSNR(border=2).compute(sr, hr, keys(7))
-    assert [image.image for image in images[:7]] == tiny.keys
-    assert [image.value for image in images[:7]] == pytest.approx(values_of_tiny.tolist())
+    lr = torch.stack([sample["lr"] for sample in tiny])
+    for checkpoint, enlarged in (("a.ckpt", sr), ("bicubic", resize(lr, (24, 24)))):
+        expected = PSNR(border=2).compute(enlarged, hr, keys(7)).tolist()
+        of_tiny = [i for i in images if (i.dataset, i.checkpoint) == ("tiny", checkpoint)]
+        assert [image.image for image in of_tiny] == tiny.keys
+        assert [image.value for image in of_tiny] == pytest.approx(expected)
     assert [(number.dataset, number.checkpoint) for number in stored(tmp_path)] == [
         ("tiny", "a.ckpt"),
         ("other", "a.ckpt"),
