@@ -107,8 +107,8 @@ def enlarged(page, paths, **settings):
     return shown
 
 
-def sizes(files):
-    return [Image.open(file).size for file in files]
+def kinds(files):
+    return [(Image.open(file).size, Path(file).suffix) for file in files]
 
 
 # ------------------------------------------------------------------------------------ its functions
@@ -116,11 +116,11 @@ def sizes(files):
 
 def test_a_press_of_enlarge_keeps_its_settings_when_another_visitor_presses(page, photos):
     first = page.enlarge(values_of(page, photos, scale=2, secret="first"), Mock())
-    next(first)
+    next(first)  # it has begun
     _, _, second_files, _ = enlarged(page, photos, scale=3, format="jpg", secret="second")
     *_, (_, _, first_files, _) = first
-    assert sizes(first_files) == [(88, 48), (88, 48)]  # 44 x 24, times 2
-    assert sizes(second_files) == [(132, 72), (132, 72)]  # times 3
+    assert kinds(first_files) == [((88, 48), ".png")] * 2  # 44 x 24, times 2
+    assert kinds(second_files) == [((132, 72), ".jpg")] * 2  # times 3
 
 
 def test_a_refused_file_has_a_line_and_the_others_are_enlarged(page, photos, tmp_path):
@@ -147,9 +147,10 @@ def test_a_preview_is_the_square_around_a_click(page, tmp_path):
     before, after = page.preview(values, Mock(index=(1900, 200)))
 
     # The click is at (2375, 250) of the image; the square of 320 pixels ends at its right edge.
-    expected = MODELS["other"].enlarge(NOISE[90:410, 2180:2500])
-    assert Image.open(before).size == (640, 640)  # at scale 2
-    assert np.array_equal(np.asarray(Image.open(after)), expected)
+    square = NOISE[90:410, 2180:2500]
+    larger = Image.fromarray(square).resize((640, 640), Image.Resampling.BICUBIC)  # at scale 2
+    assert np.array_equal(np.asarray(Image.open(before)), np.asarray(larger))
+    assert np.array_equal(np.asarray(Image.open(after)), MODELS["other"].enlarge(square))
 
 
 def test_a_visitor_gives_weights_as_pth_alone(page):

@@ -12,7 +12,8 @@ CHECK = "check --config tiny.yaml"
 
 
 def files():
-    return {path: path.stat().st_mtime_ns for path in Path().rglob("*") if path.is_file()}
+    """Files and folders, and when each file was written."""
+    return {path: path.is_file() and path.stat().st_mtime_ns for path in Path().rglob("*")}
 
 
 # ---------------------------------------------------------------------------------- the first step

@@ -77,7 +77,13 @@ def latent(content):
     return torch.from_numpy(np.load(io.BytesIO(content)))[None]
 
 
-def test_encode_writes_latents_of_hr_and_of_enlarged_lr_and_their_statistics(work, enlarger):
+def colours(image):
+    return {tuple(pixel) for pixel in image[0].flatten(1).T.tolist()}
+
+
+def test_encode_writes_latents_of_hr_and_of_enlarged_lr_and_their_statistics(
+    work, photo_folder, enlarger
+):
     enlarger(f"{ENCODE} {CROPS} {PAIRS} --encode.out out --encode.dtype float32")
 
     space = Taef2Space("encoder.pth", "decoder.pth")
@@ -86,6 +92,8 @@ def test_encode_writes_latents_of_hr_and_of_enlarged_lr_and_their_statistics(wor
     latents = []  # 2 squares of 10 images
     for key in {name.split(".")[0] for name in files}:
         hr = pixels(files[f"{key}.png"])
+        photo = read(photo_folder / f"{Path(key).parent}.png")
+        assert colours(hr) <= colours(photo)
         lr = pixels(files[f"{key}.lr.png"])
         z = latent(files[f"{key}.latent.npy"])
         y = latent(files[f"{key}.lr_latent.npy"])

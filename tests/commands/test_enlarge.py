@@ -23,9 +23,8 @@ from tests.datamodules.profiles import rgb_profile
 RGB = np.random.default_rng(0).integers(0, 256, (24, 20, 3), dtype=np.uint8)
 GREY = RGB[..., 0]
 EVEN = np.full_like(RGB[..., :1], 99)  # an even alpha, which weights no colours
-HIDING = np.where(
-    RGB[..., :1] < 99, 0, RGB[..., 1:2]
-)  # 0 here and there: those colours must not spread
+# An alpha that is 0 here and there: those colours must not spread.
+HIDING = np.where(RGB[..., :1] < 99, 0, RGB[..., 1:2])
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,7 @@ def export_model(model, folder, **options):
     cls = f"{type(model).__module__}.{type(model).__qualname__}"
     config = {"model": {"class_path": cls}, "data": {"class_path": "datamodules.SRDataModule"}}
     out = folder / "out"
-    export(model, ExportOptions(str(out), **options), Origin(folder / "run", config, None))
+    export(model, ExportOptions(str(out), **options), Origin(folder / "run", config, file=None))
     return out
 
 
@@ -150,7 +150,7 @@ def test_onnx_gives_the_same_images(network, tmp_path):
     for count, size in ((1, (24, 40)), (3, (37, 29))):  # not the size that export traced
         batch = pairs(size, scale=2, count=count)
         expected = model.enlarge(batch)["sr"]
-        (sr,) = session.run(None, {"lr": batch["lr"].numpy()})
+        (sr,) = session.run(output_names=None, input_feed={"lr": batch["lr"].numpy()})
         assert expected.std() > 0.01  # not all white
         torch.testing.assert_close(torch.from_numpy(sr), expected, atol=1e-4, rtol=0)
 

@@ -83,11 +83,14 @@ def test_metrics_of_an_earlier_start_are_kept_if_the_logger_has_a_fixed_version(
     folder = Path("logs/a/version_0")
     enlarger(f"{FIT} {logger} --trainer.max_steps 4")
     earlier = (folder / "metrics.csv").read_text()
+
     enlarger(f"{FIT} {logger} --trainer.max_steps 8")
+
     assert "has the metrics of an earlier start" in caplog.text
     newer, kept = sorted(folder.glob("metrics.csv*"))
     assert kept.read_text() == earlier
     assert max(steps_of(newer)) == 7  # the eighth step
+
     enlarger(f"test --config tiny.yaml {logger}")  # logs nothing
     assert sorted(folder.glob("metrics.csv*")) == [newer, kept]
 

@@ -50,13 +50,15 @@ def references():
 
 
 def test_psnr_is_that_of_its_definition_without_a_border_as_wide_as_the_scale(outputs, references):
+    """Of RGB if that is asked for, else of luminance."""
     rgb = PSNR(color="rgb", label="rgb")
     found = enlarger.measure(outputs, references, ["psnr", rgb], scale=2)
-    first = psnr(outputs[0][2:-2, 2:-2], references[0][2:-2, 2:-2])
-    assert found["rgb"]["images"].keys() == {"000000", "000001"}
-    assert found["rgb"]["images"]["000000"] == pytest.approx(first, rel=1e-5)
+    expected = {}
+    for number, (sr, hr) in enumerate(zip(outputs, references, strict=True)):
+        expected[f"{number:06}"] = psnr(sr[2:-2, 2:-2], hr[2:-2, 2:-2])
+    assert found["rgb"]["images"] == pytest.approx(expected, rel=1e-5)
     assert found["psnr"]["n"] == 2
-    assert found["psnr"]["protocol"]["color"] == "y"  # by default
+    assert found["psnr"]["protocol"]["color"] == "y"
 
 
 @pytest.mark.parametrize(
@@ -80,14 +82,17 @@ def test_equal_sizes_are_measured_whole_and_a_larger_reference_is_cut():
     bicubic = enlarger.Enlarger(Bicubic(2), "cpu")
     whole = bicubic.enlarge(lr, size=(23, 19))
     cut = bicubic.enlarge(lr)  # 22 x 18
-    exact = enlarger.measure([whole], [hr], [PSNR(color="rgb", border=0)], scale=2)["psnr"]
-    of_whole = enlarger.measure([whole], [hr], "psnr", scale=2)["psnr"]["protocol"]
-    of_cut = enlarger.measure([cut], [hr], "psnr", scale=2)["psnr"]["protocol"]
-    assert exact["value"] == pytest.approx(psnr(whole, hr), rel=1e-5)
-    assert of_whole["border"] == 2
-    assert "reference" not in of_whole
-    assert of_cut["border"] == 2
-    assert of_cut["reference"] == "cut to multiples of 2"
+    metrics = ["psnr", PSNR(color="rgb", border=0, label="exact")]
+
+    of_whole = enlarger.measure([whole], [hr], metrics, scale=2)
+    of_cut = enlarger.measure([cut], [hr], metrics, scale=2)
+
+    assert of_whole["exact"]["value"] == pytest.approx(psnr(whole, hr), rel=1e-5)
+    assert of_cut["exact"]["value"] == pytest.approx(psnr(cut, hr[:22, :18]), rel=1e-5)
+    assert of_whole["psnr"]["protocol"]["border"] == 2
+    assert "reference" not in of_whole["psnr"]["protocol"]
+    assert of_cut["psnr"]["protocol"]["border"] == 2
+    assert of_cut["psnr"]["protocol"]["reference"] == "cut to multiples of 2"
 
 
 def test_files_of_16_bits_and_floats_are_rounded_to_8_bits_if_the_protocol_says_so(tmp_path):
@@ -99,11 +104,13 @@ def test_files_of_16_bits_and_floats_are_rounded_to_8_bits_if_the_protocol_says_
     expected = psnr(sr, hr, peak=white)
     save(tmp_path / "sr", [sr])
     save(tmp_path / "hr", [hr])
+
     exact = PSNR(color="rgb", border=0, round_8bit=False)
     rounded = PSNR(color="rgb", border=0)
     of_files = enlarger.measure(tmp_path / "sr", tmp_path / "hr", [exact])
     of_floats = enlarger.measure([sr / white], [hr / white], [exact])
     of_8_bits = enlarger.measure(tmp_path / "sr", tmp_path / "hr", [rounded])
+
     assert of_files["psnr"]["value"] == pytest.approx(expected, rel=1e-4)
     assert of_floats["psnr"]["value"] == pytest.approx(expected, rel=1e-4)
     assert abs(of_8_bits["psnr"]["value"] - expected) > 1  # dB

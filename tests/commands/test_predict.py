@@ -83,9 +83,11 @@ def test_predict_without_a_configuration_enlarges_by_the_default_model(
     # As the default model, but with random weights.
     torch.save({"params": SRVGGNetCompact(4, convolutions=32).state_dict()}, "general.pth")
     command = "predict --data.predict a.png --model.weights general.pth"
+
     enlarger(command)
     enlarger(f"{command} --data.scale 8 --writer.folder double")
     enlarger(f"{command} --data.scale 2 --writer.strength 0 --writer.folder half")
+
     assert pixels(f"runs/{DEFAULT}/predict/a.png").shape == (24, 32, 3)
     assert pixels("double/a.png").shape == (48, 64, 3)
     # A strength of 0 is bicubic alone, by which red stays red.
@@ -103,12 +105,14 @@ def test_outputs_among_the_inputs_are_not_enlarged(folder, enlarger, caplog, pla
     enlarger(f"{PREDICT} in {options}")
     first = outputs("in")
     assert len(first) == 4  # two inputs, two outputs
+
     for inputs in ("in", "in/**/*.*"):
         caplog.clear()
         enlarger(f"{PREDICT} {inputs} {options}")
         assert outputs("in") == first
         assert "0 written, 2 skipped (done before), 0 unusable" in caplog.text
         assert "left out 2 images in writer.folder" in caplog.text
+
     photo().save("in/new.png")
     enlarger(f"{PREDICT} in {options}")
     assert len(outputs("in")) == 6  # and a new input with its output

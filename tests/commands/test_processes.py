@@ -190,7 +190,7 @@ def new_store():
 
 def test_a_failure_of_one_process_ends_the_others_with_its_status(store):
     first, second, third = (Process(store, rank) for rank in range(3))
-    assert second.fail(ValueError("no such key"), status=2) is None
+    assert second.fail(ValueError("no such key"), status=2) is None  # it raises its own error
     assert first.ended.wait(PATIENCE)
     assert third.ended.wait(PATIENCE)
     assert first.status == 2

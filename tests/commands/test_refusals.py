@@ -12,6 +12,7 @@ import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from tests.commands import plugins_with_bugs
+from tests.commands.test_run import files_of
 from tests.conftest import REPO
 
 FIT = "fit --config tiny.yaml"
@@ -29,15 +30,12 @@ def test_a_mistake_in_a_command_is_refused_in_the_words_of_the_table(
     assert not list(Path().rglob("*.ckpt"))
 
 
-def files_of(folder):
-    return {path: path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
-
-
 @pytest.mark.parametrize(("typed", "words"), TABLE["trained"].items())
 def test_a_mistake_for_a_trained_run_is_refused_and_changes_no_file(trained, refusal, typed, words):
-    before = files_of("runs")
+    before = files_of(trained)
     assert words in refusal(f"{FIT} {typed}")
-    assert files_of("runs") == before
+    assert files_of(trained) == before
+    assert list(Path("runs").iterdir()) == [trained]
 
 
 @pytest.mark.parametrize("row", TABLE["files"], ids=lambda row: row["words"])
@@ -52,7 +50,7 @@ def test_a_mistake_in_a_file_is_refused_and_changes_no_file(tiny, refusal, row):
 
 
 def test_broken_training_images_are_skipped_and_counted(tiny, photo_folder, enlarger, caplog):
-    """By the workers of a loader, too."""
+    """Workers read them, and this process counts."""
     shutil.copytree(photo_folder, "photos")
     Path("photos/0.png").write_bytes(Path("photos/1.png").read_bytes()[:1000])
     data = "--data.train.root photos --data.val null --data.workers 2"

@@ -199,7 +199,7 @@ def test_what_a_callback_unfroze_is_trained_after_a_resume(tiny, enlarger, resum
     enlarger(f"{command} whole")
     shutil.copytree("runs/whole", "runs/stopped")
     for path in Path("runs/stopped/checkpoints").glob("step-*"):
-        if int(path.name[5:14]) > resumed_from:
+        if int(path.name[5:14]) > resumed_from:  # step-000000008.ckpt, and its checksum
             path.unlink()
 
     enlarger(f"{command} stopped")
@@ -265,6 +265,7 @@ def test_a_method_in_lightnings_style_is_resumed(tiny, enlarger, caplog):
     for steps in (4, 8):
         options = f"--trainer.max_steps {steps} --run.change true --trainer.logger true"
         enlarger(f"{FIT} {model} {options}")
+    assert "resuming the run in runs/tiny from" in caplog.text
     assert newest("tiny")["global_step"] == 8
     assert newest("tiny")["hyper_parameters"]["scale"] == 2.0
     # tiny.yaml sets a schedule, and no optimiser.

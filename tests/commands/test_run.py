@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch import Callback
+from torch.testing import assert_close
 
 from commands.errors import ConfigurationError, TemporaryError
 from commands.run import directory
@@ -136,13 +137,16 @@ def test_a_missing_configuration_is_not_compared(trained):
     assert why_refused(trained, {"a": 1}, change=True) == ""  # the way out
 
 
-def test_a_run_whose_configuration_has_keys_of_an_earlier_version_goes_on(trained, enlarger):
+def test_a_run_whose_configuration_has_keys_of_an_earlier_version_goes_on(
+    trained, enlarger, caplog
+):
     file = trained / "config.yaml"
     earlier = "run:\n  lost_after_seconds: 60.0\n  preflight_minutes: 10.0\n"
     file.write_text(file.read_text().replace("run:\n", earlier))
     enlarger(f"{FIT} --trainer.max_steps 13")  # which writes the file without them
     file.write_text(file.read_text().replace("run:\n", earlier))
     enlarger(f"fit --config {file} --trainer.max_steps 14")
+    assert caplog.text.count("resuming the run in runs/tiny from") == 2
     assert newest("tiny")["global_step"] == 14
 
 
@@ -166,27 +170,36 @@ def test_overwrite_moves_the_old_run_aside(trained, enlarger, caplog):
 def test_a_run_begins_with_a_given_checkpoint_and_goes_on_with_its_own(trained, enlarger, caplog):
     given = max((trained / "checkpoints").glob("*.ckpt"))
     command = f"{FIT} --ckpt_path {given} --run.name second --trainer.max_steps"
+
     enlarger(f"{command} 13")
-    assert newest("second")["global_step"] == 13
-    given.unlink()  # even if that is gone by now
+
+    (written,) = Path("runs/second/checkpoints").glob("*.ckpt")  # none of steps 5 and 10
+    assert written.name == "step-000000013.ckpt"
+    given.unlink()  # it is not needed again
     caplog.clear()
+
     enlarger(f"{command} 14")
-    assert "resuming the run in runs/second from" in caplog.text
-    assert "step-000000013.ckpt" in caplog.text
+
+    assert f"resuming the run in runs/second from {written}" in caplog.text
     assert newest("second")["global_step"] == 14
 
 
-def test_a_run_that_begins_from_a_checkpoint_keeps_its_optimiser_and_learning_rate(
+def test_beginning_from_a_checkpoint_warns_of_its_learning_rate_and_refuses_another_optimiser(
     trained, config, caplog
 ):
     given = max((trained / "checkpoints").glob("*.ckpt"))
-    arguments = config["model"]["init_args"]
     second = RunDirectory(trained.with_name("second"))
+    warning = "lr_scheduler is null: the learning rate stays that of the checkpoint"
+
     assert second.begin_from(str(given), config) == given
-    arguments["lr_scheduler"] = None
+    assert warning not in caplog.text
+
+    config["model"]["init_args"]["lr_scheduler"] = None
     second.begin_from(str(given), config)
-    assert "lr_scheduler is null: the learning rate stays that of the checkpoint" in caplog.text
-    arguments["optimizer"] = {"class_path": "torch.optim.SGD", "init_args": {"lr": 1.0}}
+    assert warning in caplog.text
+
+    sgd = {"class_path": "torch.optim.SGD", "init_args": {"lr": 1.0}}
+    config["model"]["init_args"]["optimizer"] = sgd
     with pytest.raises(ConfigurationError, match=r"optimizer: \S*adam -> torch.optim.SGD; undo"):
         second.begin_from(str(given), config)
 
@@ -234,7 +247,9 @@ def files_of(run):
 
 
 @pytest.mark.parametrize("options", ["", "--run.overwrite true"])
-def test_a_second_fit_of_a_run_is_refused(trained, enlarger, impatient, capsys, caplog, options):
+def test_a_second_fit_is_refused_until_the_first_ends(
+    trained, enlarger, impatient, capsys, caplog, options
+):
     with alone_in(trained, PATIENCE):
         before = files_of(trained)
         with pytest.raises(SystemExit, match="75"):  # EX_TEMPFAIL: try again
@@ -242,11 +257,15 @@ def test_a_second_fit_of_a_run_is_refused(trained, enlarger, impatient, capsys, 
         holder = f"process {os.getpid()} on {os.uname().nodename}"
         assert f"{holder} writes to runs/tiny" in capsys.readouterr().err
         assert caplog.text.count("waiting for it to end") == 1
-        assert files_of(trained) == before
-        enlarger("check --config tiny.yaml")  # writes nothing
+
+        # These write nothing, so they need no lock.
+        enlarger("check --config tiny.yaml")
         enlarger(f"{FIT} --trainer.fast_dev_run true")
+        assert files_of(trained) == before
+
     enlarger(f"{FIT} --trainer.max_steps 13 {options}")
-    assert not (trained / HOLDER).exists()
+    assert newest("tiny")["global_step"] == 13
+    assert not (trained / HOLDER).exists()  # the note of who holds the lock
 
 
 def hold(run, end):
@@ -366,24 +385,31 @@ def test_a_run_stands_for_its_best_checkpoint_or_else_its_newest(tmp_path):
 def test_if_fit_deletes_the_chosen_checkpoint_another_one_is_loaded(trained):
     """As `fit` may, in another process, between the choice and the loading."""
     run = RunDirectory(trained)
-    choice = choose_weights(run, None, None)
+    newest_file = trained / "checkpoints" / "step-000000012.ckpt"
+    choice = choose_weights(run, initial=None, ckpt_path=None)
+    assert choice.checkpoint != newest_file  # but the best
     model = Regression(2, EDSR(2, blocks=1, channels=8, global_skip=True))
     choice.checkpoint.unlink()
+
     path = load_trained(model, run, "test", choice)
-    assert path == trained / "checkpoints" / "step-000000012.ckpt"
+
+    assert path == newest_file
+    averages = newest("tiny")["callbacks"]["EMA"]["weights"]
+    assert_close(dict(model.named_parameters()), averages, rtol=0, atol=0)
 
 
 def test_a_damaged_checkpoint_is_refused_as_beginning_and_as_weights(trained, refusal):
     shutil.copy(trained / "checkpoints/step-000000012.ckpt", "bad.ckpt")
     damage(Path("bad.ckpt"))
-    assert "bad.ckpt" in refusal(f"{FIT} --ckpt_path bad.ckpt --run.name x")
-    assert "bad.ckpt" in refusal(f"{TEST} --model.weights bad.ckpt --run.name x")
+    assert "bad.ckpt is damaged" in refusal(f"{FIT} --ckpt_path bad.ckpt --run.name x")
+    assert "bad.ckpt is damaged" in refusal(f"{TEST} --model.weights bad.ckpt --run.name x")
 
 
-def test_each_entry_of_the_shipped_manifest_has_a_hash_a_licence_and_a_source():
+def test_each_entry_of_the_shipped_manifest_has_a_licence_a_source_and_a_hash_if_it_is_known():
     entries = yaml.safe_load(MANIFEST.read_text())
     assert {"imdn-x2", "imdn-x3", "imdn-x4"} <= set(entries)
     for name, entry in entries.items():
         assert set(entry) == {"file", "sha256", "licence", "source", "used_by"}, name
         assert entry["sha256"] is None or re.fullmatch(r"[0-9a-f]{64}", entry["sha256"]), name
+        assert entry["licence"], name
         assert entry["source"].startswith("https://"), name

@@ -64,6 +64,7 @@ def test_training_stopped_by_a_signal_goes_on_as_an_uninterrupted_run(tiny, enla
     number = signal.Signals[stop["signal"]]
     send(enlarger, number, f"--run.name stopped {options}", stop["at"], stop["batch"])
     written = newest_whole(Path("runs/stopped/checkpoints"))
+    # A name is step-000000008.ckpt; without a checkpoint, both are None.
     assert (written and int(written.name[5:14])) == stop["newest"]
 
     enlarger(f"{FIT} --run.name stopped {options}")

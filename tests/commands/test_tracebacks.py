@@ -28,7 +28,7 @@ class Items(Dataset):
 
 
 def error_of_worker(seconds):
-    batches = iter(loader_of(Items(seconds), [[0]], 1, pin_memory=False))
+    batches = iter(loader_of(Items(seconds), [[0]], workers=1, pin_memory=False))
     with pytest.raises((ValueError, RuntimeError)) as raised:
         next(batches)
     return raised.value

@@ -187,6 +187,7 @@ def test_a_run_refuses_a_foreign_file_before_any_work(tiny, refusal, verb, name)
     sentence = refusal(f"{verb} --config tiny.yaml")
     assert f"{path} exists, and Enlarger did not write it" in sentence
     assert [file for file in Path("runs").rglob("*") if file.is_file()] == [path]
+    assert path.read_text() == FOREIGN[path.suffix]
 
 
 def test_the_files_that_commands_write_are_known_as_ours(trained, photo_folder, enlarger):

@@ -53,6 +53,7 @@ class Stamp(albumentations.ImageOnlyTransform):
 
 
 def test_each_transform_has_draws_of_its_own():
+    """They follow from its class and its number among those of the class, not from its place."""
     first = Stamp(p=1)
     second = Stamp(p=1)
 

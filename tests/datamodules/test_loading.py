@@ -87,7 +87,7 @@ class Decoder:
 
 def test_a_worker_does_not_free_what_it_inherits(tmp_path):
     """FFmpeg would wait for threads of the decoder that do not exist in a fork."""
-    expect_workers()
+    expect_workers()  # from now on, a fork leaves alone what it inherits
     gc.disable()
     try:
         Decoder(tmp_path / "freed")

@@ -80,6 +80,7 @@ SMALL = {
     "large": {"hr": located(30, 30)},
     "enough": {"hr": located(12, 12)},
 }
+# Says which image replaces another: 5 images x 8 repeats are a place for each of 40 crops.
 PLAN = Plan(groups=(len(SMALL),), seed=0, batch_size=1, streams=1, repeats=8)
 MIRRORED = [0, 1, 2, 3, 3, 2, 1, 0, 0, 1, 2, 3]  # 4 pixels, made 12 by mirrors
 

@@ -20,7 +20,7 @@ class TestFrozen:
         """The first outputs of the reference implementation at seed 0."""
         counts = np.arange(1, 4, dtype=np.uint64)
 
-        words = mix(counts * np.uint64(GAMMA))
+        words = mix(counts * np.uint64(GAMMA))  # it adds GAMMA to its state before each output
 
         assert words.tolist() == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x6C45D188009454F]
 

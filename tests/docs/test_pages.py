@@ -59,6 +59,7 @@ def test_the_examples_of_a_file_run_as_they_stand(name, tmp_path, monkeypatch):
 def test_the_notebook_runs_from_its_first_cell_to_its_last(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names = {}
+    assert "max_steps=30" in NOTEBOOK
     for cell in json.loads(NOTEBOOK)["cells"]:
         if cell["cell_type"] == "code":
             text = "".join(cell["source"]).replace("max_steps=30", "max_steps=2")

@@ -92,10 +92,13 @@ def test_sharpening_lowers_psnr_to_that_asked_for_and_raises_contrast(smooth, hr
     ],
 )
 def test_a_difference_holds_fails_or_is_open(others, expected):
-    """Of NIQE, lower is better."""
-    difference = compare({"niqe": [3.0, 4.0, 5.0, 6.0]}, {"niqe": others}, "niqe")
+    """Of NIQE, lower is better; of PSNR, higher."""
+    row = [3.0, 4.0, 5.0, 6.0]
+    of_niqe = compare({"niqe": row}, {"niqe": others}, "niqe")
+    of_psnr = compare({"psnr": others}, {"psnr": row}, "psnr")
 
-    assert difference.verdict == expected
+    assert of_niqe.verdict == expected
+    assert of_psnr.verdict == expected
 
 
 def test_the_interval_of_a_difference_is_that_of_students_t():

@@ -112,7 +112,7 @@ def test_compute_sees_the_scale_of_its_dataset(tmp_path):
 def test_a_repeated_image_counts_once(tmp_path):
     metric = MeanDifference()
     images = Images(count=7)
-    padded = DataLoader(images, 2, sampler=[0, 1, 2, 3, 4, 5, 6, 0], collate_fn=collate)
+    padded = DataLoader(images, batch_size=2, sampler=[0, 1, 2, 3, 4, 5, 6, 0], collate_fn=collate)
 
     validate(tmp_path, metric, data=padded)
 
@@ -144,6 +144,8 @@ def test_images_without_hr_are_measured_by_metrics_that_need_none(tmp_path, capl
 
     assert needs_hr.records == []
     assert needs_none.records[0]["n"] == 7
+    sr, _ = outputs(count=7)  # those of `Double` are the same
+    assert needs_none.records[0]["value"] == pytest.approx(sr.mean().item(), rel=1e-6)
     assert "no mae on tiny: no image with HR" in caplog.text
 
 
@@ -249,6 +251,7 @@ def test_self_cascades_metrics_have_a_folder_as_reference_and_need_no_hr():
     metrics = metrics_of("selfcascade-fid")
 
     for name in PRESETS["selfcascade-fid"]:
+        assert metrics[name].reference == "$ENLARGER_REFERENCE"
         assert not metrics[name].needs_hr
 
 
@@ -330,8 +333,12 @@ def test_a_torchmetric_gets_pixels_as_its_settings_say(tmp_path, settings, data_
 
 def test_a_torchmetric_of_sr_alone_measures_images_without_hr(tmp_path):
     metric = TorchMetric(TotalVariation, inputs=("sr",))
+
     validate(tmp_path, metric, model=Double(), data=loader(NoHR(count=3)))
-    assert metric.records[0]["n"] == 3
+
+    sr, _ = outputs(count=3)
+    expected = TotalVariation(reduction="mean")((sr * 255).round() / 255)
+    assert metric.records[0]["value"] == pytest.approx(expected.item(), rel=1e-6)
 
 
 @pytest.mark.parametrize(("make", "direction"), [(TotalVariation, False), (THEIR_SSIM, True)])
@@ -340,13 +347,18 @@ def test_a_torchmetric_has_the_direction_of_its_class(make, direction):
 
 
 def test_lr_can_be_an_input_of_a_torchmetric(tmp_path):
+    class DarkLR(Images):
+        def __getitem__(self, index):
+            sample = super().__getitem__(index)
+            return {**sample, "lr": sample["lr"] / 2}
+
     class Unchanged(Tiny):
         def test_step(self, batch, batch_idx):
             return {"sr": batch["lr"]}
 
     metric = TorchMetric(THEIR_SSIM, inputs=("sr", "lr"))
 
-    evaluate(tmp_path, metric, model=Unchanged(), data=loader(Images(count=3, scale=1)))
+    evaluate(tmp_path, metric, model=Unchanged(), data=loader(DarkLR(count=3, scale=1)))
 
     assert metric.records[0]["value"] == pytest.approx(1)  # SSIM of equal images
 

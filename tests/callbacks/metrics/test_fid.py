@@ -24,7 +24,7 @@ from callbacks.metrics.fid import (
 )
 from tests.callbacks.random_inception import inception, inception_file, small_inception
 from tests.callbacks.tiny import Images, loader, validate
-from tests.make import keys, normal, smooth, uniform
+from tests.make import assert_near, keys, normal, smooth, uniform
 
 __all__ = ["inception", "inception_file", "small_inception"]
 pytestmark = pytest.mark.filterwarnings("ignore:Matrix is singular")  # as tested here
@@ -244,7 +244,9 @@ def test_places_of_crops_depend_on_the_images_key_alone():
 
     in_other_order = metric.features(images.flip(0), {"key": ["c", "b", "a"]})
     with_other_keys = metric.features(images, {"key": ["c", "b", "a"]})
+    of_other_pixels = metric.features(1 - images, {"key": ["a", "b", "c"]})
     assert torch.equal(in_other_order, corners.flip(0))
+    assert_near(of_other_pixels, 255 - corners, within=1)  # both are rounded to levels
     assert not torch.equal(with_other_keys, corners)
 
 

@@ -172,7 +172,11 @@ def test_niqe_of_baboon_is_the_published_number(data_root, weights_root):
     assert value == pytest.approx(5.7296, abs=1e-3)
 
 
-@pytest.mark.parametrize("change", [np.array, halved_and_doubled, through_jpeg])
+@pytest.mark.parametrize(
+    "change",
+    [np.array, halved_and_doubled, through_jpeg],
+    ids=["unchanged", "less detail", "jpeg"],
+)
 @pytest.mark.parametrize("name", ["astronaut", "coffee"])
 def test_niqe_is_that_of_the_paper_in_numpy(pristine, name, change):
     image = change(photograph(height=300, width=300, name=name, corner=0))

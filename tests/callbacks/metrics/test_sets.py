@@ -66,13 +66,16 @@ def test_a_set_has_the_same_numbers_for_any_batch_size(tmp_path, batch_size):
 
     run = validate(tmp_path, metric, data=loader(Images(count=7), batch_size))
 
-    _, hr = outputs(count=7)
+    sr, hr = outputs(count=7)
+    spread_of_sr, spread_of_hr = (images.mean((2, 3)).std(0) for images in (sr, hr))
+    expected_spread = (spread_of_sr - spread_of_hr).norm().item()
     record, spread = metric.records
     assert record["metric"] == "color"
     assert record["value"] == distance_from(hr.mean((0, 2, 3)))
     assert record["n"] == 7
     assert record["protocol"] == {"implementation": "test", "kind": "mean"}
     assert spread["metric"] == "color_spread"
+    assert spread["value"] == pytest.approx(expected_spread, rel=1e-4)
     assert set(run.callback_metrics) == {"val/color", "val/color_spread"}
 
 

@@ -70,7 +70,7 @@ def photograph(side, channels=3, dtype="uint8"):
 
 def save(path, pixels):
     if pixels.dtype == np.uint16 and pixels.shape[2] == 4:
-        tifffile.imwrite(path, pixels, photometric="rgb", extrasamples=[2])
+        tifffile.imwrite(path, pixels, photometric="rgb", extrasamples=[2])  # alpha
     elif pixels.shape[2] < 3:
         cv2.imwrite(str(path), pixels)
     else:

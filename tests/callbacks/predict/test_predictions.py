@@ -111,6 +111,7 @@ def test_an_output_stays_done_if_weights_are_moved_or_the_commit_changes(tmp_pat
 @pytest.mark.parametrize(
     "changes",
     [{"options": OTHER_STEPS}, {"model": "a.Other"}, {"weights_digest": "cd"}],
+    ids=["options", "model", "weights"],
 )
 def test_an_output_of_other_options_model_or_weights_is_not_done(tmp_path, changes):
     add(tmp_path, run())
@@ -164,13 +165,20 @@ def test_an_output_stays_done_if_its_input_is_moved_along_with_it(tmp_path, monk
 
 def test_an_output_of_an_input_that_changed_or_is_gone_is_not_done(tmp_path):
     source = tmp_path / "a.jpg"
-    source.write_bytes(b"first")
+
+    def write(content, time):
+        source.write_bytes(content)
+        os.utime(source, (time, time))
+
+    write(b"first", time=1)
     add(tmp_path, run(), source)
-    assert is_done(tmp_path, run(), source)
 
-    os.utime(source, ns=(0, 0))  # another time
+    write(b"first", time=2)
     assert not is_done(tmp_path, run(), source)
-
+    write(b"of another size", time=1)
+    assert not is_done(tmp_path, run(), source)
+    write(b"first", time=1)
+    assert is_done(tmp_path, run(), source)
     source.unlink()
     assert not is_done(tmp_path, run(), source)
 

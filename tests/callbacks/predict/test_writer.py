@@ -15,7 +15,7 @@ from PIL import Image, ImageCms
 from PIL.ExifTags import GPS, IFD, Base
 
 from callbacks.predict import files as image_file
-from callbacks.predict.predictions import NAME
+from callbacks.predict.predictions import NAME, digest_of
 from callbacks.predict.writer import Writer
 from datamodules import SRDataModule
 from degradations.bicubic import resize
@@ -430,7 +430,7 @@ def test_each_image_has_a_line_that_says_how_it_was_made_or_why_not(tmp_path):
     }
     assert line == line | expected
     assert line["seconds"] > 0
-    assert len(line["weights_digest"]) == 16
+    assert line["weights_digest"] == digest_of(Stepped())
     assert line["peak_memory"] > 1 << 20  # bytes
 
 

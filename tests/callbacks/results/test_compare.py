@@ -54,7 +54,11 @@ def test_95_of_100_intervals_of_95_percent_hold_the_mean(n, at_least, at_most):
 
 @pytest.mark.parametrize(("n", "t"), [(10, 2.2622), (40, 2.0227)])
 def test_the_tail_for_few_images_is_that_of_students_quantile(n, t):
-    """t is Student's quantile of 97.5 % with n - 1 degrees of freedom, as tables have it."""
+    """t is Student's quantile of 97.5 % with n - 1 degrees of freedom, as tables have it.
+
+    Means of resamples spread too little, by sqrt((n - 1) / n): an end at t standard errors leaves
+    out what is beyond sqrt(n / (n - 1)) t of a normal distribution (Hesterberg).
+    """
     expected = NormalDist().cdf(-math.sqrt(n / (n - 1)) * t)
     assert expanded_tail(n, level=0.95) == pytest.approx(expected, rel=1e-3)
 
@@ -85,10 +89,13 @@ def test_a_gain_on_each_image_is_shown_although_images_differ_by_far_more(tmp_pa
     ("interval", "higher_is_better", "words"),
     [
         ((0.1, 1.0), True, "A is better"),
+        ((0.1, 1.0), False, "B is better"),
+        ((-1.0, -0.1), True, "B is better"),
         ((-1.0, -0.1), False, "A is better"),
         ((0.0, 1.0), None, "no difference shown"),
         ((-1.0, 1.0), False, "no difference shown"),
         ((0.1, 1.0), None, "A is higher"),
+        ((-1.0, -0.1), None, "B is higher"),
     ],
 )
 def test_a_difference_is_shown_by_an_interval_without_0(interval, higher_is_better, words):
@@ -286,6 +293,23 @@ def test_the_best_is_bold_and_differences_have_intervals(tmp_path):
     assert cells[3][1].startswith("**36.51**")
     assert f"/b_1 | **36.51** (+1.01 ± {half}) |" in as_markdown(cells, notes)
     assert rf"/b\_1 & \textbf{{36.51}} ($+1.01 \pm {half}$) \\" in as_latex(cells, notes)
+
+
+@pytest.mark.parametrize(
+    ("higher_is_better", "arrow", "texts"),
+    [(False, " ↓", ["**0.2000**", "0.3000"]), (None, "", ["0.2000", "0.3000"])],
+)
+def test_the_lowest_is_bold_where_lower_is_better_and_none_where_that_is_unknown(
+    tmp_path, higher_is_better, arrow, texts
+):
+    metric = {"metric": "m", "mean": {"higher_is_better": higher_is_better}}
+    low = run(tmp_path / "low", np.full(12, 0.2), **metric)
+    high = run(tmp_path / "high", np.full(12, 0.3), **metric)
+
+    cells, _ = table_of(low, high)
+
+    assert cells[0][1] == f"m, set5 x2{arrow} (n = 12)"
+    assert [cells[1][1], cells[2][1].partition(" (")[0]] == texts
 
 
 def test_a_column_is_of_the_images_with_a_finite_number_in_all_runs(tmp_path):

@@ -14,10 +14,12 @@ from callbacks.metrics.swd import SWD
 from callbacks.results.files import append, made_by, read, read_file
 from callbacks.results.results import Results
 from callbacks.results.rows import over_seeds
+from degradations.bicubic import resize
 from files.method import Method
 from files.owned import MovedError, write_whole
 from tests.callbacks.results.measured import row
-from tests.callbacks.tiny import Images, Tiny, loader, trainer
+from tests.callbacks.tiny import Images, Tiny, loader, outputs, trainer
+from tests.make import keys
 
 
 class Trained(Method, Tiny):
@@ -73,7 +75,13 @@ def test_numbers_of_every_image_and_of_bicubic_are_stored(tmp_path):
     evaluate(tmp_path, PSNR(control=True), data=[loader(tiny), loader(other)])
 
     images = stored_images(tmp_path)
-    assert [image.image for image in images[:7]] == tiny.keys
+    sr, hr = outputs(count=7)
+    lr = torch.stack([sample["lr"] for sample in tiny])
+    for checkpoint, enlarged in (("a.ckpt", sr), ("bicubic", resize(lr, (24, 24)))):
+        expected = PSNR(border=2).compute(enlarged, hr, keys(7)).tolist()
+        of_tiny = [i for i in images if (i.dataset, i.checkpoint) == ("tiny", checkpoint)]
+        assert [image.image for image in of_tiny] == tiny.keys
+        assert [image.value for image in of_tiny] == pytest.approx(expected)
     assert [(number.dataset, number.checkpoint) for number in stored(tmp_path)] == [
         ("tiny", "a.ckpt"),
         ("other", "a.ckpt"),
@@ -128,12 +136,12 @@ def test_values_that_are_not_finite_are_stored_as_strict_json(tmp_path, value):
 
 
 def test_a_number_replaces_that_of_the_same_weights_only(tmp_path):
-    evaluate(tmp_path, PSNR(), SSIM())
-    evaluate(tmp_path, PSNR(), SSIM())
-    assert len(stored(tmp_path)) == 2
+    append(tmp_path, [row(value=31.0, checkpoint="a.ckpt")])
+    append(tmp_path, [row(value=32.0, checkpoint="a.ckpt")])
+    append(tmp_path, [row(value=33.0, checkpoint=None)])
 
-    evaluate(tmp_path, PSNR(), SSIM(), model=Tiny())  # which has no `weights_source`
-    assert len(stored(tmp_path)) == 4
+    numbers = [(number.checkpoint, number.value) for number in stored(tmp_path)]
+    assert numbers == [("a.ckpt", 32.0), (None, 33.0)]
 
 
 class Changed(Images):

@@ -205,7 +205,7 @@ def test_bfloat16_weights_are_averaged_in_float32():
     """The 8 bits of bfloat16 cannot hold 1.001, the average of 1 and 2 after one step."""
     module = nn.Linear(1, 1, bias=False, dtype=torch.bfloat16)
     module.weight.data.fill_(1)
-    ema = EMA(0.999)
+    ema = EMA(decay=0.999)
     ema.track(module)
     ema.updates = 10**6  # the warm-up is over
     module.weight.data.fill_(2)

@@ -289,9 +289,8 @@ def guard(in_a_row):
 
 @pytest.mark.slow
 @pytest.mark.distributed
-@pytest.mark.parametrize(
-    ("strategy", "others"), [("ddp", ["callbacks.EMA"]), ("fsdp", [])]
-)  # FSDP refuses EMA
+# FSDP refuses EMA.
+@pytest.mark.parametrize(("strategy", "others"), [("ddp", ["callbacks.EMA"]), ("fsdp", [])])
 def test_too_many_skipped_updates_stop_both_processes(tiny, strategy, others):
     command = write_own([*others, guard(in_a_row=3)], after=5, always=True)
     devices = f"--trainer.devices 2 --trainer.strategy {strategy}"

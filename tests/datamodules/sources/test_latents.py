@@ -36,14 +36,15 @@ def prepared(source, scale=2.0):
     return source
 
 
-def test_a_batch_of_latents_has_the_size_of_its_images_and_the_space(tmp_path):
+def test_a_batch_has_whole_latents_the_size_of_their_images_and_the_space(tmp_path):
     source = prepared(latents(tmp_path / "out"))
+    # Latents are crops already, so crop_size and flips have no effect.
     dataset = TrainingLatents(source, "train", scale=2.0, crop_size=96, flips=True)
 
     batch = collate(dataset.__getitems__([Item(1, seed=1), Item(0, seed=0)]))
     add_latents(batch, source)
 
-    assert source.groups == [2]
+    assert source.groups == [2]  # one shard of two samples
     assert batch["key"] == ["train/a/1", "train/a/0"]
     assert_array_equal(batch["latent"], [LATENT + 1, LATENT])
     assert batch["latent"].dtype == torch.float32

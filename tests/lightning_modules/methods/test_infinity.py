@@ -190,11 +190,12 @@ def test_the_table_for_no_text_is_initialised_as_released():
 
 @torch.no_grad()
 def test_logits_are_those_of_the_equations():
-    """Of a released file, in two chunks of blocks, for texts of two lengths."""
+    """By tests/reference, from weights as a released file has them: blocks in two chunks."""
     sizes = {"bits": 6, "depth": 4, "width": 128, "text_width": 256, "text_length": 16}
     official = random_weights(**sizes, chunks=2)
     network = InfinityTransformer(**sizes, heads=4).eval()
     network.load_state_dict(from_official(official, text_length=16))
+    # Rotary positions are those of a larger grid, as in released files at less than 1M pixels.
     scales = Scales([(1, 1), (2, 1), (2, 3), (4, 5)], full=(7, 9))
     text = Text(make.normal(2, 5, 256, seed=1), torch.tensor([3, 5]))
     inputs = make.normal(2, scales.tokens - 1, 6)

@@ -202,7 +202,7 @@ def small_liif(**settings):
     ids=["two fractional factors", "x3, at centres of LR pixels", "x0.5, at borders", "one pixel"],
 )
 @torch.no_grad()
-def test_liif_is_its_official_program_at_any_size(lr_size, size):
+def test_liif_is_as_its_authors_evaluate_it_at_any_size(lr_size, size):
     network = small_liif()
     lr = make.uniform(2, 3, *lr_size)
 
