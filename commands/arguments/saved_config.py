@@ -44,7 +44,7 @@ _load = get_loader("yaml")
 
 
 def _load_without_removed_keys(text: str) -> Any:
-    """Load YAML as the library does, without keys of ``WENT``."""
+    """Load YAML as the library does, without ``REMOVED_KEYS``."""
     content = _load(text)
     if isinstance(content, dict) and isinstance(content.get("run"), dict):
         for key in REMOVED_KEYS:
