@@ -44,8 +44,8 @@ def test_changed_code_makes_a_commit_dirty_and_a_benchmarks_results_do_not(
         file.touch()
     for command in ("init", "add .", "-c user.name=a -c user.email=b commit -m first"):
         subprocess.run(["git", *command.split()], cwd=tmp_path, check=True, capture_output=True)
+    head = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=tmp_path, text=True).strip()
     monkeypatch.setattr(provenance, "__file__", str(code))
-    head = commit()
 
     results.write_text("{}")
     after_a_benchmark = commit()

@@ -169,5 +169,5 @@ def assert_same(batches: Any, expected: Any) -> None:
     """Keys, seeds and images are the same, bit for bit."""
     assert keys_of(batches) == keys_of(expected)
     for batch, other in zip(batches, expected, strict=True):
-        for name in {"seed", "hr", "lr"} & batch.keys():
+        for name in {"seed", "hr", "lr"} & other.keys():
             assert torch.equal(batch[name], other[name])

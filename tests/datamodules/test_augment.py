@@ -80,12 +80,13 @@ PAIR_LR = uniform(8, 3, 12, 20, seed=1)
 @pytest.mark.parametrize("kind", [MixUp, CutBlur])
 def test_whether_a_crop_is_mixed_and_how_follows_from_its_seed_alone(kind):
     hr, lr = kind(probability=0.5)(PAIR_HR, PAIR_LR, Draws(SEEDS))
-    last_hr, last_lr = kind(probability=0.5)(PAIR_HR[7:], PAIR_LR[7:], Draws(SEEDS[7:]))
+    last_hr, last_lr = kind(probability=0.5)(PAIR_HR[5:], PAIR_LR[5:], Draws(SEEDS[5:]))
 
-    assert torch.equal(last_hr, hr[7:])
-    assert torch.equal(last_lr, lr[7:])
+    assert torch.equal(last_hr, hr[5:])
+    assert torch.equal(last_lr, lr[5:])
     changed = (lr != PAIR_LR).flatten(1).any(1)
-    assert 0 < changed.sum() < 8
+    assert changed[5:].sum() >= 2
+    assert not changed.all()
 
 
 @pytest.mark.parametrize("kind", [MixUp, CutBlur])

@@ -23,6 +23,8 @@ from datamodules.sources.folder import Folder
 from datamodules.sources.mix import Mix
 from degradations.base import cut_size
 from degradations.bicubic import Bicubic
+from degradations.pipeline import Pipeline
+from degradations.recipes.bsrgan import ChannelNoise
 from lightning_modules.methods.regression import Regression
 from tests.datamodules.memory import (
     Memory,
@@ -198,10 +200,12 @@ def test_images_are_cut_to_the_largest_size_that_fits(side, scale):
 
 
 def test_a_sources_own_lr_is_used_and_hr_cut_to_the_scale():
+    hr = random_image(16, 20)
     lr = random_image(6, 8)
-    source = Memory({"a": {"hr": random_image(16, 20), "lr": lr}})
+    source = Memory({"a": {"hr": hr, "lr": lr}})
     (batch,) = evaluation(data_of(scale=2.5, test={"own": source}, degradation=None), "test")
     assert batch["size"] == (15, 20)  # 2.5 times the LR
+    assert_allclose(batch["hr"][0].permute(1, 2, 0) * 255, hr[:15], atol=1e-4)
     assert_allclose(batch["lr"][0].permute(1, 2, 0) * 255, lr, atol=1e-4)
 
 
@@ -246,10 +250,11 @@ def test_predict_gives_each_image_with_its_output_size_and_depth_or_its_error():
     assert eight["key"] == ["predict/a"]
     assert eight["size"] == (22, 18)  # 22.5 and 17.5, rounded to even
     assert eight["meta"] == [{"bit_depth": 8, "path": "/in/a.png", "alpha": None}]
+    assert_allclose(eight["lr"][0].permute(1, 2, 0) * 255, samples["a"]["hr"], atol=1e-4)
     assert "hr" not in eight
     assert broken == {"key": ["predict/b"], "error": ["/in/b.jpg: truncated"]}
-    assert sixteen["lr"].dtype == torch.float32  # 16 bits, divided by 65535
-    assert sixteen["lr"].max() <= 1
+    assert sixteen["meta"] == [{"bit_depth": 16, "path": "/in/c.png"}]
+    assert_allclose(sixteen["lr"][0].permute(1, 2, 0) * 65535, samples["c"]["hr"], atol=0.01)
 
 
 @pytest.mark.parametrize("size", [(19, 40), (40, 29)])
@@ -303,7 +308,8 @@ def test_an_image_without_a_caption_has_an_empty_one():
 
 
 def test_degradations_compute_in_float32_under_autocast():
-    data = opened(random_images(4))
+    mixing_channels = Pipeline(2.0, [ChannelNoise()], quantize=False)  # by matrices
+    data = opened(random_images(4), degradation=mixing_channels)
     batch = next(iter(data.train_dataloader()))
 
     plain = on_device(data, copy.deepcopy(batch))
@@ -338,10 +344,10 @@ def test_a_run_does_not_go_on_with_another_order(change, message):
 
 
 def test_what_processes_compare_of_files_is_their_content_too(tmp_path):
-    Image.new("RGB", (32, 32), "black").save(tmp_path / "a.png")
+    Image.new("RGB", (32, 32), "black").save(tmp_path / "a.bmp")  # its size is that of any colour
     before = opened(Folder(str(tmp_path)), batch_size=1).files_seen()
 
-    Image.new("RGB", (32, 32), "navy").save(tmp_path / "a.png")
+    Image.new("RGB", (32, 32), "navy").save(tmp_path / "a.bmp")
     after = opened(Folder(str(tmp_path)), batch_size=1).files_seen()
 
     assert before.keys() == after.keys()

@@ -48,6 +48,8 @@ def test_a_worker_ends_although_its_owner_reads_no_more(monkeypatch):
     owner = FORK.Process(target=own_a_worker_and_be_killed, args=(pid,))
     owner.start()
     owner.join()
+    assert owner.exitcode == -signal.SIGKILL
+
     until = time.monotonic() + 30
     while psutil.pid_exists(pid.value) and time.monotonic() < until:
         time.sleep(0.1)

@@ -44,7 +44,7 @@ def test_an_augmentation_gives_what_kornia_gives_with_the_seed_of_the_image(name
 
 @pytest.mark.parametrize("name", ["RandomJPEG", "RandomGaussianNoise", "RandomPlasmaShadow"])
 def test_a_batched_augmentation_gives_what_single_calls_give(name):
-    images = uniform(3, 3, *SIZE)
+    images = uniform(6, 3, *SIZE)  # the first and the fourth are changed
     one_by_one = KorniaAugmentation(augmentation(name))
     batched = KorniaAugmentation(augmentation(name), batched=True)
     params = drawn(batched, len(images), SIZE)

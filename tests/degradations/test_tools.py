@@ -13,6 +13,7 @@ from PIL import Image
 
 from degradations.bicubic import Bicubic
 from degradations.compose import Mixture, OneOf, Shuffled, Sometimes
+from degradations.images import as_image
 from degradations.pipeline import Pipeline
 from degradations.recipes.resshift import ImageNetTest, ResShift
 from degradations.stages.blur import Sinc
@@ -20,7 +21,7 @@ from degradations.stages.noise import GaussianNoise
 from degradations.tools import preview
 from degradations.tools.configure import degradation_of
 from tests.conftest import REPO
-from tests.make import photograph, uniform
+from tests.make import as_tensor, photograph, uniform
 
 SHIPPED = sorted((REPO / "configs/degradation").glob("*.yaml"))
 REFUSALS = yaml.safe_load((Path(__file__).parent / "refusals.yaml").read_text())
@@ -125,13 +126,17 @@ def test_a_preview_logs_the_parameters_and_draws_each_stage(folder, caplog):
     run("photo.png --draws=3 --rows=2 --crop=64 --seed=7 --scale=2")
     run("photo.png --draws=3 --rows=2 --crop=64 --seed=7 --scale=2")  # replaces the first sheet
 
+    degradation = degradation_of([folder / "recipe.yaml"], 2.0)
+    hr = as_tensor(photograph(64, 64, corner=(512 - 64) // 2))  # the middle
+    [step], lr = preview.run(degradation, hr, degradation.params_of(torch.tensor([7]), hr.shape))
     sheet = np.asarray(Image.open("preview.png"))
-    middle = Image.fromarray(photograph(64, 64, corner=(512 - 64) // 2))
-    first_tile = sheet[48 : 48 + 256, 16 : 16 + 256]  # HR, 4 times as large, below its titles
+    for number, image in enumerate((hr, step.image, lr)):  # as squares of 256 pixels, 16 apart
+        left = 16 + number * (256 + 16)
+        tile = as_image(image).resize((256, 256), Image.Resampling.NEAREST)
+        np.testing.assert_array_equal(sheet[48 : 48 + 256, left : left + 256], tile)
     assert "Stage by stage, seed 8" in caplog.text  # the second of two rows, from 7 on
     assert "1. first: GaussianNoise, levels 25, grey False, 64 x 64 px" in caplog.text
     assert "LR: 32 x 32 px" in caplog.text
-    np.testing.assert_array_equal(first_tile, middle.resize((256, 256), Image.Resampling.NEAREST))
 
 
 @pytest.mark.parametrize(

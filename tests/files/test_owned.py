@@ -159,12 +159,15 @@ def test_a_link_is_deleted_and_not_followed(tmp_path):
 
 def test_a_folder_moved_aside_gets_a_free_name(tmp_path):
     for name in ("a.old-0", "a.old-1", "a.old-2"):
-        (tmp_path / "a").mkdir()
-        assert move_aside(tmp_path / "a", "old").name == name
+        (tmp_path / "a" / name).mkdir(parents=True)
+        assert move_aside(tmp_path / "a", "old") == tmp_path / name
+        assert (tmp_path / name / name).is_dir()
 
 
 def test_what_is_moved_aside_without_a_word_for_it_gets_a_name_of_its_own(tmp_path):
     (tmp_path / "a").mkdir()
     folder = move_aside(tmp_path / "a")
     os.symlink("nowhere", tmp_path / "a")  # a broken link, which is moved as well
-    assert move_aside(tmp_path / "a") != folder
+    link = move_aside(tmp_path / "a")
+    assert sorted(tmp_path.iterdir()) == sorted([folder, link])
+    assert link.is_symlink()

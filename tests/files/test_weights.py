@@ -190,7 +190,12 @@ def test_buffers_may_be_infinite_or_integers():
     network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
     network.register_buffer("mask", torch.zeros(2, 2).fill_diagonal_(-torch.inf))
     network.register_buffer("index", torch.tensor([0, 1]))
-    load_strictly(network, network.half().state_dict(), "w.pth")
+    state = {name: value.clone() for name, value in network.half().state_dict().items()}
+    state["0.weight"] += 1
+
+    load_strictly(network, state, "w.pth")
+
+    assert_near(network.state_dict(), state, within=0)
 
 
 @pytest.mark.parametrize("name", ["w.ckpt", "w.safetensors"])

@@ -118,8 +118,12 @@ def test_a_command_goes_on_after_ctrl_c_at_a_shards_record(images, out, monkeypa
         with pytest.raises(KeyboardInterrupt):
             run(images, out)
 
-    assert [path.name for path in out.glob("*.tar")] == ["shard-000000.tar"]
+    [first] = out.glob("*.tar")
+    written_at = first.stat().st_mtime_ns
     run(images, out)
+
+    assert first.name == "shard-000000.tar"
+    assert first.stat().st_mtime_ns == written_at  # it is not made again
     assert content(out) == packed_at_once(images)
 
 

@@ -224,3 +224,7 @@ def test_windows_are_made_smaller_by_means():
     assert clip.shape == (5, 10, 10, 3)
     assert_array_equal(np.diff(clip[0, 0, :, 1]), 4)  # each pixel stands for 4 columns
     assert abs(np.diff(clip[:, 0, 0, :2], axis=0)).max() <= 2  # 0.5 pixels of a frame, times 4
+
+    stripes = Memory({"p": {"hr": located(60, 90) % 4 * 50}})  # rows and columns 0, 50, 100, 150
+    means = drawn(prepared(MovingCrops(source=stripes, side=10, frames=5, reduce=4)), seed=3)
+    assert (means[..., :2] == 75).all()
