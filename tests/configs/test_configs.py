@@ -20,6 +20,7 @@ from lightning_modules.networks.spandrel import Spandrel
 from lightning_modules.optimisation import adam
 from tests.commands.conftest import Read
 from tests.conftest import REPO
+from tests.make import uniform
 from tests.matrix.recipes import whole
 from tests.quick import quick
 from tests.stand_ins import stand_in
@@ -226,8 +227,8 @@ def test_a_network_has_the_stated_size_trains_and_is_exported_for_spandrel(file,
     preset = plain_yaml(file.read_text())
     kind = getattr(lightning_modules, preset["class_path"].rpartition(".")[2])
     stated = re.search(r": ([\d.]+) M parameters", file.read_text())[1]
-    hr = torch.rand(2, 3, 32, 32)  # batch norms need two
-    batch = {"hr": hr, "lr": torch.rand(2, 3, 8, 8), "size": (32, 32)}
+    hr = uniform(2, 3, 32, 32)  # batch norms need two
+    batch = {"hr": hr, "lr": uniform(2, 3, 8, 8), "size": (32, 32)}
     torch.manual_seed(0)
     model = Regression(4, partial(kind, **preset["init_args"]))
     model.log = lambda *args, **kwargs: None

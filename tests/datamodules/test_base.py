@@ -333,7 +333,7 @@ def test_degradations_compute_in_float32_under_autocast():
         ({"streams": 2}, "streams was 4, now it is 2"),
         ({"per_image": 2}, "per_image was 1, now it is 2"),
         ({"train": random_images(9)}, r"number of images in .* was \[8\], now"),
-        ({"train": Memory({f"q{i}": {"hr": None} for i in range(8)})}, "names of the images"),
+        ({"train": Memory({f"q{i}": {} for i in range(8)})}, "names of the images"),
     ],
 )
 def test_a_run_does_not_go_on_with_another_order(change, message):

@@ -14,7 +14,7 @@ from degradations.base import Canvas, quantize_8bit
 from degradations.images import to_bytes
 from degradations.stages import jpeg
 from degradations.stages.jpeg import JPEG, SUBSAMPLINGS, encode_decode
-from tests.make import as_tensor, photograph
+from tests.make import as_tensor, photograph, uniform
 
 SIZES = [(64, 64), (37, 53), (53, 37), (1, 1), (1, 5), (8, 2), (3, 3), (17, 4), (16, 5), (2, 64)]
 PHOTOGRAPHS = [photograph(*size, name="coffee") for size in SIZES]
@@ -45,7 +45,7 @@ def parameters(quality, subsampling):
 
 def on_one_canvas(stage, images, quality, subsampling):
     """Each image after the stage, (H, W, 3) uint8, from a canvas with noise around them."""
-    pixels = torch.rand(len(images), 3, 96, 128)
+    pixels = uniform(len(images), 3, 96, 128)
     for place, image in zip(pixels, images, strict=True):
         height, width, _ = image.shape
         place[:, :height, :width] = as_tensor(image)[0]

@@ -139,7 +139,7 @@ def test_steps_are_those_of_the_paper_and_only_real_esrgan_sharpens(recipe):
 @pytest.mark.parametrize("recipe", SECOND_ORDER)
 def test_isotropic_kernels_have_one_deviation(recipe):
     kernel = params_of_many(recipe)["blur"]["stage"]
-    is_isotropic = kernel["family"] % 2 == 0
+    is_isotropic = kernel["family"] % 2 == 0  # 0, 2 and 4, by papers.yaml
     deviations = kernel["sigma_x"][is_isotropic]
     np.testing.assert_array_equal(kernel["sigma_y"][is_isotropic], deviations)
 
@@ -157,7 +157,7 @@ def test_one_range_in_yaml_leaves_the_others_of_the_recipe(tmp_path):
     content = "{class_path: degradations.ImageNetTest, init_args: {first: {sigma: [0.5, 0.6]}}}"
     (tmp_path / "a.yaml").write_text(content)
 
-    params = params_of(degradation_of([tmp_path / "a.yaml"], 4.0), 2000)
+    params = params_of(degradation_of([tmp_path / "a.yaml"], scale=4.0), 2000)
 
     is_uniform(params["blur"]["stage"]["sigma_x"], 0.5, 0.6)
     # As papers.yaml has it of ImageNetTest:

@@ -47,7 +47,7 @@ def test_refusals_name_what_to_change(tmp_path, row):
     path = write(tmp_path / "own.yaml", row.get("recipe") or pipeline([row["of"]]))
 
     with pytest.raises(ValueError, match=f"(?s){row['words']}"):
-        degradation_of([path], 4.0)
+        degradation_of([path], scale=4.0)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_the_files_of_invsr_are_the_recipes_as_they_are(name, recipe):
     """test_recipes.py compares their numbers with the tables."""
     shape = torch.Size((8, 3, 64, 64))
 
-    shipped = degradation_of([REPO / f"configs/degradation/{name}.yaml"], 4.0)
+    shipped = degradation_of([REPO / f"configs/degradation/{name}.yaml"], scale=4.0)
 
     expected = recipe(4.0).params_of(np.arange(8), shape)
     assert type(shipped) is recipe
@@ -68,7 +68,7 @@ def test_the_scale_of_an_experiment_holds_unless_another_is_given():
     path = REPO / "configs/experiment/quickstart.yaml"  # of x2
 
     assert degradation_of([path]).scale == 2.0
-    assert degradation_of([path], 3.0).scale == 3.0
+    assert degradation_of([path], scale=3.0).scale == 3.0
 
 
 def test_a_path_in_a_file_is_relative_to_it(tmp_path):
@@ -76,7 +76,7 @@ def test_a_path_in_a_file_is_relative_to_it(tmp_path):
     write(tmp_path / "a/noise.yaml", pipeline([noise]))
     path = write(tmp_path / "own.yaml", {"degradation": "a/noise.yaml"})
 
-    degradation = degradation_of([path], 2.0)
+    degradation = degradation_of([path], scale=2.0)
 
     assert degradation.stages["GaussianNoise"].sigma == (7.0, 8.0)
 
@@ -84,7 +84,7 @@ def test_a_path_in_a_file_is_relative_to_it(tmp_path):
 def test_stages_by_name_keep_the_order_of_the_file(tmp_path):
     path = write(tmp_path / "own.yaml", pipeline({"zoom": NOISE, "blur": NOISE, "noise": NOISE}))
 
-    degradation = degradation_of([path], 2.0)
+    degradation = degradation_of([path], scale=2.0)
 
     assert list(degradation.stages) == ["zoom", "blur", "noise"]
 
@@ -94,8 +94,8 @@ def test_later_files_win_and_add(tmp_path):
     second = write(tmp_path / "2.yaml", {"init_args": {"quantize": False, "stages+": [NOISE]}})
     third = write(tmp_path / "3.yaml", {"class_path": "degradations.Bicubic"})
 
-    merged = degradation_of([first, second], 2.0)
-    replaced = degradation_of([first, third], 2.0)
+    merged = degradation_of([first, second], scale=2.0)
+    replaced = degradation_of([first, third], scale=2.0)
 
     assert not merged.quantize
     assert list(merged.stages) == ["GaussianNoise", "GaussianNoise#2"]
@@ -126,7 +126,7 @@ def test_a_preview_logs_the_parameters_and_draws_each_stage(folder, caplog):
     run("photo.png --draws=3 --rows=2 --crop=64 --seed=7 --scale=2")
     run("photo.png --draws=3 --rows=2 --crop=64 --seed=7 --scale=2")  # replaces the first sheet
 
-    degradation = degradation_of([folder / "recipe.yaml"], 2.0)
+    degradation = degradation_of([folder / "recipe.yaml"], scale=2.0)
     hr = as_tensor(photograph(64, 64, corner=(512 - 64) // 2))  # the middle
     [step], lr = preview.run(degradation, hr, degradation.params_of(torch.tensor([7]), hr.shape))
     sheet = np.asarray(Image.open("preview.png"))
@@ -159,10 +159,10 @@ def test_errors_of_the_preview_write_nothing(folder, arguments, words):
 def nested(scale):
     """Stages within `Sometimes`, `OneOf` and `Shuffled`."""
     noises = {"a": GaussianNoise(), "b": Sinc()}
-    shuffled = {"c": Sinc(), "d": Sometimes(Sinc(), 0.5), "e": GaussianNoise()}
+    shuffled = {"c": Sinc(), "d": Sometimes(Sinc(), p=0.5), "e": GaussianNoise()}
     stages = {
         "blur": Sinc(),
-        "sometimes": Sometimes(GaussianNoise(), 0.5),
+        "sometimes": Sometimes(GaussianNoise(), p=0.5),
         "one": OneOf(noises, (0.25, 0.75)),
         "order": Shuffled(shuffled),
     }
@@ -224,7 +224,7 @@ def test_the_examples_of_the_page_make_degradations(tmp_path, name):
     if name == "milder.yaml":
         files.insert(0, REPO / "configs/degradation/real_esrgan.yaml")
 
-    degradation_of(files, 4.0)
+    degradation_of(files, scale=4.0)
 
 
 def test_the_script_of_the_page_degrades_a_folder(tmp_path, monkeypatch):

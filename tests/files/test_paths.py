@@ -1,5 +1,6 @@
 """Paths that exist as written are used as written, and only files are opened."""
 
+import errno
 import os
 import socket
 from pathlib import Path
@@ -112,7 +113,7 @@ def test_a_folder_that_cannot_be_listed_is_named(here, monkeypatch, listed):
 
     def refuse(path="."):  # root, too
         if Path(path).name == "closed":
-            raise PermissionError(13, "Permission denied", os.fspath(path))
+            raise PermissionError(errno.EACCES, "Permission denied", os.fspath(path))
         return scandir(path)
 
     def names(path="."):

@@ -37,7 +37,7 @@ def streamed(path):
     source = Stream(samples=1, urls=str(path), shuffle=0)
     source.prepare(scale=2.0)
     plan = source.plan(seed=0, batch_size=1, streams=1, repeats=1)
-    raws = source.raws(plan, 0, 0, [])
+    raws = source.raws(plan, epoch=0, start=0, notes=[])
     return [next(raws), next(raws)]
 
 
@@ -199,7 +199,7 @@ def test_captions_are_read_as_utf_8_or_by_their_byte_order_mark(data, text):
 def test_a_caption_that_cannot_be_read_names_its_image(tmp_path, data, message):
     members = {"a.png": IMAGE, "a.txt": data}
     tar = write_tar(tmp_path / "a.tar", members)
-    (sample,) = whole_samples([{"url": str(tar)}], [])
+    (sample,) = whole_samples([{"url": str(tar)}], notes=[])
     [entry] = find_inputs(str(write_folder(tmp_path / "set", members))).entries
 
     with pytest.raises(UnreadableImage, match=f"a.tar: a: .*{message}"):

@@ -271,7 +271,7 @@ def files(tmp_path):
 
 
 def shard(server, number):
-    return RemoteShard(f"{server.url}/f{number}", "v1", SIZE)
+    return RemoteShard(f"{server.url}/f{number}", version="v1", size=SIZE)
 
 
 def cache_of(tmp_path, files=100, downloads=0):
@@ -408,9 +408,10 @@ def test_workers_fetch_each_shard_once(server, prepared):
     source.upcoming([0])  # fsspec begins its thread before the fork of the workers
     until(lambda: server.got("t-000.tar"))
 
-    loader = DataLoader([0, 3, 1, 4, 2] * 4, None, num_workers=2, collate_fn=source.read)
+    order = [0, 3, 1, 4, 2] * 4
+    loader = DataLoader(order, batch_size=None, num_workers=2, collate_fn=source.read)
 
-    for index, sample in zip([0, 3, 1, 4, 2] * 4, loader, strict=True):
+    for index, sample in zip(order, loader, strict=True):
         assert_array_equal(sample["hr"], pixels(seed=index))
     assert server.got("t-000.tar") == 1
     assert server.got("t-001.tar") == 1

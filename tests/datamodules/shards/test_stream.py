@@ -71,7 +71,7 @@ def read(*urls):
 def test_the_order_follows_from_the_seed(tars, workers):
     whole = batches(data_module(source(tars), workers=workers))
     repeated = batches(data_module(source(tars), workers=workers))
-    resumed = batches(data_module(source(tars), workers=workers), [(1, 0), (2, 0)])
+    resumed = batches(data_module(source(tars), workers=workers), places=[(1, 0), (2, 0)])
     of_another_seed = batches(data_module(source(tars), workers=workers, seed=1))
 
     assert_same(repeated, whole)
@@ -96,8 +96,8 @@ def test_every_sample_once_an_epoch(tars, world, workers):
 def test_a_run_resumed_within_an_epoch_reads_its_rest_in_a_new_order(tars, caplog):
     """3 of the 4 batches of epoch 1; samples of its first batch may come again."""
     whole = batches(data_module(source(tars)))
-    resumed = batches(data_module(source(tars)), [(1, 1), (2, 0)])
-    repeated = batches(data_module(source(tars)), [(1, 1), (2, 0)])
+    resumed = batches(data_module(source(tars)), places=[(1, 1), (2, 0)])
+    repeated = batches(data_module(source(tars)), places=[(1, 1), (2, 0)])
 
     assert "epoch 1 goes on at batch 1 of 4, and its other batches are read in a new" in caplog.text
     assert len(set(keys_of(resumed[:3]))) == 24  # 3 batches of 8: all differ
@@ -111,7 +111,7 @@ def test_a_run_resumed_within_an_epoch_reads_its_rest_in_a_new_order(tars, caplo
 def test_samples_are_shuffled_within_a_tar_unless_shuffle_is_0(tmp_path, shuffle, ordered):
     write_tar(tmp_path / "one.tar", {f"{n:02}.png": IMAGE for n in range(100)})
     stream = source(tmp_path, "one.tar", samples=100, shuffle=shuffle)
-    keys = keys_of(batches(data_module(stream, batch_size=1, streams=1), [(0, 0)]))
+    keys = keys_of(batches(data_module(stream, batch_size=1, streams=1), places=[(0, 0)]))
     assert len(set(keys)) == 100
     assert (keys == sorted(keys)) == ordered
 
@@ -161,7 +161,7 @@ def test_an_unreadable_image_is_replaced_by_the_next_one(tmp_path):
     stream = source(tmp_path, "a.tar", samples=6, shuffle=0)
     data = data_module(stream, batch_size=1, streams=1)
 
-    keys = keys_of(batches(data, [(0, 0)]))
+    keys = keys_of(batches(data, places=[(0, 0)]))
 
     assert keys == ["train/0", "train/1", "train/4", "train/5", "train/6", "train/7"]
     assert data.tally.reasons == {"truncated": 2}
@@ -246,7 +246,7 @@ def test_a_server_that_stalls_is_counted_and_the_other_tars_are_read(tars, monke
         urls = [f"{server.url}/t0.tar", f"{tars}/t1.tar"]
         stream = Stream(samples=8, urls=urls, shuffle=0)  # two passes over the 4 of t1.tar
         data = data_module(stream)
-        keys = keys_of(batches(data, [(0, 0)]))
+        keys = keys_of(batches(data, places=[(0, 0)]))
 
     assert set(keys) == {"train/4", "train/5", "train/6", "train/7"}  # of t1.tar
     assert data.tally.reasons.keys() == {"unreadable tar"}

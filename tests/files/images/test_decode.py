@@ -164,7 +164,6 @@ def test_a_profile_of_srgbs_primaries_with_the_exponent_2_2_is_converted():
     """Which is not quite the curve of sRGB."""
     profile = rgb_profile(primaries=SRGB, gamma=2.2)
     image = decode(encoded(RGB, icc_profile=profile), "a", srgb=True)
-    assert (image.rgb != RGB).any()
     assert_allclose(image.rgb, srgb_of_rgb(RGB, primaries=SRGB, gamma=2.2), atol=1)
 
 

@@ -22,7 +22,7 @@ def test_images_written_row_by_row_are_those_written_at_once(height, quality):
     png = io.BytesIO()
     jpeg = io.BytesIO()
 
-    write_png(png, image, [])
+    write_png(png, image, chunks=[])
     write_jpeg(jpeg, image, quality)
 
     at_once = encoded(image, "JPEG", quality=quality, subsampling=0)

@@ -102,6 +102,7 @@ def assert_shows_the_scene(path):
         assert decibels(sample["hr"][..., channel], expected[..., channel]) > 44
 
 
+# FFmpeg's numbers of the matrices of BT.709, BT.601 (two) and BT.2020.
 @pytest.mark.parametrize("matrix", quick([1, 5, 6, 9], 1, 9))
 @pytest.mark.parametrize("full", [False, True])
 @pytest.mark.parametrize("depth", [8, 10])
