@@ -134,12 +134,16 @@ def test_each_unreadable_image_is_tried_once_for_a_place():
     assert sorted(source.reads) == ["0", "1", "2", "3", "4"]
 
 
-@pytest.mark.parametrize(("limit", "allowed"), [(0.01, 10), (0.0, 0), (0.5, 500)])
-def test_below_a_thousand_samples_the_limit_is_of_a_thousand(limit, allowed):
+@pytest.mark.parametrize(
+    ("samples", "limit", "allowed"), [(1, 0.01, 10), (1, 0.0, 0), (1, 0.5, 500), (5000, 0.01, 50)]
+)
+def test_the_limit_is_a_share_of_the_samples_and_below_a_thousand_of_a_thousand(
+    samples, limit, allowed
+):
     """A share of the first few samples says nothing."""
     broken = Skipped("train/a", "truncated", "/photos/a.jpg: truncated", planned=True)
     tally = Tally(limit)
-    tally.add(samples=1, skipped=[broken] * allowed)
+    tally.add(samples, skipped=[broken] * allowed)
     with pytest.raises(ValueError, match=rf"\(truncated {allowed + 1}\), more than the {allowed} "):
         tally.add(samples=1, skipped=[broken])
 

@@ -18,7 +18,7 @@ from degradations.stages.noise import (
     seeded_integers_like,
     seeded_randn_like,
 )
-from tests.make import drawn, uniform
+from tests.make import assert_near, drawn, uniform
 
 SEEDS = torch.from_numpy(Draws(np.arange(16)).seeds())
 
@@ -119,6 +119,13 @@ def test_grey_poisson_noise_is_that_of_the_luma(channel, luma):
     assert are_counts(counts)
     # One level: mean and variance are the luma. Five standard errors of 64x64 pixels.
     assert abs(counts.mean() - luma / 255) < 5 * (luma / 255) ** 0.5 / 64
+
+
+def test_poisson_noise_is_multiplied_by_its_strength():
+    images = uniform(1, 3, 40, 40)
+    threefold = PoissonNoise(strength=(3.0, 3.0), clip=False)
+
+    assert_near(added(threefold, images), 3 * added(FULL, images), within=1e-5)
 
 
 # ----------------------------------------------------------------------------------- both of them

@@ -189,14 +189,14 @@ class ReadsItsNumber(Gain):
     ids=["reads its number", "one of", "nested"],
 )
 def test_an_lr_is_the_same_one_by_one_and_on_a_canvas(stage, before):
-    hr = uniform(6, 3, 40, 36)
+    hr = uniform(16, 3, 40, 36)  # so that each stage and order occurs
     stages = [*before, stage, Gain()]
     one_by_one = Pipeline(2.0, stages, quantize=False, executor="images")
     together = Pipeline(2.0, stages, quantize=False, executor="canvas")
 
     with hashed_fields():  # noise of a GPU on both
-        expected = one_by_one(hr, torch.arange(6))
-        lr = together(hr, torch.arange(6))
+        expected = one_by_one(hr, torch.arange(16))
+        lr = together(hr, torch.arange(16))
 
     assert_near(lr, expected, 1e-5)
 

@@ -170,12 +170,14 @@ def test_clips_of_shards_have_frames_in_the_order_of_their_numbers_and_captions(
         write_tar(tmp_path / f"{name}.tar", members)
     source = ClipShards(f"{tmp_path}/*.tar", frames=4, stride=3)
 
-    first, second = evaluation(SRDataModule(scale=1.0, test={"own": source}, workers=1), "test")
+    first, second = evaluation(SRDataModule(scale=3.0, test={"own": source}, workers=1), "test")
 
     assert source.groups == [1, 1]  # one clip in each shard
     assert first["key"] == ["own/a"]
     assert second["text"] == ["clip b"]
-    assert numbers_of(second["clip"][0] * 255) == [1, 4, 7, 10]
+    clip = (second["clip"][0] * 255).round().permute(0, 2, 3, 1)
+    assert numbers_of(clip) == [1, 4, 7, 10]
+    assert_array_equal(clip[0], frame(1)[:18])  # 20 rows, cut to a multiple of the scale
     of_a_worker = pickle.loads(pickle.dumps(source))
     assert numbers_of(of_a_worker.read(1)["clip"]) == [1, 4, 7, 10]
 
@@ -217,6 +219,13 @@ def test_a_window_moves_evenly_and_stays_inside():
     assert places[:, 0].min() < 6
     assert places[:, 0, 1].max() > 70
     assert abs(steps.mean()) < 0.2  # windows move to all sides
+
+
+def test_in_evaluation_each_clip_of_an_image_has_a_path_of_its_own():
+    source = moving(per_image=2)
+    first = source.read(0)["clip"]
+    assert_array_equal(source.read(0)["clip"], first)
+    assert (source.read(1)["clip"] != first).any()
 
 
 def test_windows_are_made_smaller_by_means():

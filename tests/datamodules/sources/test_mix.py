@@ -45,17 +45,20 @@ def corners(crops):
 def test_squares_lie_within_their_images():
     crops = squares(per_image=50)
     rows = set()
+    columns = set()
     for index in range(50):
         sample = crops.read(index)
         row, column, _ = sample["hr"][0, 0]
         assert sample["text"] == "wide"
         assert_array_equal(sample["hr"], located(40, 60)[row : row + 32, column : column + 32])
         rows.add(row)
+        columns.add(column)
 
     assert len(crops.keys) == 100
     assert crops.groups == [100]
     assert crops.read(50)["text"] == "high"
     assert rows == set(range(40 - 32 + 1))  # all that leave 32 rows of the 40
+    assert max(columns) - min(columns) > 20  # of 60 - 32 = 28
 
 
 def test_a_place_follows_from_the_name_alone():
