@@ -73,6 +73,17 @@ def test_a_validation_sample_is_the_same_in_any_batch():
     assert_near(by_name(batches, "lr"), by_name(expected, "lr"), within=FLOAT_ERROR)
 
 
+def test_the_seed_of_a_validation_sample_follows_from_its_name():
+    images = random_images(4).samples
+    last_three = {name: images[name] for name in list(images)[1:]}
+
+    seeds = by_name(evaluation(data_of(val={"a": Memory(images)}), "val"), "hr").keys()
+    of_three = by_name(evaluation(data_of(val={"a": Memory(last_three)}), "val"), "hr").keys()
+
+    assert of_three < seeds
+    assert len({seed for _, seed in seeds}) == 4
+
+
 def two_epochs(source, workers):
     data = opened(source, per_image=3, workers=workers, small="skip", unreadable_limit=1)
     loader = data.train_dataloader()

@@ -377,8 +377,8 @@ def test_what_a_killed_download_left_is_removed_for_room(files, tmp_path):
 
 def test_the_next_shards_are_read_ahead(files, tmp_path):
     cache = cache_of(tmp_path, downloads=2)
-    cache.read_ahead([shard(files, 4), shard(files, 5)])
-    until(lambda: names(tmp_path) == ["f4", "f5"])
+    cache.read_ahead([shard(files, 4), shard(files, 5), shard(files, 6)])
+    until(lambda: names(tmp_path) == ["f4", "f5", "f6"])
 
 
 def read_ahead(cache, shards):

@@ -131,17 +131,17 @@ def test_one_lr_refuses_an_image_that_it_would_distort():
 
 
 def test_squares_keep_transparency_and_tell_inner_sources_about_srgb(tmp_path):
-    rows = located(40, 40)[..., 0]
-    save_pixels(tmp_path / "a.png", np.dstack([random_image(40, 40), rows]))
+    places = located(40, 40)
+    save_pixels(tmp_path / "a.png", np.dstack([places, places[..., 0]]))
     folder = Folder(str(tmp_path))
     crops = Crops(Mix({"x": folder}), size=8, per_image=1)
 
     crops.srgb = False
     crops.prepare(scale=2.0)
-    alpha = crops.read(0)["meta"]["alpha"]
+    sample = crops.read(0)
 
     assert folder.srgb is False
-    assert_array_equal(alpha - alpha[0, 0], located(8, 8)[..., 0])
+    assert_array_equal(sample["meta"]["alpha"], sample["hr"][..., 0])
 
 
 # --------------------------------------------------------------------------------------------- Mix
@@ -151,7 +151,9 @@ class Grouped(Memory):
     """Groups of five images; notes the groups that are announced."""
 
     def __init__(self, count):
-        super().__init__({f"s{i:02d}": {"hr": random_image(16, 20, i)} for i in range(count)})
+        super().__init__(
+            {f"s{i:02d}": {"hr": random_image(16, 20, count + i)} for i in range(count)}
+        )
         self.announced = set()
 
     @property
@@ -165,6 +167,14 @@ class Grouped(Memory):
 def mixed(**settings):
     sources = {"photos": Grouped(40), "faces": Grouped(10)}
     return Mix(sources, **{"weights": {"photos": 3, "faces": 1}} | settings)
+
+
+def test_each_key_of_a_mixture_has_the_image_of_its_source():
+    mix = mixed()
+    mix.prepare(scale=2.0)
+    for index, key in enumerate(mix.keys):
+        name, _, image = key.partition("/")
+        assert_array_equal(mix.read(index)["hr"], mix.sources[name].samples[image]["hr"])
 
 
 def test_shares_are_exact_and_images_of_a_source_equally_frequent():
