@@ -75,7 +75,7 @@ def test_a_transform_of_albumentations_gets_the_pixels_of_8_bits(albumentations)
     torch.testing.assert_close(inverted, expected, rtol=0, atol=1e-6)
 
 
-def test_dropouts_are_accepted_and_move_no_pixel(albumentations):
+def test_dropouts_are_accepted_differ_between_images_and_move_no_pixel(albumentations):
     images = uniform(3, 3, *SIZE)
     stage = Albumentations(albumentations.CoarseDropout(p=1.0))
 
@@ -84,6 +84,7 @@ def test_dropouts_are_accepted_and_move_no_pixel(albumentations):
     is_kept = (dropped - images).abs().amax(1) < 0.6 / 255  # rounding to 8 bits is half a level
     is_black = dropped.amax(1) == 0
     assert is_black.any()
+    assert (is_black[0] != is_black[1]).any()  # by the seed of each image
     assert (is_kept | is_black).all()
 
 

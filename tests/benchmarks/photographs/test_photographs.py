@@ -53,7 +53,9 @@ def test_noise_lowers_psnr_to_that_asked_for(smooth, hr, target):
     assert psnr_y(smooth, hr, BORDER) > target
 
     image = noisy(smooth, hr, target, BORDER, key="kodim01")
+    other = noisy(smooth, hr, target, BORDER, key="kodim02")
 
+    assert not torch.equal(image, other)  # the noise follows from the key
     assert psnr_y(image, hr, BORDER) == pytest.approx(target, abs=0.05)
     assert torch.equal(image * 255, (image * 255).round())  # as in a file of 8 bits
     not_clipped = ((image > 0) & (image < 1)).all(1)[0]

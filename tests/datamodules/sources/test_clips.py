@@ -201,7 +201,7 @@ def test_folders_in_a_tar_are_clips(tmp_path):
 
 def moving(**settings):
     """A window of 10 pixels over an image of 60 x 90 whose pixels are their own place."""
-    image = Memory({"p": {"hr": located(60, 90)}})
+    image = Memory({"p": {"hr": located(60, 90), "text": "the sea"}})
     return prepared(MovingCrops(source=image, side=10, frames=5, **settings))
 
 
@@ -221,11 +221,14 @@ def test_a_window_moves_evenly_and_stays_inside():
     assert abs(steps.mean()) < 0.2  # windows move to all sides
 
 
-def test_in_evaluation_each_clip_of_an_image_has_a_path_of_its_own():
+def test_in_evaluation_each_clip_of_an_image_has_its_caption_and_a_path_of_its_own():
     source = moving(per_image=2)
     first = source.read(0)["clip"]
+    second = source.read(1)
+
+    assert second["text"] == "the sea"
+    assert (second["clip"] != first).any()
     assert_array_equal(source.read(0)["clip"], first)
-    assert (source.read(1)["clip"] != first).any()
 
 
 def test_windows_are_made_smaller_by_means():
