@@ -264,6 +264,7 @@ def test_predict_gives_each_image_with_its_output_size_and_depth_or_its_error():
     assert_allclose(eight["lr"][0].permute(1, 2, 0) * 255, samples["a"]["hr"], atol=1e-4)
     assert "hr" not in eight
     assert broken == {"key": ["predict/b"], "error": ["/in/b.jpg: truncated"]}
+    assert sixteen["lr"].dtype == torch.float32
     assert sixteen["meta"] == [{"bit_depth": 16, "path": "/in/c.png"}]
     assert_allclose(sixteen["lr"][0].permute(1, 2, 0) * 65535, samples["c"]["hr"], atol=0.01)
 
