@@ -80,7 +80,7 @@ def test_the_loss_is_the_sum_of_its_parts():
     assert_close(loss, expected)
 
 
-def test_the_adversarial_loss_counts_from_its_start():
+def test_the_adversarial_loss_counts_from_its_start_and_the_discriminators_is_the_hinge():
     losses = AutoencoderLosses(adversarial_weight=0.5, adversarial_start=2)
     method = autoencoder(losses=losses, discriminator=PatchGAN(width=8, layers=1))
 
@@ -88,9 +88,11 @@ def test_the_adversarial_loss_counts_from_its_start():
     method._trainer.global_step = 2
     after, (hr, decoded) = method.generator_loss(batch())
 
-    logits = method.discriminator(decoded)[0]
+    (logits,) = method.discriminator(decoded)
     assert_close(after - before, -0.5 * logits.mean(), rtol=1e-4, atol=1e-5)
-    assert method.discriminator_loss((hr, decoded)).requires_grad
+    (of_hr,) = method.discriminator(hr)
+    hinge = (functional.relu(1 - of_hr).mean() + functional.relu(1 + logits).mean()) / 2
+    assert_close(method.discriminator_loss((hr, decoded)), hinge)
 
 
 # ------------------------------------------------------------------------------------- its start

@@ -90,4 +90,5 @@ def test_a_released_file_fills_the_autoencoder_and_the_discriminator_stays():
     model = tokenizer(discriminator=PatchGAN(width=8, layers=2))
     tensors = model.import_official({"encoder.conv_in.conv.weight": torch.ones(1)})
     assert torch.equal(tensors["vae.encoder.conv_in.weight"], torch.ones(1))
-    assert "discriminator.network.0.weight" in tensors
+    name = "discriminator.network.0.weight"
+    assert torch.equal(tensors[name], model.state_dict()[name])

@@ -179,11 +179,17 @@ def test_a_batch_that_is_not_finite_does_not_count_for_sigma_r(batch, bad, monke
 
 def test_noise_is_added_to_a_share_of_the_inputs_and_the_network_knows_its_level():
     model = cascade(noise_probability=0.5)
+    batch = make.pairs(lr=(12, 8), scale=2, count=64)
+    encode = model.base.encode
+    inputs = []
+    model.base.encode = lambda lr: inputs.append(lr) or encode(lr)
     torch.manual_seed(3)
 
-    model.training_step(make.pairs(lr=(12, 8), scale=2, count=64), 0)
+    model.training_step(batch, 0)
 
     ((*_, levels),) = model.network.calls
+    deviations = (inputs[0] - batch["lr"]).flatten(1).std(1)
+    assert_close(2 * deviations, levels, rtol=0.2, atol=0)  # levels are of values in [-1, 1]
     assert 0.3 < (levels > 0).float().mean() < 0.7  # 0.5, and three standard errors of 64 images
     assert 0.05 < levels.max() <= 0.1  # drawn from 0 to 0.1
 
