@@ -155,6 +155,7 @@ def test_inputs_are_divided_by_their_deviation_in_latents_or_by_their_range_in_p
     pixel = ResidualShift(steps=15, kappa=2.0, min_noise=0.04, input_scale="pixel")
     assert_close(latent.scale_input(ONES, t), (2**2 * root**2 + 1) ** -0.5)
     assert_close(pixel.scale_input(ONES, t), 1 / (3 * 2 * root + 1))
+    assert_close(pixel.scale_input(ONES[:1], 14), 1 / (3 * 2 * root[1:] + 1))  # one for all
 
 
 def test_the_prior_is_the_anchor_with_the_noise_of_the_last_step():
@@ -182,6 +183,9 @@ def test_the_clean_sample_follows_from_x_t_and_what_is_predicted(prediction):
     assert_close(process.add_noise(x0, anchor, eps, t), x_t)
     assert_close(process.target(x0, anchor, eps, t), predicted)
     assert_close(process.to_x0(predicted, x_t, t, anchor), x0)
+    for step in range(4):  # as in sampling, with one timestep for all
+        clean = process.to_x0(predicted[step], x_t[step], step, anchor[step])
+        assert_close(clean, x0[step])
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)

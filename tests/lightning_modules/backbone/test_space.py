@@ -30,7 +30,7 @@ SPACES = {
 
 
 @pytest.mark.parametrize("kind", SPACES)
-def test_gradients_pass_a_space_and_stop_at_no_weight(kind):
+def test_gradients_pass_through_a_space_whose_weights_are_frozen(kind):
     space = SPACES[kind]().train()
     images = IMAGES.clone().requires_grad_()
 

@@ -54,7 +54,7 @@ def test_nothing_is_trained_and_the_weights_are_the_bases():
     method = direct()
     assert not any(parameter.requires_grad for parameter in method.parameters())
     assert method.weights_source == "base.ckpt 0123456789abcdef"
-    method.setup("test")
+    method.setup("test")  # accepts it
 
 
 def test_an_untrained_base_is_refused():

@@ -73,6 +73,22 @@ def test_a_scale_that_is_dropped_adds_nothing_and_is_left_to_later_ones(seed):
     assert_close(loss, functional.l1_loss(made, batch["hr"]))
 
 
+def test_of_a_partial_batch_only_the_first_scales_are_decoded():
+    """At least `partial_least` of the four, and at most three."""
+    model = tokenizer(partial_share=1.0, partial_least=2)
+    batch = images()
+    first_scales = list(scales_of(model.vae.encode(batch["hr"]), GRIDS))
+    decoded = [model.vae.decode(scale.total) for scale in first_scales]
+
+    counts = set()
+    for seed in range(10):
+        torch.manual_seed(seed)
+        _, (_, made) = model.generator_loss(batch)
+        counts |= {n for n, image in enumerate(decoded, 1) if torch.allclose(made, image)}
+
+    assert counts == {2, 3}
+
+
 def test_the_loss_is_the_mean_of_that_of_images_and_of_smaller_ones():
     batch = images()
     small = batch | {"hr": functional.interpolate(batch["hr"], (8, 8), mode="area")}

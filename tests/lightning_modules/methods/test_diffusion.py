@@ -162,6 +162,19 @@ class OfText(Oracle):
         return 0.01 * condition.text.mean((1, 2)).view(-1, 1, 1, 1) + 0 * z_t
 
 
+@pytest.mark.parametrize(("dropout", "text"), [(0.0, 1.0), (1.0, -1.0)])
+def test_a_dropped_caption_is_the_null_text_in_training(dropout, text):
+    """Else guidance would compare a text with one that was never trained."""
+    batch = images(count=2) | {"text": ["a", "a"]}  # of which `Words` makes 1
+    schedule = Schedule(prediction="sample")
+    parts = {"encoder": Words(), "schedule": schedule, "caption_dropout": dropout}
+    model = make.quiet(Diffusion(1.0, OfText(None, schedule), **parts))
+
+    loss = model.training_step(batch, 0)
+
+    assert_close(loss, (0.01 * text - (batch["hr"] * 2 - 1)).square().mean())
+
+
 @pytest.mark.parametrize(
     ("guidance", "rows", "expected"),
     [

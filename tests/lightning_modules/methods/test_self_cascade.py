@@ -338,6 +338,21 @@ def test_places_of_upsamplers_in_sdxl():
 # -------------------------------------------------------------------------------------- training
 
 
+@pytest.mark.parametrize("dropout", [0.0, 1.0])
+def test_a_dropped_caption_is_the_null_text_in_training(dropout):
+    method = cascade(encoder=Words(), tuning=Tuning(Shared, caption_dropout=dropout))
+    calls = noted(method)
+    batch = images()
+
+    method.training_step(batch, 0)
+
+    captions = Words()(batch["text"])
+    expected = method.denoiser.null_text(2, captions.shape[1]) if dropout else captions
+    of_pivot, call = calls
+    assert torch.equal(of_pivot.condition.text, expected)
+    assert torch.equal(call.condition.text, expected)
+
+
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_the_loss_is_the_mean_squared_error_of_the_bases_prediction_below_k(prediction):
     """|unet(z_t, t, features of the pivot) - target|^2; the pivot is HR, averaged to its size."""
