@@ -80,6 +80,17 @@ def test_the_loss_is_the_sum_of_its_parts():
     assert_close(loss, expected)
 
 
+def test_the_loss_of_a_codebook_pulls_latents_to_entries_and_a_quarter_as_much_entries_to_them():
+    space = SPACES["VQ"]()
+    losses = AutoencoderLosses(l1_weight=0.0, l2_weight=0.0, commitment_weight=0.5)
+
+    loss, (hr, _) = autoencoder(space, losses).generator_loss(batch())
+
+    latents = space.encode(hr).movedim(1, -1).flatten(0, 2)
+    distances = torch.cdist(latents, space.vae.quantize.embedding.weight)
+    assert_close(loss, 0.5 * (1 + 0.25) * distances.min(1).values.square().sum() / latents.numel())
+
+
 def test_the_adversarial_loss_counts_from_its_start_and_the_discriminators_is_the_hinge():
     losses = AutoencoderLosses(adversarial_weight=0.5, adversarial_start=2)
     method = autoencoder(losses=losses, discriminator=PatchGAN(width=8, layers=1))

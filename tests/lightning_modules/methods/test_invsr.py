@@ -256,6 +256,13 @@ def test_the_loss_and_its_gradient_are_those_of_x0_predicted_from_the_start():
     assert_close(gradient, by_hand, rtol=1e-3, atol=1e-6)
 
 
+def test_unless_deterministic_latents_of_training_are_drawn():
+    batch = images()
+    method = invsr()
+    _, (z, *_) = method.generator_loss(batch)
+    assert torch.equal(z, method.space.encode(batch["hr"], Noise(batch["seed"])))
+
+
 def loss_of(method, batch, step=0):
     """The loss of a step, the same draws each time."""
     method._trainer.global_step = step

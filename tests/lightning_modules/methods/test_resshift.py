@@ -76,15 +76,27 @@ def test_a_network_that_does_not_fit_the_latents_is_refused():
 
 def test_latents_of_the_batch_are_used_and_that_of_lr_is_encoded_where_it_lacks():
     space = small_vq()
+    space.mean.fill_(0.5)
+    space.deviation.fill_(2.0)
     batch = make.batch(2, (32, 32), lr=(3, 8, 8), latent=(3, 16, 16), lr_latent=(3, 16, 16))
     batch["space"] = space.identity
     z, y = latent_pair(space, batch)
-    assert torch.equal(z, batch["latent"])
-    assert torch.equal(y, batch["lr_latent"])
+    assert torch.equal(z, (batch["latent"] - 0.5) / 2)
+    assert torch.equal(y, (batch["lr_latent"] - 0.5) / 2)
 
     del batch["lr_latent"]
     _, y = latent_pair(space, batch)
     assert_close(y, space.encode(enlarged(batch["lr"], batch["size"])))
+
+
+def test_with_noise_both_latents_are_drawn_from_the_encoders_distribution(batch):
+    space = make.Averaged(factor=4)
+
+    z, y = latent_pair(space, batch, Noise(batch["seed"]))
+
+    noise = Noise(batch["seed"])
+    assert torch.equal(z, space.encode(batch["hr"], noise))
+    assert torch.equal(y, space.encode(enlarged(batch["lr"], batch["size"]), noise))
 
 
 # --------------------------------------------------------------------------- the perceptual part

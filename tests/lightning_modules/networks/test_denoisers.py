@@ -350,6 +350,25 @@ def test_untrained_released_upsamplers_add_the_enlarged_features(mode, in_torch)
 
 
 @torch.no_grad()
+def test_released_upsamplers_are_two_residual_blocks_of_which_the_first_enlarges():
+    """x + conv2(SiLU(norm2(conv1(SiLU(norm1(x))) + W SiLU(time))))."""
+    upsampler = make.fill(Full(PLACES, resize="bilinear"))
+    time = functional.silu(sinusoid(T, PLACES.embedding))
+
+    added = added_by(upsampler)["middle"]
+
+    x = functional.interpolate(FEATURES["middle"], SIZES["middle"], mode="bilinear")
+    first, second = upsampler.places["middle"].blocks
+    inner = functional.silu(first.norm1(FEATURES["middle"]))
+    inner = first.conv1(functional.interpolate(inner, SIZES["middle"], mode="bilinear"))
+    inner = inner + first.time(time)[:, :, None, None]
+    x = x + first.conv2(functional.silu(first.norm2(inner)))
+    inner = second.conv1(functional.silu(second.norm1(x))) + second.time(time)[:, :, None, None]
+    expected = x + second.conv2(functional.silu(second.norm2(inner)))
+    assert_close(added, expected, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
 def test_shared_blocks_get_each_channel_as_an_image():
     """Two blocks x + conv2(SiLU(conv1(x) + W time)), and a factor alpha."""
     upsampler = make.fill(Shared(PLACES))
