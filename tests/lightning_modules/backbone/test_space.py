@@ -151,6 +151,12 @@ def test_latents_of_a_size_without_published_scales_are_refused(released):
         released.scales((100, 100))  # of factor 8
 
 
+def test_latents_without_scales_are_coded_by_those_of_a_square_in_proportion():
+    scales = space().coded(make.normal(1, BITS, 8, 6))
+    # By 8 / 4 and 6 / 4; 1 * 1.5 becomes 2, and 3 * 1.5 becomes 4: halves are rounded to even.
+    assert [tuple(scale.code.shape[-2:]) for scale in scales] == [(2, 2), (4, 3), (6, 4), (8, 6)]
+
+
 def test_images_are_decoded_from_the_sum_of_the_bits_of_all_scales():
     bitwise = space()
     z = bitwise.encode(IMAGES)

@@ -91,6 +91,20 @@ def test_the_loss_of_a_codebook_pulls_latents_to_entries_and_a_quarter_as_much_e
     assert_close(loss, 0.5 * (1 + 0.25) * distances.min(1).values.square().sum() / latents.numel())
 
 
+def test_the_latents_of_each_image_get_noise_of_a_level_up_to_latent_noise():
+    method = autoencoder(latent_noise=0.5)
+    decode = method.space.decode
+    decoded = []
+    method.space.decode = lambda z: decoded.append(z) or decode(z)
+    hr = images(32)
+
+    method.generator_loss(batch(hr))
+
+    levels = (decoded[0] - method.space.encode(hr)).flatten(1).std(1)
+    assert levels.min() < 0.1
+    assert 0.4 < levels.max() < 0.6  # 0.5, and three standard errors of 192 values
+
+
 def test_the_adversarial_loss_counts_from_its_start_and_the_discriminators_is_the_hinge():
     losses = AutoencoderLosses(adversarial_weight=0.5, adversarial_start=2)
     method = autoencoder(losses=losses, discriminator=PatchGAN(width=8, layers=1))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional
@@ -89,16 +91,19 @@ def test_of_a_partial_batch_only_the_first_scales_are_decoded():
     assert counts == {2, 3}
 
 
-def test_the_loss_is_the_mean_of_that_of_images_and_of_smaller_ones():
+def test_the_loss_is_the_mean_of_images_and_smaller_ones_and_the_adversarial_part_of_images():
     batch = images()
     small = batch | {"hr": functional.interpolate(batch["hr"], (8, 8), mode="area")}
     large_loss, _ = tokenizer().generator_loss(batch)
     small_loss, _ = tokenizer().generator_loss(small)
-    model = tokenizer(smaller=[4])  # times: of 8 px, where the images have 32
+    judged = replace(PIXELS, adversarial_weight=0.5)
+    smaller = [4]  # times: of 8 px, where the images have 32
+    model = tokenizer(judged, smaller=smaller, discriminator=PatchGAN(width=8, layers=1))
 
-    loss, _ = model.generator_loss(batch)
+    loss, (_, made) = model.generator_loss(batch)
 
-    assert_close(loss, (large_loss + small_loss) / 2)
+    (logits,) = model.discriminator(made)
+    assert_close(loss, (large_loss + small_loss) / 2 - 0.5 * logits.mean())
     assert model.logged.keys() >= {"train/pixel", "train/pixel_4"}
 
 

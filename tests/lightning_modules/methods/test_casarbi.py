@@ -130,6 +130,8 @@ def test_sampling_ends_at_the_hr_that_the_network_predicts(batch, solver, timest
     sr = restored(model, batch)
 
     assert_near(sr, batch["hr"], 1e-5)
+    first_input = model.network.calls[0][0]
+    assert first_input.std().item() == pytest.approx(1, abs=0.1)
     called = [int(t[0]) for x, t, *_ in model.network.calls]
     assert called == (timesteps or list(range(14, -1, -1)))  # by default all 15
 

@@ -131,6 +131,25 @@ def test_guidance_compares_a_text_with_the_table_for_no_text():
     assert text.lengths.tolist() == [3, 1, 3, 1]
 
 
+def test_drop_path_grows_with_depth_and_keeps_the_mean():
+    sizes = {"width": 64, "heads": 2, "text_width": 128, "text_length": 8}
+    network = InfinityTransformer(BITS, depth=3, **sizes, drop_path=0.5)
+    factors = []  # of what attention and MLP of each block add
+    for block in network.blocks:
+        block.register_forward_pre_hook(
+            lambda _, args, named: factors.append(named["drop_path"]), with_kwargs=True
+        )
+    text = Text(make.normal(400, 1, 128), torch.ones(400))
+    torch.manual_seed(0)
+
+    network(None, Scales([(1, 1)]), network.encode_text(text))
+
+    for factor, rate in zip(factors, (0.0, 0.25, 0.5), strict=True):
+        kept = factor[factor > 0]
+        assert_close(kept, torch.full_like(kept, 1 / (1 - rate)))
+        assert (factor == 0).float().mean().item() == pytest.approx(rate, abs=0.06)
+
+
 def test_tables_and_norms_are_not_decayed():
     model = Infinity(1, space(), transformer())
     names = {parameter: name for name, parameter in model.transformer.named_parameters()}

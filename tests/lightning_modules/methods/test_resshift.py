@@ -43,11 +43,22 @@ def test_sampling_ends_at_the_hr_that_the_network_predicts(batch, sampler, times
     assert called == (timesteps or list(range(14, -1, -1)))  # by default all 15
 
 
-def test_the_loss_is_the_mean_squared_error_of_hr(batch):
+def test_the_loss_is_the_mean_squared_error_of_hr_from_noisy_samples_and_lr(batch):
     error = 0.5
-    network = make.Answering(lambda *_: batch["hr"] * 2 - 1 + error)
+    hr = batch["hr"] * 2 - 1
+    network = make.Answering(lambda *_: hr + error)
     model = make.quiet(ResShift(4.0, network, PixelSpace()))
-    assert_near(model.training_step(batch, 0), torch.tensor(error**2), 1e-6)
+    torch.manual_seed(1)
+    loss = model.training_step(batch, 0)
+
+    ((x, t, lr),) = network.calls
+    torch.manual_seed(1)
+    assert torch.equal(t, torch.randint(15, (2,)))
+    y = enlarged(batch["lr"], batch["size"]) * 2 - 1
+    x_t = model.process.add_noise(hr, y, torch.randn(hr.shape), t)
+    assert_close(x, model.process.scale_input(x_t, t))
+    assert_close(lr, batch["lr"] * 2 - 1)
+    assert_near(loss, torch.tensor(error**2), 1e-6)
 
 
 @pytest.mark.parametrize(
