@@ -80,7 +80,7 @@ def test_the_loss_is_the_sum_of_its_parts():
     assert_close(loss, expected)
 
 
-def test_the_loss_of_a_codebook_pulls_latents_to_entries_and_a_quarter_as_much_entries_to_them():
+def test_the_loss_of_a_codebook_is_the_squared_distance_of_latents_to_their_nearest_entries():
     space = SPACES["VQ"]()
     losses = AutoencoderLosses(l1_weight=0.0, l2_weight=0.0, commitment_weight=0.5)
 
@@ -88,7 +88,8 @@ def test_the_loss_of_a_codebook_pulls_latents_to_entries_and_a_quarter_as_much_e
 
     latents = space.encode(hr).movedim(1, -1).flatten(0, 2)
     distances = torch.cdist(latents, space.vae.quantize.embedding.weight)
-    assert_close(loss, 0.5 * (1 + 0.25) * distances.min(1).values.square().sum() / latents.numel())
+    squared_error = distances.min(1).values.square().sum() / latents.numel()
+    assert_close(loss, 0.5 * 1.25 * squared_error)  # 1 for one of the two, 0.25 for the other
 
 
 def test_the_latents_of_each_image_get_noise_of_a_level_up_to_latent_noise():

@@ -119,19 +119,23 @@ def with_constant_latent(latent, perceptual, **settings):
     return make.quiet(ResShift(4.0, network, small_vq(), perceptual=perceptual, **settings))
 
 
-@pytest.mark.parametrize("target", ["round_trip", "hr"])
-def test_the_perceptual_part_is_of_decoded_images(batch, target):
+@pytest.mark.parametrize(("target", "prediction"), [("round_trip", "sample"), ("hr", "residual")])
+def test_the_perceptual_part_is_of_decoded_images(batch, target, prediction):
     distance = make.Distance()
     latent = make.normal(2, 3, 16, 16)
     settings = {"perceptual_weight": 3.0, "perceptual_target": target}
+    settings["process"] = ResidualShift(prediction=prediction)
     model = with_constant_latent(latent, distance, **settings)
+    if prediction == "residual":
+        y = model.space.encode(enlarged(batch["lr"], batch["size"]))
+        model.network.answer = lambda *_: y - latent
 
     loss = model.training_step(batch, 0)
 
     z = model.space.encode(batch["hr"])
     sr = model.space.decode(latent).clamp(0, 1)
     hr = batch["hr"] if target == "hr" else model.space.decode(z).clamp(0, 1)
-    assert torch.equal(distance.seen[0][0], sr)
+    assert_close(distance.seen[0][0], sr)
     assert torch.equal(distance.seen[0][1], hr)
     assert_close(loss, (latent - z).square().mean() + 3 * (sr - hr).square().mean())
 
