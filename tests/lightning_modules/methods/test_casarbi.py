@@ -136,6 +136,18 @@ def test_sampling_ends_at_the_hr_that_the_network_predicts(batch, solver, timest
     assert called == (timesteps or list(range(14, -1, -1)))  # by default all 15
 
 
+def test_each_stage_starts_from_noise_of_its_own(batch):
+    model = cascade(stages=Stages(fixed=1.5))  # two stages to x2
+
+    restored(model, batch)
+
+    starts = [x for x, t, *_ in model.network.calls if t[0] == 14]
+    assert len(starts) == 2
+    for number, x in enumerate(starts):
+        field = Noise(batch["seed"]).stream(number).normal(x.shape)
+        assert_close(x / x.std(), field / field.std())
+
+
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("domain", ["residual", "image"])
 def test_relative_noise_is_absolute_noise_in_units_of_sigma_r(batch, solver, domain):
