@@ -167,10 +167,13 @@ class CallbackContract:
         """Processes that are spawned get a copy."""
         pickle.loads(pickle.dumps(make()))
 
-    def test_it_can_be_used_again(self, make, tmp_path):
+    def test_a_second_run_with_it_ends_as_the_first(self, make, tmp_path):
         callback = make()
+        ends = []
         for _ in range(2):
-            fit(tmp_path, callback, max_epochs=1, num_sanity_val_steps=0)
+            run = fit(tmp_path, callback, max_epochs=1, num_sanity_val_steps=0)
+            ends.append(run.lightning_module.state_dict())
+        assert_equal(ends[1], ends[0])
 
 
 # ---------------------------------------------------------------------------------------- metrics

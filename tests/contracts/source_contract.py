@@ -179,7 +179,9 @@ class SourceContract:
         for batch, expected in zip(batches(1), batches(0), strict=True):
             H, W = batch["size"]
             assert batch["key"] == expected["key"]
-            assert torch.equal(batch["lr"], expected["lr"])
+            assert batch.keys() == expected.keys()
+            for name in {"hr", "lr"} & batch.keys():
+                assert torch.equal(batch[name], expected[name]), name
             assert batch["lr"].shape[-2:] == (H / SCALE, W / SCALE)
 
     def test_it_can_be_trained_on(self, source, example):

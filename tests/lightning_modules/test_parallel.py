@@ -75,14 +75,19 @@ def test_a_frozen_parameter_outside_the_networks_is_not_refused_under_fsdp():
 
 
 def test_networks_in_containers_are_sharded_one_by_one():
-    """`networks` yields what FSDP shards: the outermost modules with a `forward`."""
+    """`networks` yields what FSDP shards: the outermost modules that are called.
+
+    They have a `forward`, or say in `called` by which methods they are called instead.
+    """
     one = nn.Conv2d(3, 3, 1)
     two = nn.Conv2d(3, 3, 1)
     three = nn.Conv2d(3, 3, 1)
     method = nn.Module()
     method.first = one
     method.rest = nn.ModuleList([nn.ModuleDict({"a": two}), three])
-    assert list(networks(method)) == [one, two, three]
+    method.encoder = nn.ModuleDict({"a": nn.Conv2d(3, 3, 1)})
+    method.encoder.called = ("encode",)
+    assert list(networks(method)) == [one, two, three, method.encoder]
 
 
 # ------------------------------------------------------------------- statistics of normalisation

@@ -39,7 +39,6 @@ def resume(scheduler, stopped, folder):
     [
         (4, False, [0.25, 0.5, 0.75, 1, 1, 1]),
         (4, True, [1, 0.25, 0.5, 0.75, 1, 1]),  # one step late
-        (0, False, [1, 1]),
         (0, True, [1, 1]),
     ],
 )

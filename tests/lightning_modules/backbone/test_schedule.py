@@ -155,13 +155,40 @@ def test_inputs_are_divided_by_their_deviation_in_latents_or_by_their_range_in_p
     pixel = ResidualShift(steps=15, kappa=2.0, min_noise=0.04, input_scale="pixel")
     assert_close(latent.scale_input(ONES, t), (2**2 * root**2 + 1) ** -0.5)
     assert_close(pixel.scale_input(ONES, t), 1 / (3 * 2 * root + 1))
+    assert_close(pixel.scale_input(ONES[:1], 14), 1 / (3 * 2 * root[1:] + 1))  # one for all
 
 
 def test_the_prior_is_the_anchor_with_the_noise_of_the_last_step():
     assert_close(ResidualShift(kappa=2.0).prior(ONES, eps=ONES), ONES + 2 * 0.99)
 
 
-@pytest.mark.parametrize("prediction", ["sample", "epsilon", "scaled_epsilon", "residual"])
+PREDICTIONS = ["sample", "epsilon", "scaled_epsilon", "residual"]
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_the_clean_sample_follows_from_x_t_and_what_is_predicted(prediction):
+    """Of x_t = (1 - eta) x0 + eta y + kappa sqrt(eta) eps, the conference paper's equation 2."""
+    process = ResidualShift(steps=4, kappa=2.0, prediction=prediction)
+    x0, anchor, eps = make.normal(3, 4, 3, 2, 2).double()
+    t = torch.arange(4)
+    eta = process.etas.view(4, 1, 1, 1)
+    x_t = (1 - eta) * x0 + eta * anchor + 2 * eta.sqrt() * eps
+    predicted = {
+        "sample": x0,
+        "epsilon": eps,
+        "scaled_epsilon": 2 * eta.sqrt() * eps,
+        "residual": anchor - x0,
+    }[prediction]
+
+    assert_close(process.add_noise(x0, anchor, eps, t), x_t)
+    assert_close(process.target(x0, anchor, eps, t), predicted)
+    assert_close(process.to_x0(predicted, x_t, t, anchor), x0)
+    for step in range(4):  # as in sampling, with one timestep for all
+        clean = process.to_x0(predicted[step], x_t[step], step, anchor[step])
+        assert_close(clean, x0[step])
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_the_loss_is_the_squared_error_but_of_scaled_noise_that_of_the_noise(prediction):
     """As released: divided by kappa^2 eta, so that errors of all timesteps count alike."""
     process = ResidualShift(steps=4, min_noise=0.2, prediction=prediction)

@@ -30,7 +30,7 @@ SPACES = {
 
 
 @pytest.mark.parametrize("kind", SPACES)
-def test_gradients_pass_a_space_and_stop_at_no_weight(kind):
+def test_gradients_pass_through_a_space_whose_weights_are_frozen(kind):
     space = SPACES[kind]().train()
     images = IMAGES.clone().requires_grad_()
 
@@ -149,6 +149,12 @@ def test_scales_of_latents_are_the_published_ones_of_their_aspect_ratio(released
 def test_latents_of_a_size_without_published_scales_are_refused(released):
     with pytest.raises(ValueError, match=r"800x800 pixels has no scales: .* 1024x1024"):
         released.scales((100, 100))  # of factor 8
+
+
+def test_latents_without_scales_are_coded_by_those_of_a_square_in_proportion():
+    scales = space().coded(make.normal(1, BITS, 8, 6))
+    # By 8 / 4 and 6 / 4; 1 * 1.5 becomes 2, and 3 * 1.5 becomes 4: halves are rounded to even.
+    assert [tuple(scale.code.shape[-2:]) for scale in scales] == [(2, 2), (4, 3), (6, 4), (8, 6)]
 
 
 def test_images_are_decoded_from_the_sum_of_the_bits_of_all_scales():

@@ -9,17 +9,32 @@ import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from torch import nn
+from torch.nn import functional
 from torch.testing import assert_close
 
 from lightning_modules import Diffusion, Direct, KLSpace, PixelSpace, Schedule, UNet2D
+from lightning_modules.backbone.condition import Condition
 from lightning_modules.backbone.library import Flags
 from lightning_modules.controls.direct import AttnSF, self_attention, temperature
-from lightning_modules.controls.scalecrafter import ScaleCrafter, Step, convolutions, redilated
+from lightning_modules.controls.scalecrafter import (
+    FreeU,
+    ScaleCrafter,
+    Step,
+    convolutions,
+    redilated,
+)
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.solvers import Sampler
 from tests import make
 from tests.lightning_modules.backbone.texts import Words
-from tests.lightning_modules.backbone.unets import bare, base, noted, small_kl, wrapped
+from tests.lightning_modules.backbone.unets import (
+    bare,
+    base,
+    inputs,
+    noted,
+    small_kl,
+    wrapped,
+)
 
 TWICE = Step(number=0, count=50, size=(16, 16), trained=(8, 8))
 
@@ -39,13 +54,15 @@ def generated(method):
 # ------------------------------------------------------------------------------- direct inference
 
 
+@pytest.mark.parametrize("variance", ["preserving", "exploding"])
 @torch.no_grad()
-def test_all_steps_are_at_the_outputs_size():
-    method = direct()
+def test_all_steps_are_at_the_outputs_size_from_normal_noise(variance):
+    method = direct(schedule=Schedule(variance=variance))
     calls = noted(method)
 
     generated(method)
 
+    assert_close(calls[0].z, Noise(torch.arange(2)).normal((2, 3, 16, 16)))
     assert {call.z.shape for call in calls} == {(2, 3, 16, 16)}
     assert [int(call.t[0]) for call in calls] == [751, 501, 251, 1]
 
@@ -54,7 +71,7 @@ def test_nothing_is_trained_and_the_weights_are_the_bases():
     method = direct()
     assert not any(parameter.requires_grad for parameter in method.parameters())
     assert method.weights_source == "base.ckpt 0123456789abcdef"
-    method.setup("test")
+    method.setup("test")  # accepts it
 
 
 def test_an_untrained_base_is_refused():
@@ -177,6 +194,20 @@ def test_a_dilated_convolution_is_the_convolution_of_every_nth_pixel(factor):
             assert_close(output[..., i::factor, j::factor], conv(x[..., i::factor, j::factor]))
 
 
+@torch.no_grad()
+def test_a_fractional_dilation_is_a_whole_one_of_the_enlarged_input():
+    """By 1.5: dilated by 2, of an input enlarged by 2 / 1.5."""
+    conv = make.fill(nn.Conv2d(2, 3, 3, padding=1))
+    x = make.normal(1, 2, 12, 18)
+
+    with redilated(conv, 1.5):
+        output = conv(x)
+
+    larger = functional.interpolate(x, (16, 24), mode="bilinear")
+    dilated = functional.conv2d(larger, conv.weight, conv.bias, padding=2, dilation=2)
+    assert_close(output, functional.interpolate(dilated, (12, 18), mode="bilinear"))
+
+
 @pytest.mark.parametrize("factor", [1.5, 4])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_redilation_keeps_the_outputs_size_and_ends_also_after_an_error(factor, stride):
@@ -241,10 +272,51 @@ def test_damped_steps_have_a_further_call_with_some_layers_undilated():
     assert [count for count, _ in calls] == [2, 4, 2, 4, 4, 4]
     _, of_further_call = calls[0]
     _, of_guidance = calls[1]
-    assert of_further_call["down_blocks.0.resnets.0.conv1"] == 1
-    assert of_guidance["down_blocks.0.resnets.0.conv1"] == 2
     assert of_further_call["mid_block.resnets.0.conv1"] == 2
     assert of_guidance["mid_block.resnets.0.conv1"] == 2
+
+
+def test_damped_guidance_adds_the_captions_difference_in_the_dilated_network():
+    denoiser = base()
+    patch = ScaleCrafter(DEEP, tau=4, damped_steps=2, damped_without=("down_blocks",))
+    text = Condition(text=torch.full((1, 1, 1), 5.0))
+    nothing = Condition(text=torch.full((1, 1, 1), 3.0))
+
+    def predict(z, t, condition):
+        """The text times the dilation of a layer, 1 or 2."""
+        return condition.text[:, 0] * dilations(denoiser)["down_blocks.0.resnets.0.conv1"]
+
+    z = t = torch.zeros(1, 1)
+    raw = patch.guided(denoiser, TWICE, predict, z, t, (text, nothing), guidance=7.0)
+
+    assert raw.item() == 1 * 3 + 7 * (2 * 5 - 2 * 3)
+
+
+@torch.no_grad()
+def test_freeu_scales_half_of_the_backbone_and_the_lowest_frequencies_of_the_skip():
+    """By b1 and s1 where the backbone has most channels, 16, and by b2 and s2 where it has 8."""
+    denoiser = base()
+    z, t, text = inputs()
+    layers = [layer for block in denoiser.unet.up_blocks for layer in block.resnets]
+    before = []
+    after = []
+    for layer in layers:
+        layer.register_forward_pre_hook(lambda _, args: before.append(args[0]))
+    freeu = FreeU(b1=1.1, s1=0.9, b2=1.2, s2=0.2)
+
+    with ScaleCrafter({}, freeu=freeu).applied(denoiser, TWICE):
+        for layer in layers:  # these hooks run behind those of the patch
+            layer.register_forward_pre_hook(lambda _, args: after.append(args[0]))
+        denoiser(z, t, Condition(text=text))
+
+    for number, (width, b, s) in enumerate([(16, 1.1, 0.9)] * 3 + [(8, 1.2, 0.2)]):
+        expected = before[number].clone()
+        expected[:, : width // 2] *= b
+        spectrum = torch.fft.fftshift(torch.fft.fft2(expected[:, width:]), (2, 3))
+        h, w = spectrum.shape[-2:]
+        spectrum[..., h // 2 - 1 : h // 2 + 1, w // 2 - 1 : w // 2 + 1] *= s
+        expected[:, width:] = torch.fft.ifft2(torch.fft.ifftshift(spectrum, (2, 3))).real
+        assert_close(after[number], expected, rtol=1e-4, atol=1e-5)
 
 
 # ----------------------------------------------------------------------------------------- Attn-SF

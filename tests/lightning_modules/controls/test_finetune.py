@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from lightning_modules import Diffusion, FineTune, LoRA, Schedule
+from lightning_modules import Diffusion, Direct, FineTune, LoRA, Schedule
 from lightning_modules.controls.finetune import add_layers, targets
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.solvers import Sampler
 from tests import make
-from tests.lightning_modules.backbone.unets import base, wrapped
+from tests.lightning_modules.backbone.texts import Words
+from tests.lightning_modules.backbone.unets import base, noted, wrapped
 
 
 def images():
@@ -84,6 +85,18 @@ def test_the_loss_is_the_bases_own(prediction):
     assert_close(loss, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("dropout", [0.0, 1.0])
+def test_a_dropped_caption_is_the_null_text_in_training(dropout):
+    method = fine_tuned(encoder=Words(), caption_dropout=dropout)
+    calls = noted(method)
+    captions = ["a", "aa"]
+
+    method.training_step(images() | {"text": captions}, 0)
+
+    expected = method.denoiser.null_text(2, 3) if dropout else Words()(captions)
+    assert torch.equal(calls[0].condition.text, expected)
+
+
 @pytest.fixture
 def adapter():
     """A trained one: its second layers are not 0."""
@@ -102,6 +115,11 @@ def checkpoint_of(method):
 
 def generated(method):
     return method.generate(images(), Noise(torch.arange(2)))
+
+
+def test_an_untrained_adapter_gives_the_bits_of_direct_inference():
+    direct = Direct(2.0, denoiser=base(), sampler=Sampler(steps=4)).eval()
+    assert torch.equal(generated(lora()), generated(direct))
 
 
 def test_an_adapter_is_resumed_from_its_low_rank_layers_alone(adapter):

@@ -80,7 +80,33 @@ def test_the_loss_is_the_sum_of_its_parts():
     assert_close(loss, expected)
 
 
-def test_the_adversarial_loss_counts_from_its_start():
+def test_the_loss_of_a_codebook_is_the_squared_distance_of_latents_to_their_nearest_entries():
+    space = SPACES["VQ"]()
+    losses = AutoencoderLosses(l1_weight=0.0, l2_weight=0.0, commitment_weight=0.5)
+
+    loss, (hr, _) = autoencoder(space, losses).generator_loss(batch())
+
+    latents = space.encode(hr).movedim(1, -1).flatten(0, 2)
+    distances = torch.cdist(latents, space.vae.quantize.embedding.weight)
+    squared_error = distances.min(1).values.square().sum() / latents.numel()
+    assert_close(loss, 0.5 * 1.25 * squared_error)  # 1 for one of the two, 0.25 for the other
+
+
+def test_the_latents_of_each_image_get_noise_of_a_level_up_to_latent_noise():
+    method = autoencoder(latent_noise=0.5)
+    decode = method.space.decode
+    decoded = []
+    method.space.decode = lambda z: decoded.append(z) or decode(z)
+    hr = images(32)
+
+    method.generator_loss(batch(hr))
+
+    levels = (decoded[0] - method.space.encode(hr)).flatten(1).std(1)
+    assert levels.min() < 0.1
+    assert 0.4 < levels.max() < 0.6  # 0.5, and three standard errors of 192 values
+
+
+def test_the_adversarial_loss_counts_from_its_start_and_the_discriminators_is_the_hinge():
     losses = AutoencoderLosses(adversarial_weight=0.5, adversarial_start=2)
     method = autoencoder(losses=losses, discriminator=PatchGAN(width=8, layers=1))
 
@@ -88,9 +114,11 @@ def test_the_adversarial_loss_counts_from_its_start():
     method._trainer.global_step = 2
     after, (hr, decoded) = method.generator_loss(batch())
 
-    logits = method.discriminator(decoded)[0]
+    (logits,) = method.discriminator(decoded)
     assert_close(after - before, -0.5 * logits.mean(), rtol=1e-4, atol=1e-5)
-    assert method.discriminator_loss((hr, decoded)).requires_grad
+    (of_hr,) = method.discriminator(hr)
+    hinge = (functional.relu(1 - of_hr).mean() + functional.relu(1 + logits).mean()) / 2
+    assert_close(method.discriminator_loss((hr, decoded)), hinge)
 
 
 # ------------------------------------------------------------------------------------- its start

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional
@@ -73,16 +75,35 @@ def test_a_scale_that_is_dropped_adds_nothing_and_is_left_to_later_ones(seed):
     assert_close(loss, functional.l1_loss(made, batch["hr"]))
 
 
-def test_the_loss_is_the_mean_of_that_of_images_and_of_smaller_ones():
+def test_of_a_partial_batch_only_the_first_scales_are_decoded():
+    """At least `partial_least` of the four, and at most three."""
+    model = tokenizer(partial_share=1.0, partial_least=2)
+    batch = images()
+    first_scales = list(scales_of(model.vae.encode(batch["hr"]), GRIDS))
+    decoded = [model.vae.decode(scale.total) for scale in first_scales]
+
+    counts = set()
+    for seed in range(10):
+        torch.manual_seed(seed)
+        _, (_, made) = model.generator_loss(batch)
+        counts |= {n for n, image in enumerate(decoded, 1) if torch.allclose(made, image)}
+
+    assert counts == {2, 3}
+
+
+def test_the_loss_is_the_mean_of_images_and_smaller_ones_and_the_adversarial_part_of_images():
     batch = images()
     small = batch | {"hr": functional.interpolate(batch["hr"], (8, 8), mode="area")}
     large_loss, _ = tokenizer().generator_loss(batch)
     small_loss, _ = tokenizer().generator_loss(small)
-    model = tokenizer(smaller=[4])  # times: of 8 px, where the images have 32
+    judged = replace(PIXELS, adversarial_weight=0.5)
+    smaller = [4]  # times: of 8 px, where the images have 32
+    model = tokenizer(judged, smaller=smaller, discriminator=PatchGAN(width=8, layers=1))
 
-    loss, _ = model.generator_loss(batch)
+    loss, (_, made) = model.generator_loss(batch)
 
-    assert_close(loss, (large_loss + small_loss) / 2)
+    (logits,) = model.discriminator(made)
+    assert_close(loss, (large_loss + small_loss) / 2 - 0.5 * logits.mean())
     assert model.logged.keys() >= {"train/pixel", "train/pixel_4"}
 
 
@@ -90,4 +111,5 @@ def test_a_released_file_fills_the_autoencoder_and_the_discriminator_stays():
     model = tokenizer(discriminator=PatchGAN(width=8, layers=2))
     tensors = model.import_official({"encoder.conv_in.conv.weight": torch.ones(1)})
     assert torch.equal(tensors["vae.encoder.conv_in.weight"], torch.ones(1))
-    assert "discriminator.network.0.weight" in tensors
+    name = "discriminator.network.0.weight"
+    assert torch.equal(tensors[name], model.state_dict()[name])

@@ -130,8 +130,22 @@ def test_sampling_ends_at_the_hr_that_the_network_predicts(batch, solver, timest
     sr = restored(model, batch)
 
     assert_near(sr, batch["hr"], 1e-5)
+    first_input = model.network.calls[0][0]
+    assert first_input.std().item() == pytest.approx(1, abs=0.1)
     called = [int(t[0]) for x, t, *_ in model.network.calls]
     assert called == (timesteps or list(range(14, -1, -1)))  # by default all 15
+
+
+def test_each_stage_starts_from_noise_of_its_own(batch):
+    model = cascade(stages=Stages(fixed=1.5))  # two stages to x2
+
+    restored(model, batch)
+
+    starts = [x for x, t, *_ in model.network.calls if t[0] == 14]
+    assert len(starts) == 2
+    for number, x in enumerate(starts):
+        field = Noise(batch["seed"]).stream(number).normal(x.shape)
+        assert_close(x / x.std(), field / field.std())
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -179,13 +193,19 @@ def test_a_batch_that_is_not_finite_does_not_count_for_sigma_r(batch, bad, monke
 
 def test_noise_is_added_to_a_share_of_the_inputs_and_the_network_knows_its_level():
     model = cascade(noise_probability=0.5)
+    batch = make.pairs(lr=(12, 8), scale=2, count=64)
+    encode = model.base.encode
+    inputs = []
+    model.base.encode = lambda lr: inputs.append(lr) or encode(lr)
     torch.manual_seed(3)
 
-    model.training_step(make.pairs(lr=(12, 8), scale=2, count=64), 0)
+    model.training_step(batch, 0)
 
     ((*_, levels),) = model.network.calls
+    deviations = (inputs[0] - batch["lr"]).flatten(1).std(1)
+    assert_close(2 * deviations, levels, rtol=0.2, atol=0)  # levels are of values in [-1, 1]
     assert 0.3 < (levels > 0).float().mean() < 0.7  # 0.5, and three standard errors of 64 images
-    assert 0.05 < levels.max() <= 0.1  # drawn from 0 to 0.1
+    assert levels[levels > 0].min() < 0.05 < levels.max() <= 0.1  # drawn from 0 to 0.1
 
 
 def test_with_guidance_the_shrunk_output_is_nearer_to_lr(batch):

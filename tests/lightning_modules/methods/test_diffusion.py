@@ -29,7 +29,7 @@ def answers(x_t, x0, alpha, sigma):
 
 
 class Oracle(Denoiser):
-    """Knows the clean sample x0 and the schedule, and notes its timesteps."""
+    """Knows the clean sample x0 and the schedule, and notes its inputs and timesteps."""
 
     channels = 3
 
@@ -38,9 +38,11 @@ class Oracle(Denoiser):
         self.x0 = x0
         self.schedule = schedule
         self.weight = nn.Parameter(torch.zeros(()))
+        self.inputs = []
         self.timesteps = []
 
     def forward(self, z_t, t, condition=None, residuals=None):
+        self.inputs.append(z_t)
         self.timesteps.append(t)
         levels = torch.tensor([self.schedule.level(int(step)) for step in t])
         alpha, sigma = levels.view(-1, 2, 1, 1, 1).unbind(1)
@@ -136,7 +138,7 @@ def test_a_method_at_half_the_size_repeats_the_pixels_that_it_generates():
 @pytest.mark.parametrize(
     ("variance", "eta"), [("preserving", 0.0), ("preserving", 1.0), ("exploding", 0.0)]
 )
-def test_sampling_ends_at_the_x0_that_the_network_predicts(prediction, variance, eta):
+def test_sampling_goes_from_noise_to_the_x0_that_the_network_predicts(prediction, variance, eta):
     batch = images()
     schedule = Schedule(prediction=prediction, variance=variance)
     sampler = replace(TRAILING, steps=7, eta=eta)
@@ -144,6 +146,7 @@ def test_sampling_ends_at_the_x0_that_the_network_predicts(prediction, variance,
 
     sr = model.generate(batch, Noise(batch["seed"]))
 
+    assert_close(model.denoiser.inputs[0], Noise(batch["seed"]).normal(sr.shape))
     assert_near(sr, batch["hr"], 2e-4)
     called = [int(t[0]) for t in model.denoiser.timesteps]
     assert called == model.sampled
@@ -160,6 +163,19 @@ class OfText(Oracle):
     def forward(self, z_t, t, condition=None, residuals=None):
         self.timesteps.append(t)
         return 0.01 * condition.text.mean((1, 2)).view(-1, 1, 1, 1) + 0 * z_t
+
+
+@pytest.mark.parametrize(("dropout", "text"), [(0.0, 1.0), (1.0, -1.0)])
+def test_a_dropped_caption_is_the_null_text_in_training(dropout, text):
+    """Else guidance would compare a text with one that was never trained."""
+    batch = images(count=2) | {"text": ["a", "a"]}  # of which `Words` makes 1
+    schedule = Schedule(prediction="sample")
+    parts = {"encoder": Words(), "schedule": schedule, "caption_dropout": dropout}
+    model = make.quiet(Diffusion(1.0, OfText(None, schedule), **parts))
+
+    loss = model.training_step(batch, 0)
+
+    assert_close(loss, (0.01 * text - (batch["hr"] * 2 - 1)).square().mean())
 
 
 @pytest.mark.parametrize(

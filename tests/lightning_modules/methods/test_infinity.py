@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from lightning_modules.methods.infinity import (
     Bitwise,
     Infinity,
     drawn,
+    drawn_code,
     sample,
     self_correction,
     teacher_forcing,
@@ -100,6 +102,54 @@ def test_the_loss_is_the_cross_entropy_of_bits_weighed_by_one_over_the_side_of_t
     assert model.logged["train/loss_scale_4"] == pytest.approx(fourth.item(), rel=1e-5)
 
 
+def test_a_tenth_of_the_captions_are_dropped_in_training():
+    model = make.quiet(Infinity(1, space(), transformer()))
+    count = 200
+    batch = make.batch(count, (32, 32), hr=(3, 32, 32), text_features=(3, 128))
+    batch["text_lengths"] = torch.full((count,), 3)
+    without_text = model.transformer.without_text
+    dropped = []
+    model.transformer.without_text = lambda text, where: (
+        dropped.append(where) or without_text(text, where)
+    )
+    torch.manual_seed(0)
+
+    with torch.no_grad():
+        model.training_step(batch, 0)
+
+    assert 0.04 < dropped[0].float().mean() < 0.16  # three standard errors of 200 captions
+
+
+def test_guidance_compares_a_text_with_the_table_for_no_text():
+    model = Infinity(1, space(), transformer(), bits=Bitwise(guidance=3))
+    batch = {"key": ["a", "b"], "text_features": TEXTS.features, "text_lengths": TEXTS.lengths}
+
+    text, _ = model.sampling(batch)
+
+    no_text = model.transformer.no_text[:3].expand(2, -1, -1)  # of the length of the texts
+    assert torch.equal(text.features, torch.cat([TEXTS.features, no_text]))
+    assert text.lengths.tolist() == [3, 1, 3, 1]
+
+
+def test_drop_path_grows_with_depth_and_keeps_the_mean():
+    sizes = {"width": 64, "heads": 2, "text_width": 128, "text_length": 8}
+    network = InfinityTransformer(BITS, depth=3, **sizes, drop_path=0.5)
+    factors = []  # of what attention and MLP of each block add
+    for block in network.blocks:
+        block.register_forward_pre_hook(
+            lambda _, args, named: factors.append(named["drop_path"]), with_kwargs=True
+        )
+    text = Text(make.normal(400, 1, 128), torch.ones(400))
+    torch.manual_seed(0)
+
+    network(None, Scales([(1, 1)]), network.encode_text(text))
+
+    for factor, rate in zip(factors, (0.0, 0.25, 0.5), strict=True):
+        kept = factor[factor > 0]
+        assert_close(kept, torch.full_like(kept, 1 / (1 - rate)))
+        assert (factor == 0).float().mean().item() == pytest.approx(rate, abs=0.06)
+
+
 def test_tables_and_norms_are_not_decayed():
     model = Infinity(1, space(), transformer())
     names = {parameter: name for name, parameter in model.transformer.named_parameters()}
@@ -130,6 +180,13 @@ def test_a_bit_of_probability_three_quarters_is_drawn_by_temperature_and_top_p(h
     logits = torch.tensor([0.0, math.log(3)]).expand(1, 40_000, 1, 2)
     bits = drawn(logits, make.uniform(1, 40_000, 1), how)
     assert bits.mean().item() == pytest.approx(share, abs=0.01)
+
+
+def test_a_certain_bit_is_drawn_also_from_the_largest_normal_number():
+    """Whose distribution function is rounded to 1, and a bit is 1 where it is below its chance."""
+    noise = SimpleNamespace(seeds=[0], normal=lambda shape: torch.full(shape, 9.0))
+    logits = torch.tensor([0.0, 100.0]).expand(1, 1, BITS, 2)
+    assert (drawn_code(logits, noise, (1, 1), 1, Bitwise(tau=1)) > 0).all()
 
 
 def log_odds(network, codes, text):

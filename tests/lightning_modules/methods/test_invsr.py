@@ -14,13 +14,14 @@ from torch.nn import functional
 from torch.testing import assert_close
 
 from lightning_modules import InvSR, LatentDiscriminator, LatentLPIPS, NoisePredictor, UNet2D
+from lightning_modules.backbone.condition import Condition
 from lightning_modules.backbone.library import Flags
 from lightning_modules.latents import enlarged
 from lightning_modules.methods.invsr import STARTS, Sampling, Training, timesteps_for
 from lightning_modules.noise import Noise
 from lightning_modules.sampling.tiling import Tiling
 from tests import make
-from tests.lightning_modules.backbone.unets import FLAT
+from tests.lightning_modules.backbone.unets import FLAT, noted
 from tests.make import assert_near
 
 UNET = FLAT | {
@@ -109,16 +110,23 @@ def test_many_timesteps_are_rounded_as_released(start, steps):
 
 @torch.no_grad()
 def sampled_by_diffusers(method, batch, indices):
-    """Sampling by the means of all distributions, with diffusers' scheduler.
+    """Sampling with diffusers' scheduler; if deterministic, by the means of all distributions.
 
     indices: Timesteps, counted from 0.
     """
+    noise = Noise(batch["seed"])
+    draws = not method.sampling.deterministic
     scheduler = EulerDiscreteScheduler(
         beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012
     )
     scheduler.set_timesteps(timesteps=indices)
-    z = method.space.encode(enlarged(batch["lr"], batch["size"]))
-    z = z + scheduler.sigmas[0] * method.predictor(batch["lr"], float(indices[0])).mean
+    lr = enlarged(batch["lr"], batch["size"])
+    z = method.space.encode(lr, noise.stream("encoder") if draws else None)
+    eps = noise.stream("start").normal(z.shape)
+    if method.predictor is not None:
+        mean, logvar = method.predictor(batch["lr"], float(indices[0]))
+        eps = mean + torch.exp(logvar / 2) * eps * draws
+    z = z + scheduler.sigmas[0] * eps
     for t in scheduler.timesteps:
         x = scheduler.scale_model_input(z, t)
         raw = method.denoiser.unet(x, t, method.denoiser.null_text(len(x))).sample
@@ -126,11 +134,12 @@ def sampled_by_diffusers(method, batch, indices):
     return method.space.decode(z)
 
 
+@pytest.mark.parametrize("deterministic", [True, False])
 @pytest.mark.parametrize("timesteps", [[200], [250, 200, 150, 100, 50]])
-def test_sampling_is_that_of_diffusers_euler(timesteps):
+def test_sampling_is_that_of_diffusers_euler(timesteps, deterministic):
     """All networks get timestep 250 as its index, 249."""
     batch = images()
-    method = invsr(sampling=Sampling(timesteps=timesteps, deterministic=True)).eval()
+    method = invsr(sampling=Sampling(timesteps=timesteps, deterministic=deterministic)).eval()
 
     sr = method.restore(batch, Noise(batch["seed"]))
 
@@ -138,6 +147,39 @@ def test_sampling_is_that_of_diffusers_euler(timesteps):
     assert_near(sr, sampled_by_diffusers(method, batch, indices), 1e-5)
     off_by_one = sampled_by_diffusers(method, batch, timesteps)
     assert (sr - off_by_one).abs().max() > 1e-4
+
+
+def test_without_a_predictor_sampling_starts_from_normal_noise():
+    batch = images()
+    method = invsr(predictor=None, sampling=Sampling(timesteps=[250])).eval()
+    sr = method.restore(batch, Noise(batch["seed"]))
+    assert_near(sr, sampled_by_diffusers(method, batch, [249]), 1e-5)
+
+
+@pytest.mark.parametrize("solver", ["euler", "ancestral"])
+def test_between_timesteps_only_the_ancestral_solver_draws_noise(solver):
+    batch = images()
+    sampling = Sampling(timesteps=[250, 100], deterministic=True, solver=solver)
+    noise = Noise(batch["seed"])
+    sr = invsr(sampling=sampling).eval().restore(batch, noise)
+    assert noise.drew == (solver == "ancestral")
+    assert sr.isfinite().all()
+
+
+@pytest.mark.parametrize(("guidance", "texts"), [(1.0, [1, 1]), (2.0, [-1, -1, 1, 1])])
+def test_guidance_goes_from_the_negative_prompt_to_the_prompt(guidance, texts):
+    batch = images(count=2)
+    text = torch.ones(2, 3, 8)
+    prompt = SimpleNamespace(
+        condition=lambda count: Condition(text=text),
+        unconditional=lambda count: Condition(text=-text),
+    )
+    method = invsr(prompt=prompt, sampling=Sampling(guidance=guidance)).eval()
+    calls = noted(method)
+
+    method.restore(batch, Noise(batch["seed"]))
+
+    assert calls[0].condition.text[:, 0, 0].tolist() == texts
 
 
 def test_tiles_are_cut_and_blended_as_released():
@@ -212,6 +254,13 @@ def test_the_loss_and_its_gradient_are_those_of_x0_predicted_from_the_start():
     (gradient,) = torch.autograd.grad(loss, weight)
     (by_hand,) = torch.autograd.grad(expected, weight)
     assert_close(gradient, by_hand, rtol=1e-3, atol=1e-6)
+
+
+def test_unless_deterministic_latents_of_training_are_drawn():
+    batch = images()
+    method = invsr()
+    _, (z, *_) = method.generator_loss(batch)
+    assert torch.equal(z, method.space.encode(batch["hr"], Noise(batch["seed"])))
 
 
 def loss_of(method, batch, step=0):

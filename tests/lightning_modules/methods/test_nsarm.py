@@ -11,10 +11,12 @@ from torch.testing import assert_close
 
 from degradations.bicubic import resize
 from lightning_modules import NSARM, Infinity, LatentEstimate, NSARMStageOne, Transformation
+from lightning_modules.methods.infinity import Bitwise
 from lightning_modules.methods.nsarm import StageTwo
 from lightning_modules.networks.bsq import quantized, scales_of
 from lightning_modules.networks.infinity import Text
 from lightning_modules.networks.transformation import Branch
+from lightning_modules.noise import Noise
 from tests import make
 from tests.lightning_modules.networks.test_next_scale import released_mapper
 from tests.lightning_modules.next_scale_parts import BITS, GRIDS, mapper, space, transformer
@@ -111,6 +113,23 @@ def test_the_loss_of_stage_two_is_the_cross_entropy_of_the_bits_behind_the_mappe
     assert_close(loss, (losses * weights).sum(1).mean() / weights.sum())
     assert model.logged.keys() >= {"train/loss_scale_3", "train/loss_scale_4"}
     assert "train/loss_scale_2" not in model.logged
+
+
+@torch.no_grad()
+def test_stage_two_keeps_the_mappers_codes_and_draws_the_others(batch):
+    """At temperature 0: the likelier bits."""
+    model = stage_two(bits=Bitwise(tau=0)).eval()
+
+    first, second, third, fourth = model.codes(batch, batch["lr"], Noise(batch["seed"]))
+
+    of_mapper = model.mapper(model.space.encode(batch["lr"]))
+    assert torch.equal(first, quantized(of_mapper[0]))
+    assert torch.equal(second, quantized(of_mapper[1]))
+    mapped = enlarged(first) + enlarged(second)
+    logits = logits_of(model, [enlarged(first), mapped, mapped + enlarged(third)])
+    likelier = (logits.diff(dim=-1)[..., 0] > 0)[:, 1 * 1 + 2 * 2 :].split([3 * 3, 4 * 4], 1)
+    assert torch.equal(tokens(third > 0), likelier[0])
+    assert torch.equal(tokens(fourth > 0), likelier[1])
 
 
 def test_a_mapper_that_is_not_trained_has_no_dropout(batch):

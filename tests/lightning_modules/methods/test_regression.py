@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
 import torch
 
 from lightning_modules import LIIF, Regression
@@ -12,12 +13,15 @@ from tests import make
 from tests.make import assert_near
 
 
-def test_the_loss_is_l1():
-    model = make.quiet(Regression(2, make.Resizing))
+@pytest.mark.parametrize(("name", "eps"), [("l1", 0), ("charbonnier", 1e-3)])
+def test_the_loss_is_l1_or_charbonnier(name, eps):
+    """sqrt(d^2 + eps^2) of each difference d, with the eps of LapSRN."""
+    model = make.quiet(Regression(2, make.Resizing, loss=name))
     batch = make.batch_of()
     loss = model.training_step(batch, 0)
-    expected = (model(batch["lr"], batch["size"]) - batch["hr"]).abs().mean()
-    torch.testing.assert_close(loss, expected)
+    difference = model(batch["lr"], batch["size"]) - batch["hr"]
+    expected = (difference.double().square() + eps**2).sqrt().mean()
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-7, atol=0)
 
 
 def test_a_network_and_its_class_have_the_same_names_of_weights():
@@ -42,6 +46,15 @@ def test_weights_and_images_are_channels_last():
     model.training_step(make.batch_of(side=12), 0)
     assert model.network.lr.is_contiguous(memory_format=torch.channels_last)
     assert model.network.conv.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("probability", [0.0, 1.0])
+def test_noise_is_added_to_lr_in_training_by_its_probability(probability):
+    model = make.quiet(Regression(2, Watched, noise_probability=probability))
+    batch = make.batch_of()
+    model.training_step(batch, 0)
+    is_noisy = (model.network.lr != batch["lr"]).flatten(1).any(1)
+    assert is_noisy.tolist() == [bool(probability)] * 2
 
 
 def test_a_network_that_comes_with_weights_needs_no_file():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn import functional
 from torch.testing import assert_close
 
 from lightning_modules import PixelSpace, ResidualShift, ResShift, ResShiftVQ, SwinUNet
@@ -42,24 +43,36 @@ def test_sampling_ends_at_the_hr_that_the_network_predicts(batch, sampler, times
     assert called == (timesteps or list(range(14, -1, -1)))  # by default all 15
 
 
-def test_the_loss_is_the_mean_squared_error_of_hr(batch):
+def test_the_loss_is_the_mean_squared_error_of_hr_from_noisy_samples_and_lr(batch):
     error = 0.5
-    network = make.Answering(lambda *_: batch["hr"] * 2 - 1 + error)
+    hr = batch["hr"] * 2 - 1
+    network = make.Answering(lambda *_: hr + error)
     model = make.quiet(ResShift(4.0, network, PixelSpace()))
-    assert_near(model.training_step(batch, 0), torch.tensor(error**2), 1e-6)
+    torch.manual_seed(1)
+    loss = model.training_step(batch, 0)
+
+    ((x, t, lr),) = network.calls
+    torch.manual_seed(1)
+    assert torch.equal(t, torch.randint(15, (2,)))
+    y = enlarged(batch["lr"], batch["size"]) * 2 - 1
+    x_t = model.process.add_noise(hr, y, torch.randn(hr.shape), t)
+    assert_close(x, model.process.scale_input(x_t, t))
+    assert_close(lr, batch["lr"] * 2 - 1)
+    assert_near(loss, torch.tensor(error**2), 1e-6)
 
 
 @pytest.mark.parametrize(
     ("h", "w", "scale"), [(5, 8, 4.0), (1, 9, 4.0), (6, 14, 1.5), (6, 14, 2.5)]
 )
 def test_inputs_are_padded_to_the_networks_divisor_and_outputs_cut(h, w, scale):
+    """The network answers with the LR that it gets, enlarged."""
     batch = make.lr_batch(h, w, scale)
-    network = make.Answering(lambda x, *_: x)
+    network = make.Answering(lambda x, t, lr: functional.interpolate(lr, x.shape[-2:]))
     network.divisor = 16
 
     sr = ResShift(scale, network, PixelSpace()).restore(batch, Noise(batch["seed"]))
 
-    assert sr.shape == (1, 3, *batch["size"])
+    assert_near(sr, functional.interpolate(batch["lr"], batch["size"]), 1e-5)
     seen = network.calls[0][0]
     assert seen.shape[-2] % 16 == 0
     assert seen.shape[-1] % 16 == 0
@@ -74,15 +87,27 @@ def test_a_network_that_does_not_fit_the_latents_is_refused():
 
 def test_latents_of_the_batch_are_used_and_that_of_lr_is_encoded_where_it_lacks():
     space = small_vq()
+    space.mean.fill_(0.5)
+    space.deviation.fill_(2.0)
     batch = make.batch(2, (32, 32), lr=(3, 8, 8), latent=(3, 16, 16), lr_latent=(3, 16, 16))
     batch["space"] = space.identity
     z, y = latent_pair(space, batch)
-    assert torch.equal(z, batch["latent"])
-    assert torch.equal(y, batch["lr_latent"])
+    assert torch.equal(z, (batch["latent"] - 0.5) / 2)
+    assert torch.equal(y, (batch["lr_latent"] - 0.5) / 2)
 
     del batch["lr_latent"]
     _, y = latent_pair(space, batch)
     assert_close(y, space.encode(enlarged(batch["lr"], batch["size"])))
+
+
+def test_with_noise_both_latents_are_drawn_from_the_encoders_distribution(batch):
+    space = make.Averaged(factor=4)
+
+    z, y = latent_pair(space, batch, Noise(batch["seed"]))
+
+    noise = Noise(batch["seed"])
+    assert torch.equal(z, space.encode(batch["hr"], noise))
+    assert torch.equal(y, space.encode(enlarged(batch["lr"], batch["size"]), noise))
 
 
 # --------------------------------------------------------------------------- the perceptual part
@@ -94,19 +119,23 @@ def with_constant_latent(latent, perceptual, **settings):
     return make.quiet(ResShift(4.0, network, small_vq(), perceptual=perceptual, **settings))
 
 
-@pytest.mark.parametrize("target", ["round_trip", "hr"])
-def test_the_perceptual_part_is_of_decoded_images(batch, target):
+@pytest.mark.parametrize(("target", "prediction"), [("round_trip", "sample"), ("hr", "residual")])
+def test_the_perceptual_part_is_of_decoded_images(batch, target, prediction):
     distance = make.Distance()
     latent = make.normal(2, 3, 16, 16)
     settings = {"perceptual_weight": 3.0, "perceptual_target": target}
+    settings["process"] = ResidualShift(prediction=prediction)
     model = with_constant_latent(latent, distance, **settings)
+    if prediction == "residual":
+        y = model.space.encode(enlarged(batch["lr"], batch["size"]))
+        model.network.answer = lambda *_: y - latent
 
     loss = model.training_step(batch, 0)
 
     z = model.space.encode(batch["hr"])
     sr = model.space.decode(latent).clamp(0, 1)
     hr = batch["hr"] if target == "hr" else model.space.decode(z).clamp(0, 1)
-    assert torch.equal(distance.seen[0][0], sr)
+    assert_close(distance.seen[0][0], sr)
     assert torch.equal(distance.seen[0][1], hr)
     assert_close(loss, (latent - z).square().mean() + 3 * (sr - hr).square().mean())
 

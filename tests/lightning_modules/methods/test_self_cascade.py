@@ -213,6 +213,21 @@ def features_of(method, z, t):
 
 
 @torch.no_grad()
+def test_released_upsamplers_get_the_networks_embedding_of_the_timestep():
+    method = cascade(tuning=Tuning(Full))
+    z = make.normal(2, 3, 10, 14)
+    t = torch.tensor([600, 3])
+    features = method._features(make.normal(2, 3, 5, 7, seed=1), t, Condition())
+    times = []
+    method.upsampler.register_forward_pre_hook(lambda _, args: times.append(args[2]))
+
+    method._adapted(method.upsampler, z, t, Condition(), features)
+
+    unet = method.denoiser.unet
+    assert torch.equal(times[0], unet.time_embedding(unet.time_proj(t)))
+
+
+@torch.no_grad()
 def test_features_are_added_to_skip_connections():
     method = tuned(cascade(tuning=SHARED))
     z = make.normal(2, 3, 10, 14)
@@ -336,6 +351,21 @@ def test_places_of_upsamplers_in_sdxl():
 
 
 # -------------------------------------------------------------------------------------- training
+
+
+@pytest.mark.parametrize("dropout", [0.0, 1.0])
+def test_a_dropped_caption_is_the_null_text_in_training(dropout):
+    method = cascade(encoder=Words(), tuning=Tuning(Shared, caption_dropout=dropout))
+    calls = noted(method)
+    batch = images()
+
+    method.training_step(batch, 0)
+
+    captions = Words()(batch["text"])
+    expected = method.denoiser.null_text(2, captions.shape[1]) if dropout else captions
+    of_pivot, call = calls
+    assert torch.equal(of_pivot.condition.text, expected)
+    assert torch.equal(call.condition.text, expected)
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 from torch.testing import assert_close
 
@@ -82,6 +83,21 @@ def test_window_attention_is_the_softmax_of_products_bias_and_mask():
                 logits[j] = logits[j] + table[row * 7 + column, head]
             expected[i, 4 * head : 4 * head + 4] = logits.softmax(0) @ v[head]
     assert_close(output, attention.proj(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_windows_are_shifted_and_their_outputs_shifted_back():
+    """Those of 8 pixels begin at 4: a pixel in the second changes the pixels from 4 to 11."""
+    block = make.fill(SwinBlock(width=12, heads=3, **WINDOWS))
+    block.norm1 = block.norm2 = nn.Identity()  # else a change is seen everywhere
+    x = make.normal(1, 12, 16, 16)
+    with_another_pixel = x.clone()
+    with_another_pixel[..., 5, 6] += 1
+
+    is_changed = (block(with_another_pixel) != block(x)).any(1)[0]
+
+    expected = torch.zeros(16, 16, dtype=torch.bool)
+    expected[4:12, 4:12] = True
+    assert torch.equal(is_changed, expected)
 
 
 @pytest.mark.parametrize(("h", "w"), [(16, 16), (24, 16)])
@@ -347,6 +363,25 @@ def test_untrained_released_upsamplers_add_the_enlarged_features(mode, in_torch)
     added = added_by(Full(PLACES, resize=mode))
     for name, feature in FEATURES.items():
         assert torch.equal(added[name], functional.interpolate(feature, SIZES[name], mode=in_torch))
+
+
+@torch.no_grad()
+def test_released_upsamplers_are_two_residual_blocks_of_which_the_first_enlarges():
+    """x + conv2(SiLU(norm2(conv1(SiLU(norm1(x))) + W SiLU(time))))."""
+    upsampler = make.fill(Full(PLACES, resize="bilinear"))
+    time = functional.silu(sinusoid(T, PLACES.embedding))
+
+    added = added_by(upsampler)["middle"]
+
+    x = functional.interpolate(FEATURES["middle"], SIZES["middle"], mode="bilinear")
+    first, second = upsampler.places["middle"].blocks
+    inner = functional.silu(first.norm1(FEATURES["middle"]))
+    inner = first.conv1(functional.interpolate(inner, SIZES["middle"], mode="bilinear"))
+    inner = inner + first.time(time)[:, :, None, None]
+    x = x + first.conv2(functional.silu(first.norm2(inner)))
+    inner = second.conv1(functional.silu(second.norm1(x))) + second.time(time)[:, :, None, None]
+    expected = x + second.conv2(functional.silu(second.norm2(inner)))
+    assert_close(added, expected, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()

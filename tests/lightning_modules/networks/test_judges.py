@@ -104,6 +104,7 @@ def test_a_logit_of_patchgan_sees_seventy_pixels():
     (logits,) = network(images)
     logits[0, 0, 7, 7].backward()  # in the middle
 
+    assert torch.equal(logits, network.network(2 * images - 1))  # centred at 0
     assert logits.shape == (1, 1, 14, 14)  # 128 / 2^3, less one by each of the last two layers
     rows = images.grad.abs().sum((0, 1, 3)).nonzero().flatten()
     assert rows[-1] - rows[0] + 1 == 70

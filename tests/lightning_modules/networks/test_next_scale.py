@@ -87,6 +87,11 @@ def test_with_a_patch_of_2_a_token_is_a_square_of_four_positions():
     assert torch.equal(bsq.from_tokens(tokens, (2, 3), patch=2), x)
 
 
+def test_a_bit_that_takes_both_values_is_live():
+    bits = torch.tensor([[0, 1, 0], [1, 1, 0]]).view(2, 3, 1, 1)  # of two images
+    assert bsq.live_bits(bits) == 1
+
+
 def entropy(p):
     return torch.special.entr(p) + torch.special.entr(1 - p)
 

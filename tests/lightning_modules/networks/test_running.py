@@ -83,18 +83,22 @@ def outputs(model, x):
 
 @EACH
 @pytest.mark.parametrize("frozen", quick([False, True], False))
-def test_with_checkpointing_outputs_and_gradients_are_the_same_bits(kind, frozen):
+def test_with_checkpointing_layers_run_again_and_give_the_same_bits_and_gradients(kind, frozen):
     """Those of the input, too, for a frozen network in evaluation mode passes them on."""
     runs = []
+    calls = []  # of layers, once plain and once with checkpointing
     for checkpointing in (False, True):
         model = network(kind, checkpointing=checkpointing)
         model.requires_grad_(not frozen).train(not frozen)
+        for layer in model.modules():
+            layer.register_forward_pre_hook(lambda *_: calls.append(checkpointing))  # noqa: B023
         x = input_of(kind).requires_grad_()
         results = outputs(model, x)
         torch.stack([result.square().mean() for result in results]).sum().backward()
         gradients = [p.grad for p in (x, *model.parameters()) if p.grad is not None]
         runs.append(results + gradients)
 
+    assert calls.count(True) > calls.count(False)
     plain, recomputed = runs
     assert len(plain) == len(recomputed)
     assert all(map(torch.equal, plain, recomputed))

@@ -29,9 +29,12 @@ from tests.reference import liif_official
 
 
 def small_random(network):
-    """A state of numbers that keep the outputs near [0, 1], by the network's names."""
+    """A state of numbers that keep the outputs in [0, 1], by the network's names."""
     state = make.fill(network).state_dict()
-    return {name: tensor / max(tensor.ndim - 1, 1) for name, tensor in state.items()}
+    state = {name: tensor / max(tensor.ndim - 1, 1) for name, tensor in state.items()}
+    if "conv_last.bias" in state:  # of RRDBNet, whose outputs would be black: clamped to 0
+        state["conv_last.bias"] += 0.5
+    return state
 
 
 # ------------------------------------------------------------------------------------------ EDSR
@@ -56,7 +59,7 @@ def released_edsr(state, levels, scale, blocks, res_scale):
     return conv(state, "add_mean", conv(state, "tail.1", x), padding=0)
 
 
-@pytest.mark.parametrize("scale", [2, 3, 4, 8])
+@pytest.mark.parametrize("scale", [2, 3, 4])
 @torch.no_grad()
 def test_edsr_is_its_released_program(scale):
     network = make.fill(EDSR(scale, blocks=3, channels=16, res_scale=0.1))
