@@ -61,7 +61,7 @@ def refuse_moved(path: Path) -> None:
         MovedError: It was.
     """
     absolute = Path(os.path.abspath(path))
-    for folder, status in _HELD.items():
+    for folder, status in list(_HELD.items()):  # another thread may add a folder meanwhile
         if not absolute.is_relative_to(folder):
             continue
         if not os.path.isdir(folder) or not os.path.samestat(os.stat(folder), status):

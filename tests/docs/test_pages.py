@@ -42,6 +42,7 @@ def test_every_block_says_how_it_is_checked(page):
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_the_examples_of_a_file_run_as_they_stand(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    # What the examples take as given: photos, shards, and an `image`.
     Path("my/photos").mkdir(parents=True)
     Path("my/shards").mkdir()
     for number, letter in enumerate("ab"):

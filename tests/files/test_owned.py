@@ -7,10 +7,21 @@ import os
 import re
 import subprocess
 import sys
+import time
 
 import pytest
 
-from files.owned import hidden, move_aside, remove_file, whole_file, whole_folder, write_whole
+from files.owned import (
+    free_place,
+    hidden,
+    hold_place,
+    move_aside,
+    refuse_moved,
+    remove_file,
+    whole_file,
+    whole_folder,
+    write_whole,
+)
 from tests.conftest import REPO
 
 FORK = multiprocessing.get_context("fork")
@@ -50,6 +61,20 @@ def test_a_write_that_fails_leaves_the_file_as_it_was(tmp_path):
         write_half(path)
     assert path.read_bytes() == "é".encode()
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_file_is_written_while_another_thread_begins_a_run(tmp_path, monkeypatch):
+    """Its folder joins those that each write looks at, here within such a look."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    hold_place(first)
+    monkeypatch.setattr(os.path, "samestat", lambda *_: hold_place(second) or True)
+    try:
+        refuse_moved(first / "a.txt")
+    finally:
+        free_place(first)
+        free_place(second)
 
 
 FULL = """
@@ -164,10 +189,12 @@ def test_a_folder_moved_aside_gets_a_free_name(tmp_path):
         assert (tmp_path / name / name).is_dir()
 
 
-def test_what_is_moved_aside_without_a_word_for_it_gets_a_name_of_its_own(tmp_path):
+def test_what_is_moved_aside_without_a_suffix_gets_a_free_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(time, "strftime", lambda *_: "20261130-120000")  # the default suffix
     (tmp_path / "a").mkdir()
     folder = move_aside(tmp_path / "a")
     os.symlink("nowhere", tmp_path / "a")  # a broken link, which is moved as well
     link = move_aside(tmp_path / "a")
     assert sorted(tmp_path.iterdir()) == sorted([folder, link])
+    assert folder.is_dir()
     assert link.is_symlink()

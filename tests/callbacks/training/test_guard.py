@@ -291,7 +291,7 @@ def guard(in_a_row):
 @pytest.mark.distributed
 # FSDP refuses EMA.
 @pytest.mark.parametrize(("strategy", "others"), [("ddp", ["callbacks.EMA"]), ("fsdp", [])])
-def test_too_many_skipped_updates_stop_both_processes(tiny, strategy, others):
+def test_too_many_skipped_updates_end_a_run_of_two_processes(tiny, strategy, others):
     command = write_own([*others, guard(in_a_row=3)], after=5, always=True)
     devices = f"--trainer.devices 2 --trainer.strategy {strategy}"
 
@@ -299,8 +299,9 @@ def test_too_many_skipped_updates_stop_both_processes(tiny, strategy, others):
 
     # 5 sound updates, 3 of NaN, and one more: a verdict is read one update later.
     assert "error: stopped after step 9: 3 updates in a row were left out" in output
-    assert "exitcode  : 2" in output, output
-    assert "Traceback" not in output.partition("torch/distributed")[0]
+    assert "exitcode  : 2" in output, output  # as torchrun says
+    before_torchruns_own, *_ = output.partition("torch/distributed")
+    assert "Traceback" not in before_torchruns_own
     saved = newest("a")
     assert saved["global_step"] == 5  # the checkpoint before the stop
     assert all(value.isfinite().all() for value in saved["state_dict"].values())

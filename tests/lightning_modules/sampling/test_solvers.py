@@ -173,7 +173,7 @@ def test_the_default_sampler_has_50_steps_of_20_timesteps_plus_1_as_in_stable_di
 
 
 def test_sampling_may_end_at_timestep_0_with_the_noise_that_is_left_there():
-    """As Stable Diffusion's own does."""
+    """As Stable Diffusion's own sampler, which does not go on to the clean image."""
     schedule = Schedule()
     sampler = Sampler(steps=3, last=0)
     steps = sampler.timesteps(1000)
