@@ -134,12 +134,14 @@ def test_another_logger_gets_hyperparameters_and_images(tiny, enlarger):
 def test_hyperparameters_are_flat_without_passwords_and_test_sets():
     blur = {"class_path": "degradations.Blur", "init_args": {"sigma": [0.2, 3.0]}}
     shards = {"urls": ["https://user:word@host/a.tar?signature=secret"], "weights": None}
+    sets = {"a": shards}
+    data = {"train": shards, "val": sets, "test": sets, "predict": sets}
     config = {
         "model": {"class_path": "lightning_modules.Bicubic"},
-        "data": {"class_path": "D", "init_args": {"train": shards, "val": {"a": shards}}},
+        "data": {"class_path": "D", "init_args": data},
         "degradation": {"class_path": "C", "init_args": {"stages": [blur, blur]}},
         "seed_everything": 1,
-        "trainer": dict.fromkeys(OF_TRAINER),
+        "trainer": dict.fromkeys(OF_TRAINER),  # None, as "weights": left out
     }
     assert hyperparameters(config) == {
         "model": "lightning_modules.Bicubic",

@@ -49,9 +49,9 @@ def test_sides_follow_from_seed_epoch_and_batch():
 
 def test_sides_never_change():
     """Else a run resumed with a later version would draw others. Recorded from the program."""
-    scales = Scales(fixed=2, probability=0.8, lr_sides=[24])
-    sides = [scales.sides(seed=0, epoch=0, batch=n).hr for n in range(15, 24)]
-    assert sides == [48, 48, 36, 42, 30, 48, 48, 46, 45]
+    scales = Scales(fixed=2, probability=0.5, lr_sides=[24, 32])
+    sides = [tuple(scales.sides(seed=3, epoch=1, batch=n)) for n in range(6)]
+    assert sides == [(32, 64), (32, 33), (32, 40), (24, 33), (32, 64), (24, 48)]  # LR, HR
 
 
 SCALES = Scales(fixed=2, probability=0.5, lr_sides=[6, 8])

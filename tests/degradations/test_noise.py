@@ -155,6 +155,7 @@ def test_noisy_images_are_clamped_unless_clip_is_false(cls, strength):
     clipped = with_clip(images, params)
 
     unclipped = without(images, params)
+    assert unclipped.min() < 0
     assert unclipped.max() > 1
     assert torch.equal(clipped, unclipped.clamp(0, 1))
 

@@ -25,13 +25,13 @@ def tree(tmp_path):
     return tmp_path
 
 
-def test_images_below_the_root_are_found_in_order(tree):
+def test_images_below_the_root_are_found_in_order_and_read(tree):
     source = prepared(Folder(str(tree)))
     sample = source.read(1)
     file = (tree / "b.png").stat()
 
     assert source.keys == ["a", "b", "deep/a", "deep/er/c"]
-    assert source.groups == [4]
+    assert source.groups == [4]  # one group: a folder is not read shard by shard
     assert_array_equal(sample["hr"], pixels(seed=0))
     assert sample["meta"]["path"] == str(tree / "b.png")
     assert sample["meta"]["bit_depth"] == 8

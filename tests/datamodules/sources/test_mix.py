@@ -220,4 +220,4 @@ def test_sources_of_two_kinds_are_refused(name, value):
     rich = Memory({"a": {"hr": random_image(32, 40), name: value}})
     mix = Mix({"plain": random_images(4), "rich": rich})
     with pytest.raises(ValueError, match=rf"'{name}'.* mix sources of one kind"):
-        list(training(data_of(mix, batch_size=1)))
+        list(training(data_of(mix, batch_size=1)))  # so it is not collating that refuses

@@ -187,6 +187,7 @@ class Normalised(make.Convolution):
 
 
 def test_ldl_gets_the_output_of_the_averages_and_training_goes_on_with_the_weights(tmp_path):
+    """Averages are of parameters alone; their pass uses running statistics of the batch norm."""
     data = batches(3)
     plain = real_esrgan(network=Normalised)
     fit(tmp_path, plain, data, EMA(decay=0.5, first=None))
