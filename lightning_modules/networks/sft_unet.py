@@ -258,7 +258,7 @@ class Modulation(nn.Module):
     """Add normalised features, scaled and shifted by a map: x + gamma norm(x) + beta.
 
     SFT's x (1 + gamma) + beta would multiply the residual stream at each level, which nothing holds
-    back, since norms hide its size: after 7,000 steps it reached 1e21, where what blocks add is
+    back, since norms hide its size: after 8,000 steps it reached 1e21, where what blocks add is
     lost in rounding, and bfloat16 soon overflowed. Without effect before training.
 
     Args:
