@@ -258,6 +258,12 @@ def quiet(model: Any) -> Any:
     return model
 
 
+def files_of(folder: Path) -> dict[str, bytes]:
+    """All files below a folder, by their paths in it, with their content."""
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
 def save_run(model: LightningModule, path: Path) -> Path:
     """Write the checkpoint of a run of the model; return where."""
     checkpoint = {"state_dict": model.state_dict(), "pytorch-lightning_version": "2"}

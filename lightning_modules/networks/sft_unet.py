@@ -257,9 +257,9 @@ class Adapter(nn.Module):
 class Modulation(nn.Module):
     """Add normalised features, scaled and shifted by a map: x + gamma norm(x) + beta.
 
-    SFT's x (1 + gamma) + beta would multiply the residual stream at each level, which nothing holds
-    back, since norms hide its size: after 8,000 steps it reached 1e21, where what blocks add is
-    lost in rounding, and bfloat16 soon overflowed. Without effect before training.
+    Without effect before training. SFT's x (1 + gamma) + beta would multiply the residual stream at
+    each level, and nothing would limit it, since norms hide its size: after 8,000 steps it reached
+    1e21, where rounding loses what blocks add, and group norms overflow.
 
     Args:
         width: Channels of the map.

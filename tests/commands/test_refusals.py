@@ -12,8 +12,8 @@ import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from tests.commands import plugins_with_bugs
-from tests.commands.test_run import files_of
 from tests.conftest import REPO
+from tests.make import files_of
 
 FIT = "fit --config tiny.yaml"
 PLUGINS = plugins_with_bugs.__name__

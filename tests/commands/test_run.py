@@ -28,6 +28,7 @@ from lightning_modules import EDSR, Regression
 from tests.commands.test_checkpoints import damage
 from tests.commands.test_resume import newest
 from tests.files.test_weights import Bomb
+from tests.make import files_of
 
 FIT = "fit --config tiny.yaml"
 TEST = "test --config tiny.yaml"
@@ -240,10 +241,6 @@ def is_locked(folder):
             return False
     except TemporaryError:
         return True
-
-
-def files_of(run):
-    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize("options", ["", "--run.overwrite true"])

@@ -65,11 +65,17 @@ def test_a_write_that_fails_leaves_the_file_as_it_was(tmp_path):
 
 def test_a_file_is_written_while_another_thread_begins_a_run(tmp_path, monkeypatch):
     """Its folder joins those that each write looks at, here within such a look."""
-    first, second = tmp_path / "first", tmp_path / "second"
+    first = tmp_path / "first"
+    second = tmp_path / "second"
     first.mkdir()
     second.mkdir()
     hold_place(first)
-    monkeypatch.setattr(os.path, "samestat", lambda *_: hold_place(second) or True)
+
+    def hold_another(*_):
+        hold_place(second)
+        return True
+
+    monkeypatch.setattr(os.path, "samestat", hold_another)
     try:
         refuse_moved(first / "a.txt")
     finally:

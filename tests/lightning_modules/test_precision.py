@@ -25,7 +25,7 @@ SCALER = 1024.0  # as a gradient scaler would; fp16 has no gradients below 6e-8
 METHODS = {cls.__name__: examples for cls, examples in (EXAMPLES | OTHERS).items()}
 QUICK = ("Diffusion", "NSARM", "Regression", "ResShift", "SDSR")
 # Largest relative distances to float32, which docs/methods/index.md sums up; "no": refused.
-# To measure one anew, set it to 0: the failure says how much it is.
+# To measure one again, set it to 0: the failure shows the distance.
 LIMITS = {
     # bf16-mixed: gradient, output; 16-mixed: gradient, output; bf16-true and 16-true: output
     "CasArbi": (0.02, 0.0002, 0.002, 2e-05, "no"),

@@ -26,6 +26,7 @@ from tests.callbacks.tiny import Tiny, trainer
 from tests.datamodules.image_files import write_tar
 from tests.datamodules.memory import Memory
 from tests.datamodules.server import serving
+from tests.make import files_of
 
 
 def save(path):
@@ -48,12 +49,6 @@ def grey_of(path):
         return np.asarray(image).mean()
 
 
-def files(folder):
-    """All files below a folder, with their content."""
-    paths = [path for path in folder.rglob("*") if path.is_file()]
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
-
-
 @pytest.mark.parametrize("kind", ["file", "folder", "broken link"])
 def test_a_foreign_file_in_the_place_of_an_output_is_kept_with_an_error(tmp_path, kind):
     save(tmp_path / "in/a.jpg")
@@ -65,12 +60,12 @@ def test_a_foreign_file_in_the_place_of_an_output_is_kept_with_an_error(tmp_path
         save(place / "mine.png")
     else:
         place.symlink_to("/nowhere/a.png")
-    before = files(tmp_path)
+    before = files_of(tmp_path)
 
     with pytest.raises(ValueError, match=r"out/a\.png exists, and no line of predictions\.jsonl"):
         enlarge(tmp_path / "in", tmp_path / "out")
 
-    assert files(tmp_path) == before
+    assert files_of(tmp_path) == before
     assert os.path.lexists(place)
 
 
@@ -83,23 +78,23 @@ def test_an_output_that_would_replace_its_input_is_refused_for_any_path(tmp_path
     enlarge(save(tmp_path / "in/a.png"), tmp_path / "out")
     (tmp_path / "link").symlink_to("out")
     (tmp_path / "up").mkdir()
-    before = files(tmp_path / "out")
+    before = files_of(tmp_path / "out")
 
     with pytest.raises(ValueError, match=r"a\.png would overwrite an input"):
         enlarge(tmp_path / source / "a.png", tmp_path / out)
 
-    assert files(tmp_path / "out") == before
+    assert files_of(tmp_path / "out") == before
 
 
 @pytest.mark.parametrize("out", ["in", ".", "in/sub"])
 def test_inputs_are_kept_if_outputs_are_beside_above_or_below_them(tmp_path, out):
     save(tmp_path / "in/a.jpg")
     save(tmp_path / "in/sub/b.jpg")
-    before = files(tmp_path / "in")
+    before = files_of(tmp_path / "in")
 
     enlarge(tmp_path / "in", tmp_path / out, suffix="_x2")
 
-    assert before.items() <= files(tmp_path / "in").items()
+    assert before.items() <= files_of(tmp_path / "in").items()
     assert (tmp_path / out / "a_x2.png").is_file()
 
 
@@ -166,7 +161,7 @@ def make_clips(root, count, **settings):
 
 
 def names(root):
-    return sorted(files(root / "out"))
+    return sorted(files_of(root / "out"))
 
 
 def test_each_clip_is_a_folder_of_frames(tmp_path):

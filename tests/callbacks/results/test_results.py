@@ -145,7 +145,7 @@ def test_a_number_replaces_that_of_the_same_weights_only(tmp_path):
 
 
 class Changed(Images):
-    """The same images, of which one part is darker: "hr", "lr" or "nothing"."""
+    """The same images with one part darker: "hr", "lr" or "nothing"."""
 
     def __init__(self, part):
         super().__init__(name="tiny", scale=2)

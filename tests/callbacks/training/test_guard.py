@@ -233,7 +233,7 @@ def test_with_manual_optimisation_each_optimisers_updates_are_judged_alone(tmp_p
 
 
 class Sharded(Poisoned):
-    """A model on two processes, each of which trains on every second of 6 batches."""
+    """A model that two processes train, each on three of six batches."""
 
     def train_dataloader(self):
         return batches(range(self.trainer.global_rank, 6, self.trainer.world_size))

@@ -168,7 +168,7 @@ class OfText(Oracle):
 @pytest.mark.parametrize(("dropout", "text"), [(0.0, 1.0), (1.0, -1.0)])
 def test_a_dropped_caption_is_the_null_text_in_training(dropout, text):
     """Else guidance would compare a text with one that was never trained."""
-    batch = images(count=2) | {"text": ["a", "a"]}  # of which `Words` makes 1
+    batch = images(count=2) | {"text": ["a", "a"]}  # which `Words` encodes as 1
     schedule = Schedule(prediction="sample")
     parts = {"encoder": Words(), "schedule": schedule, "caption_dropout": dropout}
     model = make.quiet(Diffusion(1.0, OfText(None, schedule), **parts))
