@@ -114,10 +114,14 @@ class Visitor(Browser):
         return text in self.run(f"return document.body.innerText + {fields}.join()")
 
     def choose(self, *paths: str) -> None:
-        wait(lambda: self.run("return document.querySelector('input[type=file]')"))
+        """Choose photographs and wait until the first one is shown, as a person would.
+
+        Gradio's page loses what is pressed just as its stream of results closes.
+        """
+        start = "document.querySelector('button.primary')"
+        wait(lambda: self.run(f"return {start} && !{start}.disabled"))
         self.choose_files("input[type=file]", *map(Path, paths))
-        listed = "document.querySelectorAll('.file-preview tr.file').length"
-        wait(lambda: self.run(f"return {listed}") == len(paths))
+        wait(lambda: self.run("return document.querySelector('.image-frame img')"))
 
     def press(self, label: str) -> None:
         buttons = "[...document.querySelectorAll('button')]"
