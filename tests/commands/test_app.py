@@ -102,9 +102,11 @@ def values_of(page, paths, **settings):
 
 
 def enlarged(page, paths, **settings):
-    """What the page shows when a press of Enlarge is done."""
-    *_, shown = page.enlarge(values_of(page, paths, **settings), Mock())
-    return shown
+    """Lines, archive, files and slider, as a press of Enlarge leaves them in the page.
+
+    The Mock stands for Gradio's progress bar.
+    """
+    return list(page.enlarge(values_of(page, paths, **settings), Mock()))[-1]
 
 
 def kinds(files):
@@ -115,12 +117,14 @@ def kinds(files):
 
 
 def test_a_press_of_enlarge_keeps_its_settings_when_another_visitor_presses(page, photos):
-    first = page.enlarge(values_of(page, photos, scale=2, secret="first"), Mock())
-    next(first)  # it has begun
-    _, _, second_files, _ = enlarged(page, photos, scale=3, format="jpg", secret="second")
-    *_, (_, _, first_files, _) = first
-    assert kinds(first_files) == [((88, 48), ".png")] * 2  # 44 x 24, times 2
-    assert kinds(second_files) == [((132, 72), ".jpg")] * 2  # times 3
+    """All visitors share one page object: settings kept in it would be those of the last press."""
+    values_of_ann = values_of(page, photos, scale=2, format="png", secret="Ann")
+    shown_to_ann = page.enlarge(values_of_ann, Mock())
+    next(shown_to_ann)  # the first of her two photographs is done
+    _, _, files_of_bob, _ = enlarged(page, photos, scale=3, format="jpg", secret="Bob")
+    _, _, files_of_ann, _ = list(shown_to_ann)[-1]
+    assert kinds(files_of_ann) == [((88, 48), ".png")] * 2  # 44 x 24, times 2
+    assert kinds(files_of_bob) == [((132, 72), ".jpg")] * 2  # times 3
 
 
 def test_a_refused_file_has_a_line_and_the_others_are_enlarged(page, photos, tmp_path):
@@ -138,25 +142,29 @@ def test_a_refused_file_has_a_line_and_the_others_are_enlarged(page, photos, tmp
     assert names == ["1_one_enlarged.png", "2_two_enlarged.png"]
 
 
-def test_a_preview_is_the_square_around_a_click(page, tmp_path):
+def test_both_sides_of_a_preview_are_of_the_square_around_a_click(page, tmp_path):
+    """They are bicubic and the model's output, at its scale of 2."""
     path = tmp_path / "large.png"
     Image.fromarray(NOISE).save(path)
     values = values_of(page, [], look=str(path))
 
-    # The page shows the image of 2,500 x 500 pixels with 2,000 x 400.
-    before, after = page.preview(values, Mock(index=(1900, 200)))
+    # The page shows 2,500 x 500 pixels as 2,000 x 400: its longest side is callbacks' screen.SIDE.
+    before, after = page.preview(values, Mock(index=(1900, 200)))  # column and row of the click
 
-    # The click is at (2375, 250) of the image; the square of 320 pixels ends at its right edge.
+    # Of the image, (1900, 200) / 0.8 = (2375, 250). The preview has 640 pixels (screen.SQUARE), so
+    # the square has 320: rows 250 - 160 to 250 + 160, and the last 320 columns, as 2375 + 160 is
+    # beyond the edge.
     square = NOISE[90:410, 2180:2500]
-    larger = Image.fromarray(square).resize((640, 640), Image.Resampling.BICUBIC)  # at scale 2
+    larger = Image.fromarray(square).resize((640, 640), Image.Resampling.BICUBIC)
     assert np.array_equal(np.asarray(Image.open(before)), np.asarray(larger))
     assert np.array_equal(np.asarray(Image.open(after)), MODELS["other"].enlarge(square))
 
 
-def test_a_visitor_gives_weights_as_pth_alone(page):
-    """Other files of weights name classes, which only the command line may choose."""
+def test_a_visitor_may_upload_weights_as_pth_and_in_no_other_format(page):
+    """Others, such as Enlarger's exports, name the class to build: a visitor would choose code."""
     import gradio as gr
 
+    assert page.own.file_types == [".pth"]
     with pytest.raises(gr.Error, match="Invalid file type"):
         page.own.preprocess(gr.FileData(path="my.safetensors"))
 
@@ -176,14 +184,17 @@ def status(url, **headers):
         return error.code
 
 
-def test_the_server_answers_requests_of_its_own_host_and_origin_alone(url):
+def test_the_server_refuses_requests_that_another_website_makes_in_the_users_browser(url):
+    """A website that is open beside the page could enlarge and read photographs otherwise."""
     path = f"{url}/gradio_api/reset"
     port = url.rpartition(":")[2]
-    evil = f"evil.example:{port}"  # a name that its owner lets lead here
-    assert status(path, **JSON, Origin=url) == 422  # it lacks a field
+    # The page's own request reaches Gradio, which misses a field in it.
+    assert status(path, **JSON, Origin=url) == 422
     assert status(path, **JSON, Origin="http://evil.example") == 403
-    assert status(path, **JSON, Origin="null") == 403
-    assert status(path, **JSON, Origin=f"http://{evil}", Host=evil) == 400
+    assert status(path, **JSON, Origin="null") == 403  # as browsers say for a sandboxed frame
+    # DNS rebinding: the website's own name leads to 127.0.0.1.
+    rebound = f"evil.example:{port}"
+    assert status(path, **JSON, Origin=f"http://{rebound}", Host=rebound) == 400
 
 
 def test_a_visitor_gets_no_file_of_the_machine_by_its_path(url, tmp_path):
@@ -221,13 +232,16 @@ def test_sigterm_ends_the_server_and_its_temporary_folder(tmp_path):
     assert not os.listdir(tmp_path)
 
 
-@pytest.mark.browser
-@pytest.mark.skipif(chromium() is None, reason="needs chromium and chromedriver on the PATH")
-def test_two_visitors_take_turns_in_browsers(page, url, photos, tmp_path):
-    """Stop ends the first one's work alone; a reload keeps what the second one has made.
+needs_chromium = pytest.mark.skipif(
+    chromium() is None, reason="needs chromium and chromedriver on the PATH"
+)
 
-    The page has the width of a phone, and nothing is loaded from elsewhere.
-    """
+
+@pytest.mark.browser
+@needs_chromium
+def test_stop_ends_the_work_of_one_visitor_and_another_ones_outlives_a_reload(
+    page, url, photos, tmp_path
+):
     with Visitor(tmp_path / "first") as first, Visitor(tmp_path / "second") as second:
         for visitor in (first, second):
             visitor.open(url)
@@ -241,16 +255,31 @@ def test_two_visitors_take_turns_in_browsers(page, url, photos, tmp_path):
         wait(lambda: any(press.stopped for press in page.presses.values()))
         Held.free.set()
 
-        wait(lambda: second.sees("two.png: 88 x 48 pixels"))
+        wait(lambda: second.sees("two.png: 88 x 48 pixels"))  # 44 x 24, times 2
         assert not first.sees("88 x 48")
         second.open(url)
         wait(lambda: second.sees("two.png: 88 x 48 pixels"))
         wait(lambda: second.sees("two_enlarged"))
-        second.tell("Emulation.setDeviceMetricsOverride", PHONE)
-        assert second.run("return document.documentElement.scrollWidth") == PHONE["width"]
-        messages = [json.loads(line["message"])["message"] for line in second.log("performance")]
+
+
+@pytest.mark.browser
+@needs_chromium
+def test_the_page_with_results_is_as_wide_as_a_phone_and_loads_nothing_from_elsewhere(
+    url, photos, tmp_path
+):
+    """Photographs are private, and the machine may have no internet."""
+    Held.free.set()
+    with Visitor(tmp_path / "phone") as visitor:
+        visitor.open(url)
+        visitor.choose(*photos)
+        visitor.press("Enlarge")
+        wait(lambda: visitor.sees("two_enlarged"))
+        visitor.tell("Emulation.setDeviceMetricsOverride", PHONE)
+        width = visitor.run("return document.documentElement.scrollWidth")
+        messages = [json.loads(line["message"])["message"] for line in visitor.log("performance")]
 
     requests = [each for each in messages if each["method"] == "Network.requestWillBeSent"]
     addresses = [each["params"]["request"]["url"] for each in requests]
-    assert len(addresses) > 50  # else the log was not read
+    assert width == PHONE["width"]
+    assert f"{url}/" in addresses
     assert all(address.startswith((url, "data:", "chrome:")) for address in addresses)

@@ -73,16 +73,17 @@ def test_a_typed_group_keeps_its_keys_that_are_not_typed(printed, key):
 @pytest.mark.parametrize(
     ("typed", "name"),
     [
-        pytest.param("predict --data.predict x", DEFAULT, id="by default"),
-        ("predict --model imdn-x2 --data.predict x", "imdn-x2"),
-        ("predict --model=realesrgan-x4 --data.predict x", "realesrgan-x4"),
+        pytest.param("predict --data.predict x", DEFAULT, id="no name: the default"),
+        pytest.param("predict --model imdn-x2 --data.predict x", "imdn-x2", id="a name"),
+        pytest.param("predict --model=imdn-x2 --data.predict x", "imdn-x2", id="a name after ="),
     ],
 )
-def test_predict_takes_a_released_model_by_name_or_by_default(typed, name):
+def test_predict_replaces_the_name_of_a_released_model_by_its_class_and_scale(typed, name):
+    """The parser knows classes alone, so these words are what it gets."""
     words = expand_model_option(typed.split())
-    model, scale, *_ = released()[name]
-    assert json.loads(words[words.index("--model") + 1]) == model
-    assert words[words.index("--data.init_args.scale") + 1] == str(scale)
+    expected = released()[name]
+    assert json.loads(words[words.index("--model") + 1]) == expected.model
+    assert words[words.index("--data.init_args.scale") + 1] == str(expected.scale)
 
 
 @pytest.mark.parametrize(
@@ -91,12 +92,12 @@ def test_predict_takes_a_released_model_by_name_or_by_default(typed, name):
         pytest.param("predict", id="no images"),
         pytest.param("predict --config a.yaml --data.predict x", id="a configuration"),
         pytest.param("predict --model my.Class --data.predict x", id="a class"),
-        pytest.param("predict --model.class_path my.Class --data.predict x", id="its key"),
+        pytest.param("predict --model.class_path my.Class --data.predict x", id="a class by key"),
         pytest.param("fit --model my.Class", id="a class for fit"),
     ],
 )
-def test_these_commands_get_no_released_model(typed):
-    """Only `predict` of images gets one by default: with neither a model nor a configuration."""
+def test_a_command_other_than_predict_of_images_without_a_model_keeps_its_words(typed):
+    """A released model in place of the user's own would enlarge his images unasked."""
     assert expand_model_option(typed.split()) == typed.split()
 
 
@@ -177,36 +178,49 @@ LIGHTNING = "lightning.pytorch.callbacks"
 TIMER = f"{{class_path: {LIGHTNING}.Timer, init_args: {{duration: '00:01:00:00'}}}}"
 
 
-def test_the_saved_configuration_repeats_a_run_with_arguments_of_any_type(tiny, enlarger):
-    short = "--data.val null --trainer.max_steps 1 --trainer.max_time '{hours: 1, minutes: 30}'"
-    callbacks = f"--trainer.callbacks+ {LIGHTNING}.LambdaCallback --trainer.callbacks+ '{TIMER}'"
-    odd = f"--trainer.callbacks+ {__name__}.Odd --trainer.callbacks+"
+def run_twice(enlarger, *options):
+    """Run `fit`, and again by the config.yaml that it saved; return the configuration of both."""
     Odd.made.clear()
-
-    enlarger(f"fit --config tiny.yaml --run.name first {short} {callbacks} {odd}", GIVEN)
+    short = "--data.val null --trainer.max_steps 1 --trainer.callbacks+"
+    enlarger(f"fit --config tiny.yaml --run.name first {short}", *options)
     enlarger("fit --config runs/first/config.yaml --run.name second")
-
     first = plain_yaml(Path("runs/first/config.yaml").read_text())
     second = plain_yaml(Path("runs/second/config.yaml").read_text())
     assert first["run"].pop("name") == "first"
     assert second["run"].pop("name") == "second"
     assert first == second
-    assert first["trainer"]["max_time"] == {"hours": 1, "minutes": 30}
     assert "serialize" not in str(first)  # jsonargparse's text for what it cannot write
+    return first
 
-    defaults, given, defaults_again, given_again = Odd.made
+
+def test_the_saved_configuration_has_times_and_callbacks_of_lightning(tiny, enlarger):
+    callbacks = [f"{LIGHTNING}.LambdaCallback", "--trainer.callbacks+", TIMER]
+    config = run_twice(enlarger, *callbacks, "--trainer.max_time", "{hours: 1, minutes: 30}")
+    assert config["trainer"]["max_time"] == {"hours": 1, "minutes": 30}
+
+
+def test_a_run_by_its_saved_configuration_has_the_same_defaults_of_a_callback(tiny, enlarger):
+    config = run_twice(enlarger, f"{__name__}.Odd")
+
+    defaults, again = Odd.made
     for name in defaults.keys() - {"tensor"}:  # whose == is no bool
-        assert defaults[name] == defaults_again[name], name
-    # No text can stand for them: they are the very defaults again.
+        assert again[name] == defaults[name], name
+    # These have no text that YAML could hold, so they are left out and are the defaults again.
     without_text = ("policy", "anonymous", "tensor", "layer", "untyped")
     for name in without_text:
-        assert defaults[name] is defaults_again[name], name
-    saved = first["trainer"]["callbacks"][-2]["init_args"]  # of the Odd with defaults
+        assert again[name] is defaults[name], name
+    saved = config["trainer"]["callbacks"][-1]["init_args"]
     assert saved["number_as_text"] == "1e-4"
-    assert saved["variable"] == "$HOME/x"
+    assert saved["variable"] == "$HOME/x"  # another machine has another HOME
     assert not {"device", *without_text} & saved.keys()
 
-    for arguments in (given, given_again):
+
+def test_a_run_by_its_saved_configuration_has_the_same_given_arguments_of_a_callback(
+    tiny, enlarger
+):
+    """Those of `GIVEN`, each of another type than text or a number."""
+    run_twice(enlarger, GIVEN)
+    for arguments in Odd.made:
         assert arguments["policy"].times == 9
         assert arguments["wait"] == datetime.timedelta(minutes=10)
         assert arguments["mode"] == Mode.FAST
@@ -218,13 +232,13 @@ def test_the_saved_configuration_repeats_a_run_with_arguments_of_any_type(tiny, 
         assert arguments["hours"] == {"hours": 1}
 
 
+# Text that YAML would read as a number, a time, a truth, nothing, a date or a comment.
 TEXTS = ["1e4", "1.5e3", ".5e+1", "1:30.5", "0o17", "yes", "~", "", "2030-01-01", "a\n b", "#"]
 OTHERS = [1e-4, 1e22, math.inf, -math.inf, 0, -3, 2.0, True, None]
 
 
 @pytest.mark.parametrize("value", [*TEXTS, *OTHERS])
-def test_text_stays_text_and_other_values_stay_what_they_are(value):
-    """In YAML that we write, for text that YAML would read as a number, a date or a comment."""
+def test_values_and_keys_that_are_saved_as_yaml_are_read_as_the_same_values(value):
     content = {"key": value, str(value): [value]}
     again = plain_yaml(as_yaml(content))
     assert again == content
@@ -236,11 +250,14 @@ def test_text_stays_text_and_other_values_stay_what_they_are(value):
 
 @pytest.mark.parametrize("command", quick(SHOWN, "fit", "predict", "export"))
 def test_the_short_help_names_options_that_exist(tiny, configured, command):
+    """It is written by hand, to be shown without torch: an option that is renamed would stay."""
     config = configured(f"{command} --config tiny.yaml")
-    # First what is no key of the configuration, or a key in its short form.
-    options = {"RUN", "debug", "print_config", "data.train.root", *config.keys(branches=True)}
+    options = set(config.keys(branches=True))
+    # Short forms: data.scale is data.init_args.scale, and so on.
     options |= {f"data.{name}" for name in inspect.signature(SRDataModule).parameters}
     options |= {f"model.{name}" for name in inspect.signature(ImageModel).parameters}
+    options |= {"data.train.root"}  # of datamodules.Folder
+    options |= {"RUN", "debug", "print_config"}  # no keys of the configuration
     assert set(SHOWN[command]) <= options
     for key in SHOWN[command]:
         typed = key if key == "RUN" else f"--{key}"
@@ -264,20 +281,25 @@ def public_classes():
             exported = getattr(module, name)
             if inspect.isclass(exported) and not inspect.isabstract(exported):
                 classes[f"{room}.{name}"] = exported
-    # No configuration names these.
+    # An exception, an exception and a base: no configuration names these.
     for name in ("datamodules.UnreadableImage", "callbacks.TooSmall", "callbacks.Perceptual"):
         del classes[name]
     return classes
 
 
-def test_each_public_class_that_can_be_built_is_listed_once():
-    kinds = listing.HINTS.keys() - {"experiments", "weights"}
+def test_main_py_list_has_each_public_class_that_can_be_built_once():
+    """It reads the sources without importing them: a base class that it misses hides a class."""
+    kinds = listing.HINTS.keys() - {"experiments", "weights"}  # which are no classes
     listed = [entry.name for kind in kinds for entry in listing.entries(kind)]
-    assert sorted(name for name in listed if not name.endswith(".yaml")) == sorted(public_classes())
+    classes = [name for name in listed if not name.endswith(".yaml")]  # networks are files, too
+    assert sorted(classes) == sorted(public_classes())
 
 
 def test_the_modules_whose_first_argument_is_the_scale_are_listed_as_networks():
-    """Methods, too, take the scale first: they are of `ImageModel`."""
+    """`model.network` of a configuration takes such modules alone.
+
+    Methods take the scale first, too, and are listed as methods: they derive from `ImageModel`.
+    """
     expected = set()
     for name, cls in public_classes().items():
         first = next(iter(inspect.signature(cls).parameters), "")
@@ -287,18 +309,20 @@ def test_the_modules_whose_first_argument_is_the_scale_are_listed_as_networks():
 
     listed = {entry.name for entry in listing.entries("networks")}
 
-    assert listed & public_classes().keys() == expected
+    # Files of configs/network are listed as networks, too.
+    assert {name for name in listed if not name.endswith(".yaml")} == expected
 
 
-def test_yaml_merges_and_equal_keys_of_two_types_are_no_repetition():
-    """A key that is there twice is refused, as the next test asserts."""
-    text = "a: &a {x: 1}\nb: &b {y: 2}\nc:\n  <<: *a\n  <<: *b\n1: number\n'1': text\n"
-
-    value = plain_yaml(text)
-
-    assert value["c"] == {"x": 1, "y": 2}
-    assert value[1] == "number"
-    assert value["1"] == "text"
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param("{<<: {x: 1}, <<: {y: 2}}", {"x": 1, "y": 2}, id="two merges"),
+        pytest.param("{1: number, '1': text}", {1: "number", "1": "text"}, id="1 and '1'"),
+    ],
+)
+def test_keys_that_look_repeated_and_are_not_are_read(text, expected):
+    """Files with a key that is there twice are refused, and these must not be."""
+    assert plain_yaml(text) == expected
 
 
 def test_a_key_that_a_file_has_twice_is_refused(tiny, refusal):

@@ -11,11 +11,12 @@ from commands.run.directory import RunOptions
 from datamodules.base import CropSettings, SRDataModule
 from datamodules.scales import Scales
 
-# Precision of matrix products, cuDNN's benchmark, and TF32 in convolutions.
-TORCHS_OWN = ("highest", False, True)
+# Precision of matrix products ("high" is TF32, "highest" float32), cuDNN's benchmark, and TF32 in
+# convolutions.
+TORCHS_OWN = ("highest", False, True)  # what torch begins with
 EXACT = ("highest", False, False)
 FAST = ("high", True, True)
-WITHOUT_BENCHMARK = ("high", False, True)  # which would time each size of crops
+WITHOUT_BENCHMARK = ("high", False, True)
 AMPERE = (8, 0)  # the first compute capability with tensor cores for float32
 TURING = (7, 5)
 GIVEN = {"command": "test", "matmul_precision": "highest"}
@@ -41,8 +42,9 @@ def settings_within(
     ("capability", "settings", "expected"),
     [
         pytest.param(AMPERE, {}, FAST, id="fit"),
+        # cuDNN would time its algorithms again for each size.
         pytest.param(AMPERE, {"scales": Scales()}, WITHOUT_BENCHMARK, id="crops of many sizes"),
-        pytest.param(AMPERE, {"benchmark": False}, WITHOUT_BENCHMARK, id="set by Lightning"),
+        pytest.param(AMPERE, {"benchmark": False}, WITHOUT_BENCHMARK, id="trainer.benchmark false"),
         pytest.param(AMPERE, {"deterministic": True}, EXACT, id="deterministic"),
         pytest.param(AMPERE, {"device": "cpu"}, TORCHS_OWN, id="cpu"),
         pytest.param(TURING, {}, TORCHS_OWN, id="a GPU without TF32"),
@@ -50,9 +52,10 @@ def settings_within(
         pytest.param(AMPERE, GIVEN, EXACT, id="no training, but as given"),
     ],
 )
-def test_precision_and_benchmark_are_by_device_and_command_and_put_back(
+def test_only_training_on_tensor_cores_is_fast_by_default_and_torchs_settings_are_put_back(
     monkeypatch, capability, settings, expected
 ):
+    """TF32 is faster and less exact than float32; an evaluation must not depend on the GPU."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert settings_now() == TORCHS_OWN
     assert settings_within(**settings) == expected

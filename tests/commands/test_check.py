@@ -86,10 +86,11 @@ def check(tmp_path, monkeypatch, capsys, enlarger):
     return run
 
 
-def test_all_that_an_experiment_lacks_is_listed_with_its_source(check):
+def test_check_lists_the_runs_and_images_that_an_experiment_lacks_with_their_sources(check):
+    """casarbi.yaml begins with the weights of the run casarbi_base, and trains on ffhq_128."""
     status, printed = check("--config", REPO / "configs/experiment/casarbi.yaml")
     base = REPO / "configs/experiment/casarbi_base.yaml"
-    assert status == 2
+    assert status == 2  # a configuration that lacks files
     assert f"python {REPO / 'main.py'} fit --config {base}" in printed
     assert "broken  data.train.root: $ENLARGER_DATA/ffhq_128 is missing" in printed
     assert "https://github.com/NVlabs/ffhq-dataset" in printed
@@ -97,8 +98,9 @@ def test_all_that_an_experiment_lacks_is_listed_with_its_source(check):
 
 
 def test_check_says_how_to_prepare_pairs_and_that_captions_are_missing(check):
+    """nsarm_8b_stage2.yaml trains with captions, and is validated on pairs made of DIV2K."""
     status, printed = check("--config", REPO / "configs/experiment/nsarm_8b_stage2.yaml")
-    assert status == 2
+    assert status == 2  # a configuration that lacks files
     assert "prepare div2k_1024 ARCHIVE" in printed
     assert "broken  model.encoder: each of these images needs a caption" in printed
     assert "broken  ENLARGER_WEIGHTS: is not set" in printed

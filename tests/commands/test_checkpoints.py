@@ -1,5 +1,6 @@
 """Checkpoints: their content, which are kept and which is best, damage, kills and full disks."""
 
+import itertools
 import json
 import multiprocessing
 import os
@@ -65,12 +66,17 @@ def messages(caplog):
 
 
 def test_a_checkpoint_holds_weights_averages_and_progress_and_nothing_else(trained):
-    checkpoint = newest("tiny")  # with weights_only=True
-    network = EDSR(2, blocks=1, channels=8, global_skip=True)
+    """What is saved besides, such as a loss network, would make each of many files larger.
+
+    `newest` loads it with ``weights_only=True``: it holds no object of another class.
+    """
+    checkpoint = newest("tiny")
+    network = EDSR(2, blocks=1, channels=8, global_skip=True)  # that of tiny.yaml
     names = """state_dict callbacks optimizer_states lr_schedulers loops epoch global_step
         pytorch-lightning_version model SRDataModule frozen trained_with"""
     assert set(checkpoint) == set(names.split())
     assert checkpoint["frozen"] == {}
+    # Arguments that no tensor shows, with which the weights would give other images.
     assert checkpoint["trained_with"] == {"network": {"res_scale": 1.0, "global_skip": True}}
     assert set(checkpoint["state_dict"]) == {f"network.{name}" for name in network.state_dict()}
     assert set(checkpoint["callbacks"]) == {"EMA"}
@@ -80,35 +86,42 @@ def test_a_checkpoint_holds_weights_averages_and_progress_and_nothing_else(train
     assert checkpoint["model"] == "lightning_modules.Regression"
 
 
-class Own(Callback):
-    """Freezes the first layer, and keeps a number of NumPy's; or an array, which is refused."""
+class HasNumPy(Callback):
+    """Has a number of NumPy's as its state; or an array, which is refused."""
 
     def __init__(self, array: bool = False):
         self.best = np.zeros(2) if array else np.float64(2)
-
-    def setup(self, trainer, pl_module, stage):
-        pl_module.network.head.requires_grad_(False)
 
     def state_dict(self):
         return {"best": self.best}
 
 
+class FreezesHead(Callback):
+    def setup(self, trainer, pl_module, stage):
+        pl_module.network.head.requires_grad_(False)
+
+
 def head():
-    weights = newest("tiny")["state_dict"]
-    return next(value for name, value in weights.items() if "head" in name)
+    return newest("tiny")["state_dict"]["network.head.weight"]
 
 
-def test_a_resumed_run_has_its_frozen_layer_and_numbers_of_numpy_again(tiny, enlarger):
-    command = f"{FIT} --trainer.callbacks+ {__name__}.Own --trainer.max_steps"
+def test_a_number_of_numpy_in_a_callbacks_state_is_saved_as_a_plain_number(tiny, enlarger):
+    """torch.load with ``weights_only=True`` would refuse NumPy's, so nothing could be resumed."""
+    enlarger(f"{FIT} --trainer.callbacks+ {__name__}.HasNumPy --trainer.max_steps 2")
+    assert newest("tiny")["callbacks"]["HasNumPy"] == {"best": 2}
+
+
+def test_a_layer_that_a_callback_froze_keeps_its_weights_in_a_resumed_run(tiny, enlarger):
+    """Frozen weights of published files are left out of checkpoints; these are nowhere else."""
+    command = f"{FIT} --trainer.callbacks+ {__name__}.FreezesHead --trainer.max_steps"
     enlarger(f"{command} 2")
     before = head()
     enlarger(f"{command} 3")
-    assert newest("tiny")["callbacks"]["Own"] == {"best": 2}  # np.float64(2)
     assert torch.equal(head(), before)
 
 
 def test_a_checkpoint_of_an_earlier_version_from_within_a_validation_is_refused():
-    """Only earlier versions wrote `validation_due`."""
+    """It is marked `validation_due`: that version made up for it, and this one would skip it."""
     with pytest.raises(ConfigurationError, match="resumes from the one before"):
         Checkpoints().load_state_dict({"validation_due": True})
 
@@ -125,24 +138,25 @@ def test_the_last_two_checkpoints_and_the_best_one_are_kept(trained):
     assert all(is_whole(path) for path in list_checkpoints(FOLDER))
 
 
-def test_checkpoints_of_other_runs_stay(trained, enlarger):
-    """Copies in the folder, with or without checksums: only the run's own are pruned."""
-    copies = [FOLDER / name_of(step) for step in (1, 2, 3)]
-    for path in copies:
-        shutil.copy(FOLDER / name_of(12), path)
-    shutil.copy(checksum_of(FOLDER / name_of(12)), checksum_of(copies[0]))
-    (FOLDER / name_of(99)).write_bytes(b"of another run, and cut off")
-    of_others = [*copies, checksum_of(copies[0]), FOLDER / name_of(99)]
-    before = {path: path.read_bytes() for path in of_others}
+def test_files_that_a_user_copied_among_the_checkpoints_of_a_run_are_not_pruned(trained, enlarger):
+    """Only what best.json lists as written by the run is: the newest two and the best are kept."""
+    newest_file = FOLDER / name_of(12)
+    with_checksum = FOLDER / name_of(1)
+    shutil.copy(newest_file, with_checksum)
+    shutil.copy(checksum_of(newest_file), checksum_of(with_checksum))
+    without_checksum = FOLDER / name_of(2)
+    shutil.copy(newest_file, without_checksum)
+    cut_off = FOLDER / name_of(99)  # damaged, so the run resumes from step 12
+    cut_off.write_bytes(b"half")
+    copies = [with_checksum, checksum_of(with_checksum), without_checksum, cut_off]
+    before = [path.read_bytes() for path in copies]
 
-    # Resumed from step 12: 99 is damaged.
     enlarger(f"{FIT} --trainer.max_steps 16 --checkpoint.every_n_steps 1 --run.change true")
 
-    assert {path: path.read_bytes() for path in of_others} == before
-    left = set(steps()) - {1, 2, 3}
-    assert {99, 16, 15} <= left
-    assert len(left) <= 4  # 99, the newest two, and the best one if it is another
-    assert ranking()["written"] == sorted(name_of(step) for step in left - {99})
+    assert [path.read_bytes() for path in copies] == before
+    own = {name_of(16), name_of(15), *ranking()["best"]}
+    assert ranking()["written"] == sorted(own)
+    assert {name_of(step) for step in steps()} == own | {name_of(step) for step in (1, 2, 99)}
 
 
 SWD = """'{"class_path": "callbacks.SWD", "init_args": {"levels": 1}}'"""
@@ -189,7 +203,10 @@ def test_a_gan_keeps_a_best_checkpoint_only_if_an_option_asks_for_it(tiny, enlar
 
 
 def test_a_run_that_keeps_no_best_forgets_an_earlier_one(trained, enlarger):
-    """Also the best of another validation, which is kept otherwise: that with tiles is another."""
+    """`test` would use it otherwise, as the best of the run, for ever.
+
+    With `tiling.size` the validation is another one, whose arrival alone forgets no best.
+    """
     assert ranking()["best"]
     none = "--checkpoint.keep_best 0 --tiling.size 8 --run.change true"
     enlarger(f"{FIT} {none} --trainer.max_steps 15")  # three more steps, and a validation
@@ -199,13 +216,19 @@ def test_a_run_that_keeps_no_best_forgets_an_earlier_one(trained, enlarger):
 @pytest.mark.parametrize(
     "change",
     [
-        "--data.val.photos.files [1.png]",
-        "--data.degradation_seed 1",
-        "--tiling.size 8",
-        "--trainer.callbacks '[{class_path: callbacks.PSNR, init_args: {border: 0}}]'",
+        pytest.param("--data.val.photos.files [1.png]", id="images"),
+        pytest.param("--data.degradation_seed 1", id="their LR"),
+        pytest.param("--tiling.size 8", id="tiles"),
+        pytest.param(
+            "--trainer.callbacks '[{class_path: callbacks.PSNR, init_args: {border: 0}}]'",
+            id="metric",
+        ),
     ],
 )
-def test_scores_of_another_validation_are_not_compared(trained, enlarger, caplog, change):
+def test_after_a_change_of_the_validation_the_best_before_and_the_best_since_are_kept(
+    trained, enlarger, caplog, change
+):
+    """A PSNR of other images is higher or lower for all checkpoints: the two are not compared."""
     before = ranking()
     (old,) = before["best"]
 
@@ -316,39 +339,47 @@ def content_of(step):
     return step.to_bytes(8, "little") * 40000
 
 
-def write_steps(folder, first, report):
-    for step in range(first, first + 100000):
+def write_steps(folder, first, sends):
+    """Write checkpoint after checkpoint, and report each when it is written."""
+    for step in itertools.count(first):
         write_whole(folder / name_of(step), lambda file, s=step: file.write(content_of(s)))
-        report.send(step)
+        sends.send(step)
 
 
 def test_a_process_killed_while_writing_leaves_its_last_checkpoint_complete(tmp_path):
+    """A child writes checkpoints, and is killed at 12 moments, up to 0.02 s after its first one."""
     chance = random.Random(3)
     first = 0
     for _ in range(12):
-        reports, report = FORK.Pipe(duplex=False)
-        process = FORK.Process(target=write_steps, args=(tmp_path, first, report))
+        receives, sends = FORK.Pipe(duplex=False)
+        process = FORK.Process(target=write_steps, args=(tmp_path, first, sends))
         process.start()
-        report.close()
-        last = reports.recv()
+        sends.close()
+        reported = receives.recv()
         time.sleep(chance.uniform(0.0, 0.02))
         process.kill()
         process.join()
-        with suppress(EOFError):
+        with suppress(EOFError):  # at the end of what it has reported
             while True:
-                last = reports.recv()
+                reported = receives.recv()
 
         path = newest_whole(tmp_path)
 
         step = int(path.stem.removeprefix("step-"))
-        assert step in (last, last + 1)  # killed after the rename, before it was reported
+        # The next one, if the kill came after its rename and before its report.
+        assert step in (reported, reported + 1)
         assert path.read_bytes() == content_of(step)
         assert path == list_checkpoints(tmp_path)[0]  # a named file is always complete
         first = step + 1
 
 
-def test_a_kill_while_a_checkpoint_is_replaced_leaves_the_old_one_whole(tmp_path, monkeypatch):
-    """Until the rename, the checksum file has those of both contents."""
+def test_a_kill_before_the_rename_that_replaces_a_checkpoint_leaves_the_old_one_whole(
+    tmp_path, monkeypatch
+):
+    """By then its checksum file has the checksums of the old content and of the new one.
+
+    `os.replace` fails in the place of a kill.
+    """
     path = tmp_path / name_of(1)
     write_whole(path, lambda file: file.write(b"old"))
     with monkeypatch.context() as patch:
@@ -358,7 +389,7 @@ def test_a_kill_while_a_checkpoint_is_replaced_leaves_the_old_one_whole(tmp_path
     assert is_whole(path)
 
     write_whole(path, lambda file: file.write(b"newest"))
-    # Now the checksum of the new content alone.
+    # After the rename, the checksum of the new content alone.
     assert checksum_of(path).read_text() == f"{file_hash(path)}  {path.name}\n"
     assert fingerprint(path) == file_hash(path)
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def work(tiny):
     """A working directory with a method in the latents of a small random autoencoder."""
     (tiny / "model.yaml").write_text(MODEL)
     with torch.random.fork_rng(devices=[]):
-        save_autoencoder(0)
+        save_autoencoder(seed=0)
     return tiny
 
 
@@ -81,35 +82,42 @@ def colours(image):
     return {tuple(pixel) for pixel in image[0].flatten(1).T.tolist()}
 
 
-def test_encode_writes_latents_of_hr_and_of_enlarged_lr_and_their_statistics(
+def test_each_sample_of_encode_has_a_square_its_lr_and_the_latents_of_both(
     work, photo_folder, enlarger
 ):
+    """The latent of LR is that of LR enlarged to the size of HR, as ResShift begins from."""
     enlarger(f"{ENCODE} {CROPS} {PAIRS} --encode.out out --encode.dtype float32")
 
     space = Taef2Space("encoder.pth", "decoder.pth")
     seeds = torch.tensor([0])  # bicubic draws nothing
     files = members("out")
-    latents = []  # 2 squares of 10 images
-    for key in {name.split(".")[0] for name in files}:
+    keys = {name.split(".")[0] for name in files}  # such as 3/1 of 3.png
+    assert len(keys) == 20  # 2 squares of each of 10 photographs
+    for key in keys:
         hr = pixels(files[f"{key}.png"])
         photo = read(photo_folder / f"{Path(key).parent}.png")
         assert colours(hr) <= colours(photo)
         lr = pixels(files[f"{key}.lr.png"])
-        z = latent(files[f"{key}.latent.npy"])
-        y = latent(files[f"{key}.lr_latent.npy"])
+        latent_of_hr = latent(files[f"{key}.latent.npy"])
+        latent_of_lr = latent(files[f"{key}.lr_latent.npy"])
         assert_near(lr, Bicubic(2.0)(hr, seeds), within=0.51 / 255)  # a PNG has 8 bits
-        assert_near(z, space.encode(hr), within=1e-4)
-        assert_near(y, space.encode(enlarged(lr, (32, 32))), within=1e-4)
-        latents.append(z[0].numpy())
-    assert len(list(Path("out").glob("*.tar"))) == 4  # 20 squares, 6 a shard
-    refuse_foreign(Path("out/encode.json"))  # or the command could not be given again
+        assert_near(latent_of_hr, space.encode(hr), within=1e-4)
+        assert_near(latent_of_lr, space.encode(enlarged(lr, (32, 32))), within=1e-4)
+
+
+def test_encode_json_has_the_statistics_of_all_latents(work, enlarger):
+    """Methods standardise latents by mean and deviation of each channel."""
+    enlarger(f"{ENCODE} {CROPS} --encode.out out --encode.dtype float32")
+
+    latents = [latent(file) for name, file in members("out").items() if name.endswith(".npy")]
+    stack = torch.cat(latents).numpy()
     about = json.loads(Path("out/encode.json").read_text())
-    stack = np.stack(latents)
-    assert len(stack) == 20
-    assert about["samples"] == 20
+    assert about["samples"] == 20  # 2 squares of each of 10 photographs
     np.testing.assert_allclose(about["mean"], stack.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(about["deviation"], stack.std((0, 2, 3)), rtol=1e-4)
-    assert len(np.unique(stack[:, 0, 0, 0])) > 15  # of 20: squares of an image differ
+    assert len(np.unique(stack[:, 0, 0, 0])) > 15  # squares of a photograph differ, but for chance
+    assert len(list(Path("out").glob("*.tar"))) == 4  # 20 squares, 6 a shard
+    refuse_foreign(Path("out/encode.json"))  # or the command could not be given again
 
 
 def test_training_reads_latents_and_encodes_nothing(work, enlarger, monkeypatch):
@@ -137,28 +145,37 @@ def test_training_reads_latents_and_encodes_nothing(work, enlarger, monkeypatch)
 
 
 @pytest.mark.slow
-def test_a_stopped_encode_goes_on_to_the_same_bytes_but_not_with_other_options(
+def test_a_killed_encode_is_refused_by_training_and_goes_on_to_the_same_bytes(
     work, enlarger, refusal
 ):
     command = f"{ENCODE} {CROPS} --encode.out out"
     enlarger(command)
-    whole = contents("out")
-    assert "this method also needs LR images" in refusal(FIT)
+    uninterrupted = contents("out")
     for name in ("encode.json", "latents-000001.tar", "latents-000003.tar"):
         Path("out", name).unlink()  # as after a kill of two processes
     assert "which main.py encode writes at its end, is missing" in refusal(FIT)
 
     enlarger(command)
 
-    assert contents("out") == whole
+    assert contents("out") == uninterrupted
+
+
+@pytest.mark.slow
+def test_latents_are_refused_by_a_method_that_needs_lr_and_by_encode_with_other_options(
+    work, enlarger, refusal
+):
+    """Shards of two kinds in one folder would be trained on without a word."""
+    command = f"{ENCODE} {CROPS} --encode.out out"  # without --encode.pairs
+    enlarger(command)
+    assert "this method also needs LR images" in refusal(FIT)
     changed = refusal(f"{command} --encode.flips true")
     assert "made otherwise (flips was False, now it is True)" in changed
-    save_autoencoder(1)
+    save_autoencoder(seed=1)  # other weights in the same files
     assert "made otherwise (space was" in refusal(command)
 
 
 def save_images(folder, count):
-    """Write images of noise; one is too narrow, and some are broken."""
+    """Write images of noise; of many, 6 is too narrow for a square, and 3, 8 and 9 are broken."""
     Path(folder).mkdir()
     for number in range(count):
         width = 24 if number == 6 else 48
@@ -194,26 +211,34 @@ init_args:
 """
 
 
-@pytest.mark.slow
-def test_encode_inverts_squares_by_augment_and_mirrors_some_by_flips(work, enlarger):
-    Path("invert.yaml").write_text(INVERT)
-    Path("round_trip.yaml").write_text(ROUND_TRIP)  # which has nothing to train
-    command = f"{ENCODE} {CROPS} --encode.hr true"
-    enlarger(f"{command} --encode.out plain")
-    enlarger(f"{command} --encode.out inverted --data.crops.augment invert.yaml")
-    flips = "--encode.flips horizontal --model round_trip.yaml"
-    enlarger(f"{command} --encode.out flipped {flips}")
+def squares(enlarger, options):
+    """The squares that `encode` cuts from the photographs."""
+    enlarger(f"{ENCODE} {CROPS} --encode.hr true --encode.out out {options}")
+    files = members("out")
+    shutil.rmtree("out")
+    return [pixels(files[name]) for name in sorted(files) if name.endswith(".png")]
 
-    inverted = members("inverted")
-    flipped = members("flipped")
-    mirrored = []
-    for name, content in members("plain").items():
-        if name.endswith(".png"):
-            image = pixels(content)
-            torch.testing.assert_close(pixels(inverted[name]), 1 - image)
-            mirrored.append(torch.equal(pixels(flipped[name]), image.flip(-1)))
-            assert mirrored[-1] or torch.equal(pixels(flipped[name]), image)
-    assert 0 < sum(mirrored) < len(mirrored)
+
+@pytest.mark.slow
+def test_encode_augments_each_square(work, enlarger):
+    Path("invert.yaml").write_text(INVERT)
+    plain = squares(enlarger, "")
+    inverted = squares(enlarger, "--data.crops.augment invert.yaml")
+    torch.testing.assert_close(inverted, [1 - square for square in plain])
+
+
+@pytest.mark.slow
+def test_encode_with_horizontal_flips_mirrors_some_squares_and_leaves_the_others(work, enlarger):
+    Path("round_trip.yaml").write_text(ROUND_TRIP)  # a method that has nothing to train
+    mirrored = 0
+    plain = squares(enlarger, "")
+    flipped = squares(enlarger, "--encode.flips horizontal --model round_trip.yaml")
+    for square, other in zip(plain, flipped, strict=True):
+        if torch.equal(other, square.flip(-1)):
+            mirrored += 1
+        else:
+            assert torch.equal(other, square)
+    assert 0 < mirrored < len(plain)
 
 
 def test_two_images_of_one_name_in_the_shards_are_refused(work, refusal):
@@ -229,6 +254,10 @@ def test_two_images_of_one_name_in_the_shards_are_refused(work, refusal):
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_parts_and_processes_write_the_bytes_of_one_process(work, enlarger, monkeypatch):
+    """12 images have 36 squares, so there are 9 shards of 4.
+
+    The seventh is empty and left out: its squares 24 to 27 are of the broken images 8 and 9.
+    """
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
     save_images("images", count=12)
@@ -236,7 +265,6 @@ def test_parts_and_processes_write_the_bytes_of_one_process(work, enlarger, monk
     command = f"{ENCODE} {split} {PAIRS} --data.train.root images --encode.out"
     enlarger(f"{command} whole")
     whole = contents("whole")
-    # 9 shards of the 36 squares, but not that of squares 24 to 27: images 8 and 9 are broken.
     assert len(list(Path("whole").glob("*.tar"))) == 8
 
     enlarger(f"{command} parts --encode.part 1/2")
@@ -245,7 +273,7 @@ def test_parts_and_processes_write_the_bytes_of_one_process(work, enlarger, monk
     assert contents("parts") == whole
 
     succeeds(f"{command} out")
-    for number in (1, 4, 7):  # of three processes, one makes all of these
+    for number in (1, 4, 7):  # process 1 of 3 has every third shard: the others have nothing to do
         Path(f"out/latents-00000{number}.tar").unlink()
     succeeds(f"{command} out", processes=3)
     assert contents("out") == whole
