@@ -102,7 +102,7 @@ class FreezesHead(Callback):
 
 
 def head():
-    return newest("tiny")["state_dict"]["network.head.weight"]
+    return newest("tiny")["state_dict"]["network.head.0.weight"]
 
 
 def test_a_number_of_numpy_in_a_callbacks_state_is_saved_as_a_plain_number(tiny, enlarger):

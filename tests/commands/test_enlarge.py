@@ -58,9 +58,7 @@ KINDS = {
     "alpha uint16": deep(np.dstack([RGB, EVEN])),
     "tensor": torch.from_numpy(RGB / np.float32(255)).movedim(-1, 0),
 }
-# Half a level of 8 or of 16 bits, and more; of floats their rounding.
-WITHIN = dict.fromkeys(("uint16", "alpha uint16", "I;16", "I;16B"), 1e-4)
-WITHIN |= {"float64": 1e-6, "tensor": 1e-6}
+ERRORS = {"u1": 1 / 255, "u2": 2 / 65535, "f4": 1e-6, "f8": 1e-6}  # by the type of the levels
 
 
 def as_floats(image):
@@ -77,18 +75,19 @@ def as_batch(image):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_image_is_enlarged_to_its_own_kind(bicubic, kind):
-    """Of each channel, alpha too, it is the bicubic interpolation."""
+def test_bicubic_interpolates_each_channel_and_returns_an_image_of_the_same_kind(bicubic, kind):
+    """Type, mode and dtype are those of the input, so that its bit depth and alpha are not lost."""
     image = KINDS[kind]
     sr = bicubic.enlarge(image)
     expected = resize(as_batch(image), (48, 40)).clamp(0, 1)[0].movedim(0, -1).numpy()
     assert type(sr) is type(image)
     if isinstance(image, Image.Image):
-        assert sr.mode == image.mode.replace("16B", "16")
+        assert sr.mode == image.mode.replace("16B", "16")  # not big-endian
         assert sr.size == (40, 48)
     else:
         assert sr.dtype == image.dtype
-    assert np.abs(as_floats(sr) - expected).max() < WITHIN.get(kind, 4e-3)
+    levels = np.asarray(sr).dtype.str[1:]  # u1: 8 bits, u2: 16
+    np.testing.assert_allclose(as_floats(sr), expected, rtol=0, atol=ERRORS[levels])
 
 
 @pytest.mark.parametrize("alpha_of_green", [0, 1, 200])
@@ -110,15 +109,17 @@ def test_colours_are_weighted_by_alpha(bicubic, alpha_of_green, kind):
     np.testing.assert_allclose(sr[..., :3][visible], expected[visible], atol=0.02)
 
 
-def test_alpha_is_enlarged_as_a_grey_image_but_stays_constant_where_it_is():
-    """A network would change it there: opaque photographs would become transparent."""
+def test_alpha_is_enlarged_as_a_grey_image_but_stays_1_where_all_around_is_1():
+    """A network gives values a little below 1: opaque photographs would become transparent."""
     model = enlarger.Enlarger(edsr(), "cpu")
     image = np.dstack([RGB, GREY]) / np.float32(255)
-    image[:12, :12, 3] = 1  # constant in the 5x5 pixels around each of the first 10x10
+    image[:12, :12, 3] = 1  # an opaque corner
     alpha = model.enlarge(image)[..., 3]
     as_grey = model.enlarge(image[..., [3, 3, 3]]).mean(2)
+    # 10x10 pixels of the corner have 5x5 opaque pixels around them, that is 20x20 at x2.
     assert (alpha[:20, :20] == 1).all()
     assert (as_grey[:20, :20] != 1).any()
+    # The corner of 12x12 ends at row and column 24.
     np.testing.assert_allclose(alpha[:, 24:], as_grey[:, 24:], atol=1e-6)
     np.testing.assert_allclose(alpha[24:], as_grey[24:], atol=1e-6)
 
@@ -193,17 +194,19 @@ def test_enlarge_file_returns_what_the_file_format_cannot_hold(bicubic, tmp_path
     assert Image.open(tmp_path / "large.jpg").size == (83, 100)  # 20 · 100/24 = 83.3
 
 
-def test_a_target_that_cannot_be_written_is_refused_before_the_work(bicubic, tmp_path):
+def test_a_target_in_an_unknown_format_is_refused_before_the_image_is_read(bicubic, tmp_path):
+    """Else the refusal would come after minutes of work."""
     with pytest.raises(ValueError, match="expected a name in png, jpg, webp, tiff"):
-        bicubic.enlarge_file("photo.png", tmp_path / "large.bmp")
+        bicubic.enlarge_file("no_such_file.png", tmp_path / "large.bmp")
 
 
 # ----------------------------------------------------------------------------------------- degrade
 
 
-def test_degrade_is_the_recipe_of_the_command_line():
+def test_degrade_applies_a_degradation_or_the_shipped_one_of_a_name():
     recipe = degradation_of([REPO / "configs/degradation/bicubic.yaml"], scale=2)
-    lr = recipe(as_batch(RGB), torch.zeros(1, dtype=torch.int64))
+    seeds = torch.tensor([0])  # bicubic draws nothing
+    lr = recipe(as_batch(RGB), seeds)
     expected = (lr * 255).round()[0].movedim(0, -1).byte().numpy()
     assert np.array_equal(enlarger.degrade(RGB, "bicubic", scale=2), expected)
     assert np.array_equal(enlarger.degrade(RGB, recipe), expected)
@@ -216,38 +219,40 @@ def loaded(source, **arguments):
     return enlarger.load(source, device="cpu", **arguments).enlarge(RGB)
 
 
-def test_a_run_its_export_and_their_files_give_the_images_of_predict(trained, command):
-    """A run and an export have tiles, by config.yaml; a file of weights alone has none."""
+def test_load_of_a_run_an_export_or_a_file_of_weights_gives_the_images_of_predict(fitted, command):
+    """The run's config.yaml has tiles, and so has the export's; a file of weights has none."""
+    run = fitted("--tiling.size 8 --tiling.overlap 0")
     Image.fromarray(RGB).save("photo.png")
-    config = trained / "config.yaml"
-    tiles = "  size: 8\n  overlap: 0\n"
-    config.write_text(config.read_text().replace("  size: auto\n  overlap: null\n", tiles))
-    command(f"predict --config {config} --data.predict photo.png")
-    command(f"export {trained} --export.out shared")
+    command("predict --config runs/tiny/config.yaml --data.predict photo.png")
+    command("export runs/tiny --export.out shared")
     command("predict --model shared/model.safetensors --data.predict photo.png")
-    predicted = np.asarray(Image.open(trained / "predict/photo.png"))
-    whole = enlarger.load(trained, device="cpu").enlarge(RGB, tiling=Tiling())
-    checkpoint, _ = best_or_newest(trained / "checkpoints")
+    in_tiles = np.asarray(Image.open(run / "predict/photo.png"))
+    without_tiles = np.asarray(Image.open("runs/shared/predict/photo.png"))
+    checkpoint, _ = best_or_newest(run / "checkpoints")
 
-    assert np.array_equal(loaded(trained), predicted)
-    assert np.array_equal(loaded("shared"), predicted)
-    assert not np.array_equal(whole, predicted)
-    assert np.array_equal(loaded("shared/model.safetensors"), whole)
-    assert np.array_equal(loaded(checkpoint), whole)
-    assert np.array_equal(np.asarray(Image.open("runs/shared/predict/photo.png")), whole)
-    assert not np.array_equal(loaded(trained, color_fix="adain"), predicted)  # it is applied
+    assert not np.array_equal(in_tiles, without_tiles)
+    for source in (run, "shared"):
+        assert np.array_equal(loaded(source), in_tiles)
+    for source in ("shared/model.safetensors", checkpoint):
+        assert np.array_equal(loaded(source), without_tiles)
+    untiled = enlarger.load(run, device="cpu").enlarge(RGB, tiling=Tiling())
+    assert np.array_equal(untiled, without_tiles)
 
 
-def test_a_models_weights_argument_is_read_by_its_first_enlarger_alone(tmp_path):
-    """Unread, they would be random without a word; read again, they would undo a change."""
+def test_a_colour_fix_that_load_is_given_changes_the_images_of_a_run(trained):
+    assert not np.array_equal(loaded(trained, color_fix="adain"), loaded(trained))
+
+
+def test_the_file_that_a_model_names_as_its_weights_is_read_once(tmp_path):
+    """Unread, the weights would be random; read for a second Enlarger, it would undo a change."""
     trained = edsr()
     torch.save({"params": trained.network.state_dict()}, tmp_path / "a.pth")
-    network = EDSR(2, blocks=1, channels=4)
-    named = Regression(2, network=network, weights=str(tmp_path / "a.pth"))
+    network = EDSR(2, blocks=1, channels=4)  # with other random weights
+    model = Regression(2, network=network, weights=str(tmp_path / "a.pth"))
     expected = enlarger.Enlarger(trained, "cpu").enlarge(RGB)
-    assert np.array_equal(enlarger.Enlarger(named, "cpu").enlarge(RGB), expected)
+    assert np.array_equal(enlarger.Enlarger(model, "cpu").enlarge(RGB), expected)
     network.tail[-1].bias.data += 0.5  # a change of the user's
-    assert not np.array_equal(enlarger.Enlarger(named, "cpu").enlarge(RGB), expected)
+    assert not np.array_equal(enlarger.Enlarger(model, "cpu").enlarge(RGB), expected)
 
 
 def test_a_model_whose_file_of_weights_is_missing_is_refused():
@@ -287,15 +292,19 @@ def save_run(folder, method):
     (folder / "model.safetensors").touch()
 
 
-def test_sources_are_runs_and_released_files_whose_method_enlarges_images(tmp_path, monkeypatch):
+def test_sources_are_what_load_takes_in_a_folder_of_runs_and_published_weights_that_are_here(
+    tmp_path, monkeypatch
+):
+    """The page of `main.py app` offers them."""
     save_run(tmp_path / "edsr", "Regression")
-    save_run(tmp_path / "edsr/export", "Regression")  # a run that exists has one line
-    save_run(tmp_path / "moved/export", "Regression")
-    save_run(tmp_path / "diffusion", "Diffusion")  # is no SuperResolver
+    save_run(tmp_path / "edsr/export", "Regression")  # the same model: the run alone is listed
+    save_run(tmp_path / "moved/export", "Regression")  # its run is no longer here
+    # These cannot be loaded: no SuperResolver, no class, no weights.
+    save_run(tmp_path / "diffusion", "Diffusion")
     save_run(tmp_path / "unknown", "NoSuchClass")
     save_run(tmp_path / "without_weights", "Regression")
     (tmp_path / "without_weights/model.safetensors").unlink()
-    released = {"imdn-x3": Path("imdn-x3.pth")}  # of all, the only one that is here
-    monkeypatch.setattr("commands.interface.models.place_of", released.get)
+    on_this_machine = {"imdn-x3": Path("imdn-x3.pth")}  # of all published weights
+    monkeypatch.setattr("commands.interface.models.place_of", on_this_machine.get)
     expected = [str(tmp_path / "edsr"), str(tmp_path / "moved/export"), "imdn-x3"]
     assert enlarger.sources(tmp_path) == expected

@@ -24,7 +24,7 @@ from lightning_modules.networks.imdn import IMDN
 from lightning_modules.networks.liif import AnySize
 from lightning_modules.networks.rrdb import RRDBNet, SRVGGNetCompact
 from tests.lightning_modules.backbone.unets import CLASSES, WRAPPERS, inputs, small_kl, wrapped
-from tests.make import pairs
+from tests.make import pairs, uniform
 from tests.quick import quick
 
 OUT = Path("runs/tiny/export")
@@ -48,18 +48,24 @@ def export_model(model, folder, **options):
 # ------------------------------------------------------------------------------------- safetensors
 
 
-def test_exported_weights_are_those_of_the_checkpoint(trained, enlarger):
+def test_exported_weights_are_the_averages_of_the_best_checkpoint(trained, enlarger):
     enlarger("export", trained)
-    checkpoint = find_weights(str(trained), scale=2)
-    expected = read_weights(checkpoint)
-    exported = read_weights(OUT / "model.safetensors")
-    metadata = read_metadata(OUT / "model.safetensors")
 
+    expected = read_weights(find_weights(str(trained), scale=2))
+    exported = read_weights(OUT / "model.safetensors")
     assert {path.name for path in OUT.iterdir()} == {"config.yaml", "model.safetensors"}
     assert find_weights(str(OUT), scale=2) == OUT / "model.safetensors"
     assert expected.name.endswith("(EMA)")
     assert exported.model == TRAINED_WITH
     torch.testing.assert_close(exported.tensors, expected.tensors, rtol=0, atol=0)
+
+
+def test_metadata_of_exported_weights_name_their_checkpoint_method_and_arguments(trained, enlarger):
+    """The file can be loaded, and traced to its run, without the folder that it was exported to."""
+    enlarger("export", trained)
+
+    checkpoint = find_weights(str(trained), scale=2)
+    metadata = read_metadata(OUT / "model.safetensors")
     assert metadata["sha256"] == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     assert metadata["weights"] == f"{checkpoint.name} (EMA)"
     assert metadata["model"] == TRAINED_WITH
@@ -113,22 +119,28 @@ def test_frozen_parts_are_exported_unless_they_have_a_source():
 
 @pytest.mark.parametrize("kind", WRAPPERS)
 @torch.no_grad()
-def test_diffusers_reads_an_exported_network(kind, tmp_path):
-    space = KLSpace(small_kl()) if kind == "image" else PixelSpace()
-    denoiser = wrapped(kind, in_channels=space.channels, out_channels=space.channels)
-    z, t, text = inputs(kind, channels=space.channels)
+def test_diffusers_and_our_wrapper_read_an_exported_unet(kind, tmp_path):
+    denoiser = wrapped(kind)  # ours around a small U-Net of diffusers, for images or for video
+    z, t, text = inputs(kind)
     expected = denoiser(z, t, Condition(text=text))
 
-    out = export_model(Diffusion(1.0, denoiser, space), tmp_path, diffusers=True)
+    out = export_model(Diffusion(1.0, denoiser, PixelSpace()), tmp_path, diffusers=True)
 
-    plain = CLASSES[kind][0].from_pretrained(out, subfolder="unet", low_cpu_mem_usage=False)
+    of_diffusers, _ = CLASSES[kind]
+    plain = of_diffusers.from_pretrained(out, subfolder="unet", low_cpu_mem_usage=False)
     assert torch.equal(plain(z, t, text).sample, expected)
     ours = WRAPPERS[kind](str(out)).eval()
     assert torch.equal(ours(z, t, Condition(text=text)), expected)
-    assert (out / "vae").is_dir() == (kind == "image")
-    if kind == "image":
-        image = torch.rand(1, 3, 16, 16)
-        assert torch.equal(KLSpace(str(out), "vae").encode(image), space.encode(image))
+    assert not (out / "vae").exists()  # pixels have no autoencoder
+
+
+@torch.no_grad()
+def test_the_autoencoder_of_a_latent_method_is_exported_for_diffusers_too(tmp_path):
+    space = KLSpace(small_kl(latent_channels=4))
+    denoiser = wrapped("image", in_channels=4, out_channels=4)
+    out = export_model(Diffusion(1.0, denoiser, space), tmp_path, diffusers=True)
+    image = uniform(1, 3, 16, 16)
+    assert torch.equal(KLSpace(str(out), subfolder="vae").encode(image), space.encode(image))
 
 
 def any_size(scale):
