@@ -65,15 +65,14 @@ def test_fit_continues_a_run_as_if_it_had_not_stopped(tmp_path, monkeypatch):
     assert_equal(with_nothing_to_do, uninterrupted)
 
 
-def test_lightnings_trainer_takes_a_checkpoint_of_fit_which_has_the_trained_weights(
+def test_lightnings_trainer_loads_the_trained_weights_of_a_checkpoint_of_fit_not_their_averages(
     tmp_path, monkeypatch
 ):
-    """What fit returns has their averages (EMA)."""
     photos = save_images(tmp_path / "photos")
     monkeypatch.chdir(tmp_path)
-    fitted = enlarger.fit(
+    averaged = enlarger.fit(
         edsr(), data(photos), callbacks=[EMA(decay=0.5)], max_steps=4, run="x", **QUIET
-    ).module.state_dict()
+    ).module
 
     path = newest_whole(tmp_path / "runs/x/checkpoints")
     weights = torch.load(path)["state_dict"]
@@ -84,38 +83,48 @@ def test_lightnings_trainer_takes_a_checkpoint_of_fit_which_has_the_trained_weig
 
     assert path.name == "step-000000004.ckpt"
     assert_equal(model.state_dict(), weights)
-    assert any(not torch.equal(value, weights[name]) for name, value in fitted.items())
+    layer = "network.head.0.weight"
+    assert not torch.equal(averaged.state_dict()[layer], weights[layer])
 
 
-def test_fit_goes_on_with_other_images_or_another_optimiser(tmp_path, caplog):
-    """Scores of other images are not ranked together; the checkpoint's learning rate stays."""
+def test_scores_of_fit_on_other_validation_images_are_not_compared(tmp_path):
+    """The best of one set would be better than all of a harder one, whatever was learnt since."""
     easy = save_images(tmp_path / "easy")
     hard = save_images(tmp_path / "hard", level=128)
 
-    def fit(steps, val, lr=1e-3):
-        """Train; return the steps of the checkpoints that are ranked with the newest."""
-        caplog.clear()
-        model = edsr(optimizer=partial(torch.optim.Adam, lr=lr))
-        settings = {"callbacks": [PSNR()], "max_steps": steps, **QUIET}
-        enlarger.fit(model, data(easy, val), run=tmp_path / "run", **settings)
+    def compared(max_steps, val):
+        """Train on; return the steps whose scores are compared with that of the newest one."""
+        settings = {"callbacks": [PSNR()], "max_steps": max_steps, **QUIET}
+        enlarger.fit(edsr(), data(easy, val), run=tmp_path / "run", **settings)
         scores = json.loads((tmp_path / "run/checkpoints/best.json").read_text())["scores"]
-        newest_set = scores[max(scores)]["measured"]
-        # Names are step-000000002.ckpt and so on.
-        return [int(name[5:14]) for name in scores if scores[name]["measured"] == newest_set]
+        measured_on = {int(name[5:14]): score["measured"] for name, score in scores.items()}
+        return [step for step, on in measured_on.items() if on == measured_on[max_steps]]
 
-    assert fit(steps=2, val=easy) == [2]
-    assert fit(steps=4, val=easy) == [2, 4]
-    assert "goes on with" not in caplog.text
-    assert fit(steps=6, val=hard, lr=1e-5) == [6]
-    assert "the checkpoint's lr 0.001, not 1e-05" in caplog.text
+    assert compared(max_steps=2, val=easy) == [2]
+    assert compared(max_steps=4, val=easy) == [2, 4]
+    assert compared(max_steps=6, val=hard) == [6]
     shutil.copy(easy / "easy0.png", hard / "hard0.png")  # another image of that name
-    assert fit(steps=8, val=hard) == [8]
+    assert compared(max_steps=8, val=hard) == [8]
 
 
-def test_results_after_training_do_not_pass_for_those_of_the_file_it_began_with(
+def test_fit_goes_on_with_the_learning_rate_of_the_checkpoint_and_warns_of_another(
+    tmp_path, caplog
+):
+    photos = save_images(tmp_path / "photos")
+    for max_steps, lr in ((2, 1e-3), (4, 1e-3), (6, 1e-5)):
+        assert "goes on with" not in caplog.text
+        model = edsr(optimizer=partial(torch.optim.Adam, lr=lr))
+        enlarger.fit(model, data(photos), max_steps=max_steps, run=tmp_path / "run", **QUIET)
+    assert "goes on with the checkpoint's lr 0.001, not 1e-05" in caplog.text
+
+
+def test_results_of_weights_that_were_trained_on_have_the_files_name_but_not_its_hash(
     tmp_path, photo_folder
 ):
-    """Neither after training, nor after Lightning's ``ckpt_path``, in the same process."""
+    """Else they would pass for numbers of the published file with which the training began.
+
+    The same holds for a checkpoint of that training, which Lightning loads by ``ckpt_path``.
+    """
     file = str(tmp_path / "a.pth")
     torch.save(edsr().state_dict(), file)
     images = data(photo_folder)
@@ -130,7 +139,8 @@ def test_results_after_training_do_not_pass_for_those_of_the_file_it_began_with(
     trainer.save_checkpoint(tmp_path / "b.ckpt")
     trainer.test(edsr(weights=file), images, verbose=False, ckpt_path=tmp_path / "b.ckpt")
 
-    before, after = read_file(tmp_path / "results.json")  # the last two are of equal weights
+    # The last two tests are of equal weights, so they have one row.
+    before, after = read_file(tmp_path / "results.json")
     assert before.checkpoint == file
     assert before.sha256 == file_hash(Path(file))
     assert after.checkpoint == f"{file}, trained on"

@@ -21,10 +21,11 @@ def test_lightning_still_has_the_private_names_that_we_replace() -> None:
         assert hasattr(trainer._signal_connector, name)
 
 
-def test_an_error_of_a_configuration_names_its_file(tmp_path: Path) -> None:
-    read_configurations_alone()
+def test_jsonargparse_names_the_configuration_that_is_no_utf8(tmp_path: Path) -> None:
+    """Its own error names no file, and a command may have several."""
+    read_configurations_alone()  # replaces how jsonargparse's paths are read
     file = tmp_path / "mine.yaml"
     file.write_bytes(b"a: \xe4")  # no UTF-8
 
     with pytest.raises(ValueError, match=r"mine\.yaml cannot be read as YAML"):
-        Configuration(file, mode="fr").read_text()
+        Configuration(file, mode="fr").read_text()  # a file that can be read

@@ -104,12 +104,27 @@ class TakesImages(CSVLogger):
         TakesImages.taken.append((key, step, images))
 
 
-def test_another_logger_gets_hyperparameters_and_images(tiny, enlarger):
+OTHER_LOGGER = f"--trainer.logger {__name__}.TakesImages --trainer.logger.save_dir logs"
+
+
+def test_a_logger_of_another_package_gets_the_images_of_each_validation(tiny, enlarger):
     TakesImages.taken.clear()
-    logger = f"--trainer.logger {__name__}.TakesImages --trainer.logger.save_dir logs"
 
-    enlarger(f"{FIT} {EVERY_TWO} {logger} --trainer.max_steps 4")
+    enlarger(f"{FIT} {EVERY_TWO} {OTHER_LOGGER} --trainer.max_steps 4")
 
+    names = [(key, step) for key, step, _ in TakesImages.taken]
+    photos = ("images/photos/1", "images/photos/2")
+    # Validated after batches 2 and 4, that is steps 1 and 3, counted from 0.
+    assert names == [(photo, step) for step in (1, 3) for photo in photos]
+    for _, _, (image,) in TakesImages.taken:
+        assert image.dtype == np.uint8
+        assert image.shape[-1] == 3
+
+
+def test_a_logger_of_another_package_gets_the_hyperparameters(tiny, enlarger):
+    enlarger(f"{FIT} {OTHER_LOGGER} --trainer.max_steps 1")
+
+    # The values of tests/tiny.yaml, but for those of the command and a default.
     expected = {
         "model": "lightning_modules.Regression",
         "model.network": "lightning_modules.EDSR",
@@ -117,21 +132,19 @@ def test_another_logger_gets_hyperparameters_and_images(tiny, enlarger):
         "model.lr_scheduler.gamma": 0.9,
         "data.batch_size": 4,
         "degradation": "degradations.Bicubic",
-        "trainer.max_steps": 4,
+        "trainer.max_steps": 1,
         "seed_everything": 0,
-        "lr": 2e-4,  # by default
+        "lr": 2e-4,  # the default, lightning_modules.optimisation.adam
     }
     (file,) = Path("logs").rglob("hparams.yaml")
     assert yaml.safe_load(file.read_text()).items() >= expected.items()
-    names = [(key, step) for key, step, _ in TakesImages.taken]
-    photos = ("images/photos/1", "images/photos/2")
-    assert names == [(photo, step) for step in (1, 3) for photo in photos]  # EVERY_TWO
-    for _, _, (image,) in TakesImages.taken:
-        assert image.dtype == np.uint8
-        assert image.shape[-1] == 3
 
 
-def test_hyperparameters_are_flat_without_passwords_and_test_sets():
+def test_hyperparameters_are_flat_without_passwords_unset_values_and_evaluated_sets():
+    """Loggers show a table: one value a row. Some send it to a server, so URLs lose their secrets.
+
+    Sets for evaluation are left out, as are values of None, here all of the trainer.
+    """
     blur = {"class_path": "degradations.Blur", "init_args": {"sigma": [0.2, 3.0]}}
     shards = {"urls": ["https://user:word@host/a.tar?signature=secret"], "weights": None}
     sets = {"a": shards}
@@ -141,7 +154,7 @@ def test_hyperparameters_are_flat_without_passwords_and_test_sets():
         "data": {"class_path": "D", "init_args": data},
         "degradation": {"class_path": "C", "init_args": {"stages": [blur, blur]}},
         "seed_everything": 1,
-        "trainer": dict.fromkeys(OF_TRAINER),  # None, as "weights": left out
+        "trainer": dict.fromkeys(OF_TRAINER),
     }
     assert hyperparameters(config) == {
         "model": "lightning_modules.Bicubic",

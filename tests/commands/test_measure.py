@@ -11,11 +11,10 @@ from PIL import Image
 import enlarger
 from callbacks import PSNR
 from callbacks.results.compare import mean_interval
-from callbacks.results.files import append
 from commands import compare, measure
 from lightning_modules import Bicubic
 from main import main
-from tests.callbacks.results.measured import row
+from tests.callbacks.results.measured import KEYS, run
 from tests.datamodules.profiles import rgb_profile
 
 DRAWS = np.random.default_rng(0)
@@ -29,6 +28,7 @@ RGB = noise()
 
 
 def psnr(sr, hr, peak=255):
+    """10 log10(peak² / mean squared error)."""
     return 10 * np.log10(peak**2 / np.mean((sr / 1.0 - hr) ** 2))
 
 
@@ -49,14 +49,16 @@ def references():
     return [noise(), noise()]
 
 
-def test_psnr_is_that_of_its_definition_without_a_border_as_wide_as_the_scale(outputs, references):
-    """Of RGB if that is asked for, else of luminance."""
+def test_psnr_of_rgb_is_its_definition_on_images_whose_border_of_scale_pixels_is_cut(
+    outputs, references
+):
+    """As papers measure; they take luminance, Y, for colour, which is the default."""
     rgb = PSNR(color="rgb", label="rgb")
     found = enlarger.measure(outputs, references, ["psnr", rgb], scale=2)
-    expected = {}
-    for number, (sr, hr) in enumerate(zip(outputs, references, strict=True)):
-        expected[f"{number:06}"] = psnr(sr[2:-2, 2:-2], hr[2:-2, 2:-2])
-    assert found["rgb"]["images"] == pytest.approx(expected, rel=1e-5)
+    inside = np.s_[2:-2, 2:-2]
+    first = psnr(outputs[0][inside], references[0][inside])
+    second = psnr(outputs[1][inside], references[1][inside])
+    assert found["rgb"]["images"] == pytest.approx({"000000": first, "000001": second}, rel=1e-5)
     assert found["psnr"]["n"] == 2
     assert found["psnr"]["protocol"]["color"] == "y"
 
@@ -75,13 +77,17 @@ def test_what_cannot_be_measured_is_refused(outputs, references, metrics, messag
         enlarger.measure(outputs, references, metrics)
 
 
-def test_equal_sizes_are_measured_whole_and_a_larger_reference_is_cut():
-    """Of a reference whose sides the scale does not divide; the protocol says which it was."""
+def test_a_reference_is_cut_to_a_multiple_of_the_scale_only_if_the_output_is():
+    """Of a reference of 23 x 19, LR at x2 has 11 x 9 pixels, and its enlargement 22 x 18.
+
+    An output may have the reference's own size, too. The protocol says what was measured, so that
+    the two are not compared.
+    """
     hr = noise(height=23, width=19)
     lr = enlarger.degrade(hr, "bicubic", scale=2)
     bicubic = enlarger.Enlarger(Bicubic(2), "cpu")
     whole = bicubic.enlarge(lr, size=(23, 19))
-    cut = bicubic.enlarge(lr)  # 22 x 18
+    cut = bicubic.enlarge(lr)
     metrics = ["psnr", PSNR(color="rgb", border=0, label="exact")]
 
     of_whole = enlarger.measure([whole], [hr], metrics, scale=2)
@@ -96,8 +102,12 @@ def test_equal_sizes_are_measured_whole_and_a_larger_reference_is_cut():
 
 
 def test_files_of_16_bits_and_floats_are_rounded_to_8_bits_if_the_protocol_says_so(tmp_path):
-    """The error is up to a third of a level of 8 bits, 257 of 16 bits: rounding changes it."""
-    third = 257 // 3  # of a level
+    """`round_8bit` is on by default, as papers save PNGs of 8 bits; without it, PSNR is exact.
+
+    A level of 8 bits is 257 of 16 bits. The error here is up to a third of one, which rounding
+    removes where both values have the same nearest level.
+    """
+    third = 257 // 3
     white = 65535
     hr = DRAWS.integers(third, white - third, (24, 20, 3)).astype(np.uint16)
     sr = (hr + DRAWS.integers(-third, third, hr.shape)).astype(np.uint16)
@@ -113,7 +123,7 @@ def test_files_of_16_bits_and_floats_are_rounded_to_8_bits_if_the_protocol_says_
 
     assert of_files["psnr"]["value"] == pytest.approx(expected, rel=1e-4)
     assert of_floats["psnr"]["value"] == pytest.approx(expected, rel=1e-4)
-    assert abs(of_8_bits["psnr"]["value"] - expected) > 1  # dB
+    assert abs(of_8_bits["psnr"]["value"] - expected) > 1  # dB; the error is another
 
 
 def test_pillow_images_are_converted_to_srgb_by_their_profile_as_files_are(tmp_path):
@@ -148,19 +158,26 @@ def test_measure_prints_and_writes_the_numbers_of_two_folders(
         assert f"{name:<12} {written[name]['value']:<10.5g} of 2 images" in printed
 
 
-def test_an_infinite_number_is_written_as_text(tmp_path):
+def test_an_infinite_psnr_is_written_to_json_as_text(tmp_path):
+    """JSON has no infinity: Python would write `Infinity`, which other programs cannot read."""
     Image.fromarray(RGB).save(tmp_path / "a.png")
     file = tmp_path / "out.json"
+    # An image and itself: its mean squared error is 0.
     assert measure.main([str(tmp_path), f"--reference={tmp_path}", f"--json={file}"]) == 0
     found = json.loads(file.read_text(), parse_constant=pytest.fail)["psnr"]
     assert found["value"] == "inf"
     assert found["images"] == {"a": "inf"}
 
 
-def test_compare_of_folders_is_by_the_numbers_of_measure(tmp_path, capsys, monkeypatch):
-    """Also of files of different formats: one is a BMP."""
+def test_compare_of_folders_prints_the_mean_difference_of_psnr_and_its_interval(
+    tmp_path, capsys, monkeypatch
+):
+    """Images are paired by their names without the ending: a.png with a.bmp.
+
+    `mean_interval` is the bootstrap over images that has tests of its own.
+    """
     monkeypatch.chdir(tmp_path)
-    hr = [noise().repeat(3, axis=0) for _ in range(6)]
+    hr = [noise() for _ in range(6)]  # an interval needs 5
     save("hr", hr)
     save("fine", [image // 8 * 8 for image in hr])  # off by up to 7 levels
     save("coarse", [image // 32 * 32 for image in hr])  # by up to 31
@@ -176,14 +193,16 @@ def test_compare_of_folders_is_by_the_numbers_of_measure(tmp_path, capsys, monke
     printed = capsys.readouterr().out
     assert f"{differences.mean():+.4f}" in printed
     assert f"{low:+.4f} to {high:+.4f}" in printed
-    assert "A is better" in printed
+    assert "A is better" in printed  # A is the first, fine
 
 
-def test_compare_of_runs_is_by_their_results(tmp_path, capsys):
-    for name, value in (("one", 31.0), ("two", 30.0)):
-        images = [row(image=f"set5/{number}", value=value + number) for number in range(6)]
-        append(tmp_path / name, [row(value=value, n=6), *images])
-    assert compare.main([str(tmp_path / "one"), str(tmp_path / "two")]) == 0
+def test_compare_of_runs_reads_the_psnr_of_each_image_that_test_has_written(tmp_path, capsys):
+    better = run(tmp_path / "one", values=[31.0, 32.0, 33.0, 34.0, 35.0, 36.0], keys=KEYS[:6])
+    worse = run(tmp_path / "two", values=[30.0, 31.0, 32.0, 33.0, 34.0, 35.0], keys=KEYS[:6])
+    assert compare.main([better, worse]) == 0
     assert "A is better" in capsys.readouterr().out  # by 1 dB on each image
+
+
+def test_compare_of_a_folder_that_is_no_run_asks_for_one(tmp_path):
     with pytest.raises(FileNotFoundError, match="name the directory of a run"):
-        compare.main([str(tmp_path / "one"), "nowhere"])
+        compare.main([run(tmp_path / "one", values=[30.0], keys=KEYS[:1]), "nowhere"])
