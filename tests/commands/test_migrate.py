@@ -25,12 +25,17 @@ def test_an_option_file_becomes_a_configuration_that_fit_takes(name, enlarger, c
 
 
 @pytest.mark.parametrize("row", NETWORKS, ids=lambda row: row["of"]["type"])
-def test_a_network_has_the_defaults_of_its_program(row):
+def test_a_network_becomes_spandrels_with_the_defaults_of_the_program_of_its_option_file(row):
+    """With other defaults it would be another network, which cannot load the weights.
+
+    A row of networks.yaml is ``{of: {type: span}, architecture: SPAN, with: {norm: false}}``:
+    traiNNer-redux writes names in small letters, and its SPAN has no norm, other than Spandrel's.
+    """
     migration = Migration({"scale": 4, "network_g": row["of"], "train": {}})
     network = migration.config["model.init_args.network"]["init_args"]
     assert network["architecture"] == row["architecture"]
     assert network["arguments"].items() >= row["with"].items()
-    # What a row of the table gives, and no class of Spandrel takes.
+    # Arguments of BasicSR and traiNNer-redux in some rows, which no class of Spandrel takes.
     assert not {"unshuffle_mod", "fast", "img_range"} & network["arguments"].keys()
 
 

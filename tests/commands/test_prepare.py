@@ -34,11 +34,12 @@ def test_an_archive_is_unpacked_and_its_images_are_counted(tmp_path):
         main(["kodak24", str(downloaded), "--out", str(out)])
 
 
-def test_the_middle_of_an_image_becomes_a_square_of_the_side_of_a_recipe(tmp_path):
+def test_an_image_is_reduced_to_the_side_of_a_recipe_and_cut_to_its_middle_square(tmp_path):
     image = Image.fromarray(photograph(height=20, width=30))
     image.save(tmp_path / "wide.png")
     _prepare(tmp_path, tmp_path / "out", {"count": 1, "side": 8})
-    middle = image.resize((12, 8), Image.Resampling.BICUBIC).crop((2, 0, 10, 8))
+    reduced = image.resize((12, 8), Image.Resampling.BICUBIC)  # the shorter side becomes 8
+    middle = reduced.crop((2, 0, 10, 8))  # (12 - 8) / 2 = 2 columns on each side are cut off
     assert Image.open(tmp_path / "out/wide.png").tobytes() == middle.tobytes()
 
 

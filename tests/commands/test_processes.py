@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib
-import itertools
 import os
 import resource
 import subprocess
@@ -47,6 +46,12 @@ def world_of(monkeypatch, variables, devices="auto", num_nodes=1, strategy="auto
 @pytest.mark.usefixtures("no_launcher")
 @pytest.mark.parametrize("row", TABLE["runs"].values(), ids=TABLE["runs"])
 def test_launcher_and_trainer_agree_on_one_run(monkeypatch, row):
+    """Processes that each believed to be alone would write to one folder.
+
+    A row of launchers.yaml has the variables that a launcher such as torchrun sets, ``RANK: 4,
+    WORLD_SIZE: 6, LOCAL_WORLD_SIZE: 3 ...``, the arguments of the trainer, ``devices: 3``, and
+    the run that follows, ``rank: 4, size: 6, devices: 3, num_nodes: 2, strategy: ddp``.
+    """
     world = world_of(monkeypatch, row["variables"], **row.get("trainer", {}))
     for key in ("rank", "size", "devices", "num_nodes", "strategy"):
         assert getattr(world, key) == row[key]
@@ -57,6 +62,7 @@ def test_launcher_and_trainer_agree_on_one_run(monkeypatch, row):
 @pytest.mark.usefixtures("no_launcher")
 @pytest.mark.parametrize("row", TABLE["refused"], ids=lambda row: row["words"])
 def test_launcher_and_trainer_that_contradict_are_refused(monkeypatch, row):
+    """Such as torchrun with 3 processes a node and ``devices: 2``: "or set them to 3 and 2"."""
     with pytest.raises(ConfigurationError) as refused:
         world_of(monkeypatch, row["variables"], **row.get("trainer", {}))
     assert row["words"] in str(refused.value)
@@ -68,73 +74,104 @@ def test_a_variable_that_is_no_number_is_named_before_lightning_reads_it(refusal
     assert "WORLD_SIZE is 'x'" in refusal("fit --help all")
 
 
-def test_one_process_and_a_strategy_that_is_an_object_are_left_alone():
+def test_the_strategy_of_one_process_and_one_that_is_an_object_stay_as_they_are():
     strategy = DDPStrategy()
-    assert own_strategy("auto", "auto", processes=1) == "auto"
-    assert own_strategy(strategy, "auto", processes=2) is strategy
+    assert own_strategy("auto", accelerator="auto", processes=1) == "auto"
+    assert own_strategy(strategy, accelerator="auto", processes=2) is strategy
 
 
-@pytest.mark.parametrize("gpu", [False, True])
-def test_named_strategies_have_our_time_limit_and_a_backend_for_each_device(monkeypatch, gpu):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    for name, accelerator in itertools.product((*DDP, "auto", "fsdp"), ("auto", "gpu", "cpu")):
-        strategy = own_strategy(name, accelerator, processes=2)
-        assert isinstance(strategy, FullySharded if name == "fsdp" else DDPStrategy)
-        backend = "cpu:gloo,cuda:nccl" if gpu and accelerator != "cpu" else None
-        assert strategy.process_group_backend == backend
-        assert strategy._timeout == timedelta(seconds=WAITS.limit)
+@pytest.mark.parametrize("name", [*DDP, "auto", "fsdp"])
+def test_a_named_strategy_of_several_processes_has_our_time_limit(name):
+    """With torch's own, some processes would wait on after the others have given up."""
+    strategy = own_strategy(name, accelerator="auto", processes=2)
+    assert isinstance(strategy, FullySharded if name == "fsdp" else DDPStrategy)
+    assert strategy._timeout == timedelta(seconds=WAITS.limit)
+
+
+BOTH = "cpu:gloo,cuda:nccl"
+DEVICES = [(True, "auto", BOTH), (True, "gpu", BOTH), (True, "cpu", None), (False, "auto", None)]
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp"])
+@pytest.mark.parametrize(("has_gpu", "accelerator", "backend"), DEVICES)
+def test_processes_with_gpus_exchange_tensors_of_the_cpu_by_gloo(
+    monkeypatch, name, has_gpu, accelerator, backend
+):
+    """With NCCL alone, as by default, each exchange of a Python object would wait for the GPU.
+
+    Without GPUs the backend is Lightning's choice (None).
+    """
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    strategy = own_strategy(name, accelerator=accelerator, processes=2)
+    assert strategy.process_group_backend == backend
 
 
 # ------------------------------------------------------------------ what they compare at the start
 
 
-def config_of(batch_size):
+def facts_of(batch_size):
+    """What a process with a batch size compares with the others."""
     data = {"init_args": {"batch_size": batch_size, "seed": 0}}
-    return {"data": data, "trainer": {"max_steps": 3}}
+    return start_facts({"data": data, "trainer": {"max_steps": 3}})
 
 
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
-        ("python", "3.99.0", "Python: 3.99.0 there"),  # "there": on rank 2
+        ("python", "3.99.0", "Python: 3.99.0 there"),
         ("code", "0" * 16, "Enlarger's code: 0000000000000000 there"),
         ("plugins", "0" * 16, "the code of your own classes"),
         ("libraries", {**versions(), "torch": "1.0"}, "torch is 1.0 there"),
-        ("config", start_facts(config_of(8))["config"], "batch_size is 8 there, 4 on rank 0"),
-        ("config", start_facts(config_of(4.0))["config"], "batch_size is 4.0 there, 4 on rank 0"),
+        ("config", facts_of(batch_size=8)["config"], "batch_size is 8 there, 4 on rank 0"),
+        ("config", facts_of(batch_size=4.0)["config"], "batch_size is 4.0 there, 4 on rank 0"),
     ],
+    ids=["Python", "our code", "a user's code", "a library", "a value", "the type of a value"],
 )
-def test_a_difference_is_named_with_process_and_value(key, value, expected):
-    facts = start_facts(config_of(4))
-    (difference,) = differences([("a", facts), ("b", facts), ("c", {**facts, key: value})])
-    assert difference.startswith("rank 2 (on c) differs in ")
+def test_a_process_that_differs_is_named_with_what_differs_and_its_value(key, value, expected):
+    """Processes that differ train to other weights without a word, or wait for each other."""
+    same = facts_of(batch_size=4)
+    hosts = [("node0", same), ("node1", same), ("node2", {**same, key: value})]  # ranks 0, 1, 2
+    (difference,) = differences(hosts)
+    assert difference.startswith("rank 2 (on node2) differs in ")
     assert expected in difference
     assert "seed" not in difference  # it is equal
 
 
-def test_the_code_of_ours_and_of_a_user_is_told_apart_by_its_bytes(tmp_path, monkeypatch):
+@pytest.fixture
+def our_main(tmp_path, monkeypatch):
+    """The main.py of a checkout that stands for this one."""
     monkeypatch.setattr(preflight, "ROOT", tmp_path / "ours")
     for name in ROOMS:
         (tmp_path / "ours" / name).mkdir(parents=True)
-    ours = tmp_path / "ours" / "main.py"
-    monkeypatch.syspath_prepend(tmp_path / "oursandmore")  # which begins alike
-    own = tmp_path / "oursandmore" / "an_own_class.py"
+    (tmp_path / "ours" / "main.py").write_text("a = 1\n")
+    return tmp_path / "ours" / "main.py"
+
+
+def test_a_changed_or_added_file_of_ours_changes_the_digest_of_our_code(our_main):
+    """By it a node with another checkout is found."""
+    before = start_facts({})["code"]
+    (our_main.parent / "commands" / "new.py").touch()
+    added = start_facts({})["code"]
+    our_main.write_text("a = 2\n")
+    changed = start_facts({})["code"]
+    assert len({before, added, changed}) == 3
+
+
+def test_a_changed_class_of_a_user_changes_the_digest_of_plugins_and_not_that_of_our_code(
+    our_main, tmp_path, monkeypatch
+):
+    own = tmp_path / "oursandmore" / "an_own_class.py"  # outside ours, though it begins alike
     own.parent.mkdir()
-    ours.write_text("a = 1\n")
     own.write_text("class Own: pass\n")
+    monkeypatch.syspath_prepend(own.parent)
     importlib.import_module("an_own_class")
     config = {"model": [{"class_path": "an_own_class.Own"}]}
-
     before = start_facts(config)
-    (tmp_path / "ours" / "commands" / "new.py").touch()
-    with_a_file = start_facts(config)
-    ours.write_text("a = 2\n")
     own.write_text("class Own: x = 1\n")
     changed = start_facts(config)
-
-    assert len({before["code"], with_a_file["code"], changed["code"]}) == 3  # all differ
-    assert before["plugins"] == with_a_file["plugins"]
-    assert len({before["plugins"], changed["plugins"], start_facts({})["plugins"]}) == 3
+    assert before["plugins"] != changed["plugins"]
+    assert start_facts({})["plugins"] not in (before["plugins"], changed["plugins"])
+    assert before["code"] == changed["code"]
 
 
 def test_a_checkpoint_must_be_the_one_that_the_first_process_sees(tmp_path):
@@ -231,10 +268,14 @@ def test_an_error_whose_path_contains_gloo_is_no_lost_connection():
 
 
 def test_a_process_that_lightning_started_waits_for_the_first_one_to_end(monkeypatch):
-    """The first one takes up to 2.5 s; the launcher's thread kills it when another one ends."""
+    """The first one started it, and is killed by Lightning's launcher when it ends before.
+
+    The first one's own status would be lost. It needs the time to hear of a failure and to end.
+    """
     assert seconds_after_launcher() == 0  # Lightning has not started this one
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert seconds_after_launcher() > 2.5
+    needed = ranks.POLL_SECONDS + ranks.GRACE_SECONDS + ranks.LAST_SECONDS
+    assert seconds_after_launcher() > needed
 
 
 def test_a_store_that_is_gone_ends_a_process(store):
@@ -249,16 +290,21 @@ def test_a_store_that_is_gone_ends_a_process(store):
 
 
 def test_a_command_raises_the_limit_of_open_files(tiny, refusal):
+    """Many systems begin with 1024 files, too few for workers that share tensors as files.
+
+    The command is refused, but only after it has raised the limit.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if 0 <= hard <= 512:
+    low = 512
+    if 0 <= hard <= low:
         pytest.skip("this machine has too low a limit")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (low, hard))
     try:
         refusal("fit --config tiny.yaml --trainer.max_steps many")
         raised, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert raised == (MOST if hard < 0 else min(hard, MOST))
+    assert raised == (MOST if hard < 0 else min(hard, MOST))  # below 0: no limit
 
 
 def test_a_command_whose_stdout_is_closed_ends_well_without_a_word():
