@@ -11,13 +11,6 @@ from torch import nn
 
 from datamodules.base import Sample, Source
 
-# The message of each mistake.
-MESSAGES = {
-    "raise": "no images",
-    "attribute in the constructor": "has no attribute 'nothing'",
-    "zero": "division by zero",
-}
-
 
 class NeedsBody(nn.Module):
     """A network with a required argument beside the scale.
@@ -36,7 +29,7 @@ class Mistaken(Source):
     """Fail in a given way.
 
     Args:
-        mistake: A key of `MESSAGES`.
+        mistake: `raise`, `zero` or `attribute in the constructor`.
     """
 
     def __init__(self, mistake: str) -> None:

@@ -148,7 +148,11 @@ def test_early_stopping_counts_an_epoch_whose_end_was_interrupted(tiny, enlarger
 def test_a_metric_that_is_read_at_the_end_of_an_epoch_is_kept_by_a_resume(
     tiny, enlarger, stopped_after
 ):
-    """Validated every 3 steps; early stopping and the schedule read it after epochs of 5."""
+    """Validated every 3 steps; early stopping and the schedule read it after epochs of 5.
+
+    A run that stops after step 4 or 7 must still have the PSNR of step 3 or 6 at the end of its
+    epoch, which no validation since has logged: checkpoints keep it under `awaited`.
+    """
     plateau = """'{class_path: lightning.pytorch.cli.ReduceLROnPlateau,
         init_args: {monitor: val/psnr, mode: max, threshold: 99, patience: 0}}'"""
     early = """'{class_path: lightning.pytorch.callbacks.EarlyStopping, init_args: {
@@ -260,7 +264,10 @@ class Lightning(Regression):
 
 
 def test_a_method_in_lightnings_style_is_resumed(tiny, enlarger, caplog):
-    """With an example for the summary, hyperparameters, an own optimiser, and a part in `eval`."""
+    """It has an example for the summary, saved hyperparameters, an optimiser of its own and `eval`.
+
+    The user is told that the configuration's schedule, which tiny.yaml sets, is not used.
+    """
     model = f"--model {__name__}.Lightning --trainer.enable_model_summary true"
     for steps in (4, 8):
         options = f"--trainer.max_steps {steps} --run.change true --trainer.logger true"
@@ -268,9 +275,8 @@ def test_a_method_in_lightnings_style_is_resumed(tiny, enlarger, caplog):
     assert "resuming the run in runs/tiny from" in caplog.text
     assert newest("tiny")["global_step"] == 8
     assert newest("tiny")["hyper_parameters"]["scale"] == 2.0
-    # tiny.yaml sets a schedule, and no optimiser.
     assert "model.init_args.lr_scheduler has no effect" in caplog.text
-    assert "model.init_args.optimizer has no effect" not in caplog.text
+    assert "model.init_args.optimizer has no effect" not in caplog.text  # tiny.yaml sets none
 
 
 # --------------------------------------------------------------------------------- what is said

@@ -109,14 +109,21 @@ def set_keys(config, values):
 
 @pytest.mark.parametrize("row", CHANGES["rows"], ids=lambda row: " ".join(row["after"]))
 def test_a_change_is_refused_where_it_matters_or_would_have_no_effect(trained, config, row):
+    """A row of changes.yaml has what a run was started with (`before`) and resumed with (`after`).
+
+    Adam's rate, say, comes from the checkpoint: a change of `model.init_args.optimizer` is refused
+    even with `--run.change true` (``change: true``), as "so this has no effect" (`words`).
+    """
     set_keys(config, row["before"])
     write_config(trained, config)
 
     set_keys(config, row["after"])
 
     sentence = why_refused(trained, config, change=row.get("change", False))
-    assert bool(sentence) == ("words" in row)  # a row without them is allowed
-    assert row.get("words", "") in sentence
+    if "words" in row:
+        assert row["words"] in sentence
+    else:
+        assert sentence == ""  # allowed
 
 
 @pytest.mark.parametrize(
@@ -185,24 +192,29 @@ def test_a_run_begins_with_a_given_checkpoint_and_goes_on_with_its_own(trained, 
     assert newest("second")["global_step"] == 14
 
 
-def test_beginning_from_a_checkpoint_warns_of_its_learning_rate_and_refuses_another_optimiser(
+def test_beginning_from_a_checkpoint_without_a_schedule_warns_that_its_learning_rate_stays(
     trained, config, caplog
 ):
+    """Its schedule may have lowered the rate almost to 0."""
     given = max((trained / "checkpoints").glob("*.ckpt"))
     second = RunDirectory(trained.with_name("second"))
     warning = "lr_scheduler is null: the learning rate stays that of the checkpoint"
 
-    assert second.begin_from(str(given), config) == given
+    assert second.begin_from(str(given), config) == given  # with the same schedule
     assert warning not in caplog.text
 
     config["model"]["init_args"]["lr_scheduler"] = None
     second.begin_from(str(given), config)
     assert warning in caplog.text
 
+
+def test_beginning_from_a_checkpoint_of_another_optimiser_is_refused(trained, config):
+    """Adam's state would be loaded into SGD."""
+    given = max((trained / "checkpoints").glob("*.ckpt"))
     sgd = {"class_path": "torch.optim.SGD", "init_args": {"lr": 1.0}}
     config["model"]["init_args"]["optimizer"] = sgd
     with pytest.raises(ConfigurationError, match=r"optimizer: \S*adam -> torch.optim.SGD; undo"):
-        second.begin_from(str(given), config)
+        RunDirectory(trained.with_name("second")).begin_from(str(given), config)
 
 
 @pytest.mark.parametrize(
@@ -255,9 +267,6 @@ def test_a_second_fit_is_refused_until_the_first_ends(
         assert f"{holder} writes to runs/tiny" in capsys.readouterr().err
         assert caplog.text.count("waiting for it to end") == 1
 
-        # These write nothing, so they need no lock.
-        enlarger("check --config tiny.yaml")
-        enlarger(f"{FIT} --trainer.fast_dev_run true")
         assert files_of(trained) == before
 
     enlarger(f"{FIT} --trainer.max_steps 13 {options}")
@@ -265,30 +274,46 @@ def test_a_second_fit_is_refused_until_the_first_ends(
     assert not (trained / HOLDER).exists()  # the note of who holds the lock
 
 
-def hold(run, end):
-    """Hold a run's lock, with a child that leaves it and lives until it is asked to end."""
+@pytest.mark.parametrize(
+    "command", ["check --config tiny.yaml", f"{FIT} --trainer.fast_dev_run true"]
+)
+def test_a_command_that_writes_nothing_runs_beside_the_fit_of_a_folder(
+    trained, enlarger, impatient, command
+):
+    with alone_in(trained, PATIENCE):
+        before = files_of(trained)
+        enlarger(command)
+        assert files_of(trained) == before
+
+
+def hold(run, worker_end):
+    """Lock a run, and fork a worker, which lives until it is told to end."""
     with alone_in(run, PATIENCE):
-        is_child = os.fork() == 0
-        if not is_child:
-            signal.pause()
-    end.send("held, and the child is out")
-    end.poll(60)
+        is_worker = os.fork() == 0
+        if not is_worker:
+            signal.pause()  # until it is killed
+    worker_end.send("the worker has left alone_in")
+    worker_end.poll(60)
     os._exit(0)
 
 
 def test_a_killed_run_frees_its_folder_though_its_workers_live(tmp_path, impatient):
-    mine, other = FORK.Pipe()
-    process = FORK.Process(target=hold, args=(tmp_path / "run", other))
+    """A lock by `flock` lasts while its file is open anywhere, and forked workers inherit it.
+
+    They close it at once; and leaving `alone_in` in a worker does not free the run's folder.
+    """
+    test_end, worker_end = FORK.Pipe()
+    process = FORK.Process(target=hold, args=(tmp_path / "run", worker_end))
     process.start()
-    assert mine.recv() == "held, and the child is out"
+    test_end.recv()
     assert is_locked(tmp_path / "run")
 
     process.kill()
     process.join()
 
     assert not is_locked(tmp_path / "run")
-    assert not mine.poll()  # the child has not ended
-    mine.send("end")
+    assert not test_end.poll()  # else the worker would have ended
+    test_end.send("end")
 
 
 class Moves(Callback):

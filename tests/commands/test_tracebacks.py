@@ -17,14 +17,14 @@ from files.waits import WAITS
 
 
 class Items(Dataset):
-    """Items that a worker is slow to read, and refuses."""
+    """Items that a worker is slow to read, and then refuses as if 0 were given as the scale."""
 
     def __init__(self, seconds):
         self.seconds = seconds
 
     def __getitem__(self, index):
         time.sleep(self.seconds)
-        return checked_scale(index)
+        return checked_scale(0)
 
 
 def error_of_worker(seconds):
@@ -34,7 +34,8 @@ def error_of_worker(seconds):
     return raised.value
 
 
-def test_an_error_of_ours_from_a_worker_is_said_without_its_traceback():
+def test_a_refused_value_in_a_dataloader_worker_is_said_without_the_workers_traceback():
+    """torch puts it into the message, where a user would look for the mistake in vain."""
     error = error_of_worker(seconds=0)
     assert "Original Traceback" in str(error)
     assert sentence_of(error) == "data.init_args.scale is 0; it must be a number of at least 1"

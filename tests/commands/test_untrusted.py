@@ -12,7 +12,7 @@ from PIL import Image
 
 from callbacks.predict.predictions import NAME
 from commands.run.directory import FIXED
-from files.marks import MARKS
+from files.marks import mark_of
 from files.own_modules import OWN, import_own
 from files.owned import NotOursError, refuse_foreign, remove_file, write_whole
 from tests.conftest import REPO, words_of
@@ -53,17 +53,24 @@ def test_the_name_of_an_image_is_not_read_as_a_configuration(evil, configured, g
 @pytest.mark.parametrize(
     "typed",
     [
-        "--config a.jpg",
-        "--data.init_args.train a.jpg",
-        "--data.init_args.val '{x: a.jpg}'",
-        "--model a.jpg",
-        "--trainer.callbacks [a.jpg]",
-        "--trainer a.jpg",
-        "--data.init_args.train datamodules.Shards --data.init_args.train.urls *.tar",
+        pytest.param("--config a.jpg", id="a configuration"),
+        pytest.param("--data.init_args.train a.jpg", id="a class"),
+        pytest.param("--data.init_args.val '{x: a.jpg}'", id="a class by name"),
+        pytest.param("--model a.jpg", id="a model"),
+        pytest.param("--trainer.callbacks [a.jpg]", id="a list of classes"),
+        pytest.param("--trainer a.jpg", id="a group"),
+        pytest.param(
+            "--data.init_args.train datamodules.Shards --data.init_args.train.urls *.tar",
+            id="a shard whose name is a pipe",
+        ),
     ],
 )
-def test_no_argument_takes_an_image_or_a_shard_for_a_command(evil, refusal, typed):
+def test_fit_refuses_an_image_or_a_shard_with_a_command_in_it_and_does_not_run_it(
+    evil, refusal, typed
+):
+    """The command in the text of a.jpg, and in the shard's name, makes the file RAN."""
     refusal(f"fit --config tiny.yaml {typed}")
+    assert not Path("RAN").exists()
 
 
 # ------------------------------------------------------------------- nothing in the folder is run
@@ -142,7 +149,10 @@ def test_no_script_in_the_working_directory_is_imported_for_a_library(
     assert not ran.exists(), ran.read_text()
 
 
-def test_a_neighbour_is_found_by_a_users_module_alone(folder, monkeypatch):
+def test_a_module_of_the_working_directory_is_found_by_a_users_modules_and_not_by_libraries(
+    folder, monkeypatch
+):
+    """`mine` imports `blocks` beside it. A library that imports that name must not run the file."""
     monkeypatch.setattr(OWN, "folder", str(folder))
     for name in ("mine", "blocks"):
         monkeypatch.delitem(sys.modules, name, raising=False)
@@ -191,12 +201,12 @@ def test_a_run_refuses_a_foreign_file_before_any_work(tiny, refusal, verb, name)
 
 
 def test_the_files_that_commands_write_are_known_as_ours(trained, photo_folder, enlarger):
+    """`refuse_foreign` raises for others: a command could not replace what it wrote before."""
     enlarger("test --config tiny.yaml")
     enlarger(f"{PREDICT} --data.predict {photo_folder}")
-    marked = [path for path in Path().rglob("*") if any(n.fullmatch(path.name) for n, _ in MARKS)]
-    expected = {Path(name).name for name in FIXED} - {"weights.json"}  # of weights that fit in part
-    assert {path.name for path in marked} >= expected | {NAME}
-    for path in marked:
+    written = [path for path in Path().rglob("*") if mark_of(path.name) is not None]
+    assert {path.name for path in written} >= {"best.json", "results.json", "images.json", NAME}
+    for path in written:
         refuse_foreign(path)
 
 

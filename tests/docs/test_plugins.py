@@ -74,9 +74,10 @@ def test_the_readmes_method_trains_on_packed_shards(folder, enlarger):
     for number in range(4):
         Image.new("RGB", (160, 144), (60 * number, 90, 0)).save(f"my/photos/{number}.png")
     block = next(block for block in blocks(README) if block.how == "test")
-    packing, training = (shlex.split(line) for line in block.text.splitlines())
-    pack.main(packing[3:])  # after `python main.py pack`
-    enlarger(*training[2:], *SMALL, "--trainer.callbacks", "[callbacks.PSNR]")
+    packing, training = block.text.splitlines()
+    pack.main(shlex.split(packing.removeprefix("python ~/enlarger/main.py pack")))
+    command = training.removeprefix("python ~/enlarger/main.py ")
+    enlarger(command, *SMALL, "--trainer.callbacks", "[callbacks.PSNR]")
     assert Path("runs/subpixel/checkpoints/step-000000002.ckpt").is_file()
 
 
@@ -100,7 +101,8 @@ def test_the_examples_pass_the_contract_tests_by_the_commands_of_their_pages(fol
     assert " passed" in done.stdout
 
 
-def test_the_stage_of_the_page_is_previewed(folder, caplog):
+def test_the_preview_command_of_the_degradation_page_shows_its_stage(folder, caplog):
+    """The page's pipeline is GaussianNoise and, second, Banding, which draws its `levels`."""
     caplog.set_level("INFO")
     arguments = typed("degradation", "python ~/enlarger/main.py preview")
     photo = Path(arguments[-1])
