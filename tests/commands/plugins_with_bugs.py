@@ -1,7 +1,5 @@
 """Classes of a user, with typical mistakes."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -29,13 +27,13 @@ class Mistaken(Source):
     """Fail in a given way.
 
     Args:
-        mistake: `raise`, `zero` or `attribute in the constructor`.
+        mistake: `raise`, `zero` or `attribute`, in the constructor.
     """
 
     def __init__(self, mistake: str) -> None:
         super().__init__()
         self.mistake = mistake
-        if mistake == "attribute in the constructor":
+        if mistake == "attribute":
             self.nothing.there  # noqa: B018
 
     @property

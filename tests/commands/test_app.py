@@ -232,16 +232,12 @@ def test_sigterm_ends_the_server_and_its_temporary_folder(tmp_path):
     assert not os.listdir(tmp_path)
 
 
-needs_chromium = pytest.mark.skipif(
-    chromium() is None, reason="needs chromium and chromedriver on the PATH"
-)
+needs_chromium = pytest.mark.skipif(chromium() is None, reason="needs chromium and chromedriver")
 
 
 @pytest.mark.browser
 @needs_chromium
-def test_stop_ends_the_work_of_one_visitor_and_another_ones_outlives_a_reload(
-    page, url, photos, tmp_path
-):
+def test_stop_ends_one_visitors_work_and_anothers_outlives_a_reload(page, url, photos, tmp_path):
     with Visitor(tmp_path / "first") as first, Visitor(tmp_path / "second") as second:
         for visitor in (first, second):
             visitor.open(url)
@@ -264,9 +260,7 @@ def test_stop_ends_the_work_of_one_visitor_and_another_ones_outlives_a_reload(
 
 @pytest.mark.browser
 @needs_chromium
-def test_the_page_with_results_is_as_wide_as_a_phone_and_loads_nothing_from_elsewhere(
-    url, photos, tmp_path
-):
+def test_the_page_is_as_wide_as_a_phone_and_loads_nothing_from_elsewhere(url, photos, tmp_path):
     """Photographs are private, and the machine may have no internet."""
     Held.free.set()
     with Visitor(tmp_path / "phone") as visitor:

@@ -179,16 +179,14 @@ TIMER = f"{{class_path: {LIGHTNING}.Timer, init_args: {{duration: '00:01:00:00'}
 
 
 def run_twice(enlarger, *options):
-    """Run `fit`, and again by the config.yaml that it saved; return the configuration of both."""
+    """Run `fit`, and again by the config.yaml that it saved; return the first configuration."""
     Odd.made.clear()
     short = "--data.val null --trainer.max_steps 1 --trainer.callbacks+"
     enlarger(f"fit --config tiny.yaml --run.name first {short}", *options)
     enlarger("fit --config runs/first/config.yaml --run.name second")
     first = plain_yaml(Path("runs/first/config.yaml").read_text())
     second = plain_yaml(Path("runs/second/config.yaml").read_text())
-    assert first["run"].pop("name") == "first"
-    assert second["run"].pop("name") == "second"
-    assert first == second
+    assert second == {**first, "run": {**first["run"], "name": "second"}}
     assert "serialize" not in str(first)  # jsonargparse's text for what it cannot write
     return first
 
@@ -215,9 +213,7 @@ def test_a_run_by_its_saved_configuration_has_the_same_defaults_of_a_callback(ti
     assert not {"device", *without_text} & saved.keys()
 
 
-def test_a_run_by_its_saved_configuration_has_the_same_given_arguments_of_a_callback(
-    tiny, enlarger
-):
+def test_a_run_by_its_saved_configuration_has_the_same_given_arguments_of_callbacks(tiny, enlarger):
     """Those of `GIVEN`, each of another type than text or a number."""
     run_twice(enlarger, GIVEN)
     for arguments in Odd.made:
@@ -266,9 +262,8 @@ def test_the_short_help_names_options_that_exist(tiny, configured, command):
 
 @pytest.mark.parametrize("name", sorted(TOOLS.keys() - {"list"}))
 def test_a_tool_has_help(name, capsys):
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit, match="0"):
         main.main([name, "--help"])
-    assert ended.value.code == 0
     assert capsys.readouterr().out.startswith(f"usage: main.py {name} ")
 
 
@@ -313,16 +308,10 @@ def test_the_modules_whose_first_argument_is_the_scale_are_listed_as_networks():
     assert {name for name in listed if not name.endswith(".yaml")} == expected
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        pytest.param("{<<: {x: 1}, <<: {y: 2}}", {"x": 1, "y": 2}, id="two merges"),
-        pytest.param("{1: number, '1': text}", {1: "number", "1": "text"}, id="1 and '1'"),
-    ],
-)
-def test_keys_that_look_repeated_and_are_not_are_read(text, expected):
+def test_yaml_merges_and_keys_of_two_types_are_no_repeated_keys():
     """Files with a key that is there twice are refused, and these must not be."""
-    assert plain_yaml(text) == expected
+    assert plain_yaml("{<<: {x: 1}, <<: {y: 2}}") == {"x": 1, "y": 2}
+    assert plain_yaml("{1: number, '1': text}") == {1: "number", "1": "text"}
 
 
 def test_a_key_that_a_file_has_twice_is_refused(tiny, refusal):

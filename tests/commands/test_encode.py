@@ -82,9 +82,7 @@ def colours(image):
     return {tuple(pixel) for pixel in image[0].flatten(1).T.tolist()}
 
 
-def test_each_sample_of_encode_has_a_square_its_lr_and_the_latents_of_both(
-    work, photo_folder, enlarger
-):
+def test_each_sample_of_encode_has_a_square_its_lr_and_both_latents(work, photo_folder, enlarger):
     """The latent of LR is that of LR enlarged to the size of HR, as ResShift begins from."""
     enlarger(f"{ENCODE} {CROPS} {PAIRS} --encode.out out --encode.dtype float32")
 
@@ -145,9 +143,7 @@ def test_training_reads_latents_and_encodes_nothing(work, enlarger, monkeypatch)
 
 
 @pytest.mark.slow
-def test_a_killed_encode_is_refused_by_training_and_goes_on_to_the_same_bytes(
-    work, enlarger, refusal
-):
+def test_a_killed_encode_is_refused_in_training_and_goes_on_to_equal_bytes(work, enlarger, refusal):
     command = f"{ENCODE} {CROPS} --encode.out out"
     enlarger(command)
     uninterrupted = contents("out")
@@ -161,9 +157,7 @@ def test_a_killed_encode_is_refused_by_training_and_goes_on_to_the_same_bytes(
 
 
 @pytest.mark.slow
-def test_latents_are_refused_by_a_method_that_needs_lr_and_by_encode_with_other_options(
-    work, enlarger, refusal
-):
+def test_latents_are_refused_where_lr_is_needed_and_for_other_options(work, enlarger, refusal):
     """Shards of two kinds in one folder would be trained on without a word."""
     command = f"{ENCODE} {CROPS} --encode.out out"  # without --encode.pairs
     enlarger(command)
@@ -198,17 +192,11 @@ def test_encode_refuses_to_go_on_with_another_degradation_folder_or_image(work, 
     assert "made otherwise (images_of was" in refusal(f"{command} one")
 
 
-INVERT = """
-class_path: datamodules.Albumentations
-init_args: {transforms: [{class_path: albumentations.InvertImg, init_args: {p: 1.0}}]}
-"""
-ROUND_TRIP = """
-class_path: lightning_modules.RoundTrip
-init_args:
-  space:
-    class_path: lightning_modules.Taef2Space
-    init_args: {encoder: encoder.pth, decoder: decoder.pth}
-"""
+INVERT = """{class_path: datamodules.Albumentations,
+    init_args: {transforms: [{class_path: albumentations.InvertImg, init_args: {p: 1.0}}]}}"""
+ROUND_TRIP = """{class_path: lightning_modules.RoundTrip, init_args: {space: {
+    class_path: lightning_modules.Taef2Space,
+    init_args: {encoder: encoder.pth, decoder: decoder.pth}}}}"""
 
 
 def squares(enlarger, options):
@@ -221,18 +209,17 @@ def squares(enlarger, options):
 
 @pytest.mark.slow
 def test_encode_augments_each_square(work, enlarger):
-    Path("invert.yaml").write_text(INVERT)
     plain = squares(enlarger, "")
-    inverted = squares(enlarger, "--data.crops.augment invert.yaml")
+    inverted = squares(enlarger, f"--data.crops.augment '{INVERT}'")
     torch.testing.assert_close(inverted, [1 - square for square in plain])
 
 
 @pytest.mark.slow
 def test_encode_with_horizontal_flips_mirrors_some_squares_and_leaves_the_others(work, enlarger):
-    Path("round_trip.yaml").write_text(ROUND_TRIP)  # a method that has nothing to train
+    """Also with a method that has nothing to train."""
     mirrored = 0
     plain = squares(enlarger, "")
-    flipped = squares(enlarger, "--encode.flips horizontal --model round_trip.yaml")
+    flipped = squares(enlarger, f"--encode.flips horizontal --model '{ROUND_TRIP}'")
     for square, other in zip(plain, flipped, strict=True):
         if torch.equal(other, square.flip(-1)):
             mirrored += 1

@@ -10,15 +10,13 @@ import main
 from commands import cli
 from tests.conftest import REPO
 
-FIT = "fit --config tiny.yaml"
-
 
 def test_a_configuration_that_cannot_be_opened_is_refused_with_the_systems_reason(trained, refusal):
     """The file may be whole, so the user is not told to restore it."""
     config = trained / "config.yaml"
     config.unlink()
     config.symlink_to(config.name)  # to itself
-    sentence = refusal(f"{FIT} --run.change true")
+    sentence = refusal("fit --config tiny.yaml --run.change true")
     assert "symbolic links" in sentence  # "Too many levels of symbolic links"
     assert "damaged" not in sentence
 

@@ -292,9 +292,7 @@ def save_run(folder, method):
     (folder / "model.safetensors").touch()
 
 
-def test_sources_are_what_load_takes_in_a_folder_of_runs_and_published_weights_that_are_here(
-    tmp_path, monkeypatch
-):
+def test_sources_are_the_runs_and_published_weights_that_load_takes(tmp_path, monkeypatch):
     """The page of `main.py app` offers them."""
     save_run(tmp_path / "edsr", "Regression")
     save_run(tmp_path / "edsr/export", "Regression")  # the same model: the run alone is listed

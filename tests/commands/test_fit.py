@@ -17,6 +17,7 @@ from callbacks.results.results import Results
 from commands.run.files import file_hash, newest_whole
 from datamodules import Folder
 from lightning_modules import EDSR, Regression
+from tests.commands.test_resume import assert_equal
 
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False, "logger": False}
 RGB = np.random.default_rng(0).integers(0, 256, (48, 20, 3), dtype=np.uint8)
@@ -36,10 +37,6 @@ def edsr(**settings):
 
 def data(train, val=None):
     return enlarger.data(train, scale=2, val=val, crop_size=16, batch_size=2, workers=0)
-
-
-def assert_equal(state, expected):
-    torch.testing.assert_close(state, expected, rtol=0, atol=0)
 
 
 def test_fit_continues_a_run_as_if_it_had_not_stopped(tmp_path, monkeypatch):
@@ -65,9 +62,8 @@ def test_fit_continues_a_run_as_if_it_had_not_stopped(tmp_path, monkeypatch):
     assert_equal(with_nothing_to_do, uninterrupted)
 
 
-def test_lightnings_trainer_loads_the_trained_weights_of_a_checkpoint_of_fit_not_their_averages(
-    tmp_path, monkeypatch
-):
+def test_lightnings_trainer_loads_the_trained_weights_of_a_checkpoint_of_fit(tmp_path, monkeypatch):
+    """They are not the averages (EMA), which the model has that fit returns."""
     photos = save_images(tmp_path / "photos")
     monkeypatch.chdir(tmp_path)
     averaged = enlarger.fit(
@@ -107,9 +103,7 @@ def test_scores_of_fit_on_other_validation_images_are_not_compared(tmp_path):
     assert compared(max_steps=8, val=hard) == [8]
 
 
-def test_fit_goes_on_with_the_learning_rate_of_the_checkpoint_and_warns_of_another(
-    tmp_path, caplog
-):
+def test_fit_goes_on_with_the_learning_rate_of_a_checkpoint_and_warns_of_another(tmp_path, caplog):
     photos = save_images(tmp_path / "photos")
     for max_steps, lr in ((2, 1e-3), (4, 1e-3), (6, 1e-5)):
         assert "goes on with" not in caplog.text
@@ -118,9 +112,7 @@ def test_fit_goes_on_with_the_learning_rate_of_the_checkpoint_and_warns_of_anoth
     assert "goes on with the checkpoint's lr 0.001, not 1e-05" in caplog.text
 
 
-def test_results_of_weights_that_were_trained_on_have_the_files_name_but_not_its_hash(
-    tmp_path, photo_folder
-):
+def test_results_after_training_have_the_files_name_but_not_its_hash(tmp_path, photo_folder):
     """Else they would pass for numbers of the published file with which the training began.
 
     The same holds for a checkpoint of that training, which Lightning loads by ``ckpt_path``.

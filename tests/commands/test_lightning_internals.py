@@ -1,7 +1,5 @@
 """Lightning still has the private names that we replace: without them nothing would be replaced."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -25,6 +25,8 @@ def noise(height=24, width=20):
 
 
 RGB = noise()
+OUTPUTS = [noise(), noise()]
+REFERENCES = [noise(), noise()]
 
 
 def psnr(sr, hr, peak=255):
@@ -39,25 +41,13 @@ def save(folder, images):
         cv2.imwrite(f"{folder}/{name}.png", image[..., ::-1])
 
 
-@pytest.fixture
-def outputs():
-    return [noise(), noise()]
-
-
-@pytest.fixture
-def references():
-    return [noise(), noise()]
-
-
-def test_psnr_of_rgb_is_its_definition_on_images_whose_border_of_scale_pixels_is_cut(
-    outputs, references
-):
+def test_psnr_of_rgb_is_its_definition_on_images_whose_border_of_scale_pixels_is_cut():
     """As papers measure; they take luminance, Y, for colour, which is the default."""
     rgb = PSNR(color="rgb", label="rgb")
-    found = enlarger.measure(outputs, references, ["psnr", rgb], scale=2)
+    found = enlarger.measure(OUTPUTS, REFERENCES, ["psnr", rgb], scale=2)
     inside = np.s_[2:-2, 2:-2]
-    first = psnr(outputs[0][inside], references[0][inside])
-    second = psnr(outputs[1][inside], references[1][inside])
+    first = psnr(OUTPUTS[0][inside], REFERENCES[0][inside])
+    second = psnr(OUTPUTS[1][inside], REFERENCES[1][inside])
     assert found["rgb"]["images"] == pytest.approx({"000000": first, "000001": second}, rel=1e-5)
     assert found["psnr"]["n"] == 2
     assert found["psnr"]["protocol"]["color"] == "y"
@@ -138,13 +128,11 @@ def test_pillow_images_are_converted_to_srgb_by_their_profile_as_files_are(tmp_p
 # ------------------------------------------------------------------------------------ the commands
 
 
-def test_measure_prints_and_writes_the_numbers_of_two_folders(
-    outputs, references, tmp_path, capsys, monkeypatch
-):
+def test_measure_prints_and_writes_the_numbers_of_two_folders(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    save("sr", outputs)
-    save("hr", references)
-    of_images = enlarger.measure(outputs, references, scale=2)
+    save("sr", OUTPUTS)
+    save("hr", REFERENCES)
+    of_images = enlarger.measure(OUTPUTS, REFERENCES, scale=2)
 
     with pytest.raises(SystemExit, match="0"):
         main(["measure", "sr", "--reference", "hr", "--scale=2", "--json=out.json"])
@@ -169,9 +157,7 @@ def test_an_infinite_psnr_is_written_to_json_as_text(tmp_path):
     assert found["images"] == {"a": "inf"}
 
 
-def test_compare_of_folders_prints_the_mean_difference_of_psnr_and_its_interval(
-    tmp_path, capsys, monkeypatch
-):
+def test_compare_of_folders_prints_the_mean_difference_and_interval(tmp_path, capsys, monkeypatch):
     """Images are paired by their names without the ending: a.png with a.bmp.
 
     `mean_interval` is the bootstrap over images that has tests of its own.

@@ -15,6 +15,7 @@ from callbacks.predict.predictions import NAME
 from commands.interface.named import DEFAULT
 from commands.run.ranking import best_or_newest
 from lightning_modules import Bicubic, SRVGGNetCompact
+from tests.commands.test_resume import wait_until
 from tests.distributed.processes import start
 from tests.make import photograph
 from tests.quick import quick
@@ -138,9 +139,7 @@ def test_a_file_whose_name_is_no_utf8_is_enlarged_once(folder, enlarger, caplog)
 
 
 @pytest.mark.parametrize("given", ["odd", "odd/*.png", "[odd/pipe.png, odd/zero.png, odd/a.png]"])
-def test_a_pipe_and_a_device_among_the_inputs_are_named_and_left_out(
-    folder, enlarger, caplog, given
-):
+def test_pipes_and_devices_among_the_inputs_are_named_and_left_out(folder, enlarger, caplog, given):
     """Reading the pipe or /dev/zero would not end."""
     Path("odd").mkdir()
     photo().save("odd/a.png")
@@ -160,20 +159,15 @@ def test_a_broken_link_among_the_inputs_is_named_and_left_out(folder, enlarger, 
     assert "in/broken.png: No such file or directory" in caplog.text
 
 
-def test_predict_of_inputs_none_of_which_is_an_image_fails_each_time(folder, refusal):
-    """Given again, the command must not skip them as done: predictions.jsonl lists them, too."""
+def test_predict_fails_each_time_until_an_input_is_an_image(folder, enlarger, refusal, caplog):
+    """predictions.jsonl lists inputs that failed, too: they must not be skipped as done."""
     for path in ("in/a.png", "in/sub/b.c.jpg"):
         Path(path).write_bytes(b"no image")
     for _ in range(2):
         sentence = refusal(f"{PREDICT} in")
         assert sentence.startswith("none of the 2 inputs could be enlarged: ")
         assert sentence.endswith("/runs/tiny/predict/predictions.jsonl has the reason for each")
-
-
-def test_predict_of_inputs_one_of_which_is_an_image_counts_the_unusable_ones(
-    folder, enlarger, caplog
-):
-    Path("in/sub/b.c.jpg").write_bytes(b"no image")
+    photo().save("in/a.png")
     enlarger(f"{PREDICT} in")
     assert "1 written, 0 skipped (done before), 1 unusable" in caplog.text
 
@@ -199,11 +193,7 @@ def test_predict_killed_at_any_moment_leaves_no_partial_file_and_goes_on(tiny, e
     model = f"--model {__name__}.Slow"
     command = f"predict --config tiny.yaml {model} --data.predict in --writer.folder out"
     process = start(command)
-    deadline = time.monotonic() + 120  # seconds; a busy machine takes long to start
-    while len(list(Path("out").glob("*.png"))) < 5:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    wait_until(lambda: len(list(Path("out").glob("*.png"))) >= 5, process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
 

@@ -21,9 +21,7 @@ TABLE = yaml.safe_load(Path(__file__).with_name("refusals.yaml").read_text())
 
 
 @pytest.mark.parametrize(("typed", "words"), TABLE["typed"].items())
-def test_a_mistake_in_a_command_is_refused_in_the_words_of_the_table(
-    tiny, refusal, monkeypatch, typed, words
-):
+def test_a_mistake_in_a_command_gets_its_rows_answer(tiny, refusal, monkeypatch, typed, words):
     """A row of refusals.yaml is what is typed after `fit --config tiny.yaml`, or a whole command.
 
     ``--model.network.chanels 3: did you mean 'channels'?``
@@ -80,9 +78,7 @@ def test_broken_training_images_are_skipped_and_counted(tiny, photo_folder, enla
     [
         pytest.param("raise", 0, "no images", id="in the main process"),
         pytest.param("zero", 2, "division by zero", id="in a DataLoader worker"),
-        pytest.param(
-            "attribute in the constructor", 0, "has no attribute 'nothing'", id="while it is built"
-        ),
+        pytest.param("attribute", 0, "has no attribute 'nothing'", id="in the constructor"),
     ],
 )
 def test_an_error_in_a_users_dataset_keeps_its_traceback(tiny, enlarger, mistake, workers, message):

@@ -71,6 +71,15 @@ def assert_same(one, other):
         assert a["loops"]["fit_loop"][part] == b["loops"]["fit_loop"][part]
 
 
+def wait_until(is_so, process):
+    """Wait until something is so, for two minutes at most, while a process runs."""
+    deadline = time.monotonic() + 120  # a busy machine takes long to start
+    while not is_so():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
 STOPS = yaml.safe_load(Path(__file__).with_name("stops.yaml").read_text())
 
 
@@ -109,11 +118,8 @@ def test_a_run_resumed_after_sigkill_equals_an_uninterrupted_one(tiny):
     command = f"fit --config {experiment} {small} --run.name"
     process = start(f"{command} killed")
     try:
-        deadline = time.monotonic() + 120
-        while not list(Path("runs/killed/checkpoints").glob("step-00000000[89].ckpt")):
-            assert process.poll() is None, "the run ended before it could be killed"
-            assert time.monotonic() < deadline, "no checkpoint within two minutes"
-            time.sleep(0.002)
+        checkpoints = Path("runs/killed/checkpoints")
+        wait_until(lambda: list(checkpoints.glob("step-00000000[89].ckpt")), process)
     finally:
         os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
@@ -145,9 +151,7 @@ def test_early_stopping_counts_an_epoch_whose_end_was_interrupted(tiny, enlarger
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stopped_after", [4, 7])
-def test_a_metric_that_is_read_at_the_end_of_an_epoch_is_kept_by_a_resume(
-    tiny, enlarger, stopped_after
-):
+def test_a_metric_read_at_the_end_of_an_epoch_is_kept_by_a_resume(tiny, enlarger, stopped_after):
     """Validated every 3 steps; early stopping and the schedule read it after epochs of 5.
 
     A run that stops after step 4 or 7 must still have the PSNR of step 3 or 6 at the end of its

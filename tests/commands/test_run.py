@@ -10,6 +10,7 @@ import shutil
 import signal
 import stat
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -36,10 +37,6 @@ TEST = "test --config tiny.yaml"
 
 def read_config(run):
     return yaml.safe_load((run / "config.yaml").read_text())
-
-
-def write_config(run, config):
-    (run / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
 
 
 @pytest.fixture
@@ -115,7 +112,7 @@ def test_a_change_is_refused_where_it_matters_or_would_have_no_effect(trained, c
     even with `--run.change true` (``change: true``), as "so this has no effect" (`words`).
     """
     set_keys(config, row["before"])
-    write_config(trained, config)
+    (trained / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
 
     set_keys(config, row["after"])
 
@@ -192,9 +189,7 @@ def test_a_run_begins_with_a_given_checkpoint_and_goes_on_with_its_own(trained, 
     assert newest("second")["global_step"] == 14
 
 
-def test_beginning_from_a_checkpoint_without_a_schedule_warns_that_its_learning_rate_stays(
-    trained, config, caplog
-):
+def test_beginning_from_a_checkpoint_without_a_schedule_warns_of_its_rate(trained, config, caplog):
     """Its schedule may have lowered the rate almost to 0."""
     given = max((trained / "checkpoints").glob("*.ckpt"))
     second = RunDirectory(trained.with_name("second"))
@@ -256,9 +251,7 @@ def is_locked(folder):
 
 
 @pytest.mark.parametrize("options", ["", "--run.overwrite true"])
-def test_a_second_fit_is_refused_until_the_first_ends(
-    trained, enlarger, impatient, capsys, caplog, options
-):
+def test_fit_is_refused_until_another_ends(trained, enlarger, impatient, capsys, caplog, options):
     with alone_in(trained, PATIENCE):
         before = files_of(trained)
         with pytest.raises(SystemExit, match="75"):  # EX_TEMPFAIL: try again
@@ -266,7 +259,6 @@ def test_a_second_fit_is_refused_until_the_first_ends(
         holder = f"process {os.getpid()} on {os.uname().nodename}"
         assert f"{holder} writes to runs/tiny" in capsys.readouterr().err
         assert caplog.text.count("waiting for it to end") == 1
-
         assert files_of(trained) == before
 
     enlarger(f"{FIT} --trainer.max_steps 13 {options}")
@@ -274,15 +266,11 @@ def test_a_second_fit_is_refused_until_the_first_ends(
     assert not (trained / HOLDER).exists()  # the note of who holds the lock
 
 
-@pytest.mark.parametrize(
-    "command", ["check --config tiny.yaml", f"{FIT} --trainer.fast_dev_run true"]
-)
-def test_a_command_that_writes_nothing_runs_beside_the_fit_of_a_folder(
-    trained, enlarger, impatient, command
-):
+def test_check_and_a_dry_run_write_nothing_so_they_run_beside_a_fit(trained, enlarger, impatient):
     with alone_in(trained, PATIENCE):
         before = files_of(trained)
-        enlarger(command)
+        enlarger("check --config tiny.yaml")
+        enlarger(f"{FIT} --trainer.fast_dev_run true")
         assert files_of(trained) == before
 
 
@@ -370,10 +358,8 @@ def test_the_folder_that_replaces_a_run_is_locked_too(tmp_path, impatient):
 
 
 def test_on_a_disk_without_locks_runs_are_not_refused(tmp_path, monkeypatch, caplog):
-    def flock(descriptor, operation):
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(fcntl, "flock", flock)
+    no_locks = OSError(errno.ENOLCK, "No locks available")
+    monkeypatch.setattr(fcntl, "flock", Mock(side_effect=no_locks))
     with alone_in(tmp_path / "run", PATIENCE):
         assert not is_locked(tmp_path / "run")
     assert "No locks available" in caplog.text

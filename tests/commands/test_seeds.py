@@ -57,8 +57,7 @@ def test_each_of_several_seeds_gives_the_values_of_a_run_with_that_seed_alone(ti
     inputs = images(run="noisy", metric="input")
     assert list(psnr) == [5, 6, 7]
     assert psnr[5] != psnr[6]
-    assert psnr[5] != psnr[7]
-    assert psnr[6] != psnr[7]
+    assert psnr[7] not in (psnr[5], psnr[6])
     for seed in (5, 7):
         enlarger(f"{verb} {NOISY} --seed_everything {seed} --run.name alone{seed}")
         assert images(run=f"alone{seed}", metric="psnr") == {seed: psnr[seed]}

@@ -50,6 +50,9 @@ def test_the_name_of_an_image_is_not_read_as_a_configuration(evil, configured, g
     assert typed.data.init_args.predict == expected
 
 
+SHARDS = "--data.init_args.train datamodules.Shards --data.init_args.train.urls"
+
+
 @pytest.mark.parametrize(
     "typed",
     [
@@ -59,15 +62,10 @@ def test_the_name_of_an_image_is_not_read_as_a_configuration(evil, configured, g
         pytest.param("--model a.jpg", id="a model"),
         pytest.param("--trainer.callbacks [a.jpg]", id="a list of classes"),
         pytest.param("--trainer a.jpg", id="a group"),
-        pytest.param(
-            "--data.init_args.train datamodules.Shards --data.init_args.train.urls *.tar",
-            id="a shard whose name is a pipe",
-        ),
+        pytest.param(f"{SHARDS} *.tar", id="a shard whose name is a pipe"),
     ],
 )
-def test_fit_refuses_an_image_or_a_shard_with_a_command_in_it_and_does_not_run_it(
-    evil, refusal, typed
-):
+def test_fit_refuses_an_image_or_shard_with_a_command_in_it_and_runs_nothing(evil, refusal, typed):
     """The command in the text of a.jpg, and in the shard's name, makes the file RAN."""
     refusal(f"fit --config tiny.yaml {typed}")
     assert not Path("RAN").exists()
@@ -149,9 +147,7 @@ def test_no_script_in_the_working_directory_is_imported_for_a_library(
     assert not ran.exists(), ran.read_text()
 
 
-def test_a_module_of_the_working_directory_is_found_by_a_users_modules_and_not_by_libraries(
-    folder, monkeypatch
-):
+def test_a_users_module_finds_the_module_beside_it_and_a_library_does_not(folder, monkeypatch):
     """`mine` imports `blocks` beside it. A library that imports that name must not run the file."""
     monkeypatch.setattr(OWN, "folder", str(folder))
     for name in ("mine", "blocks"):

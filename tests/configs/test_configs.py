@@ -4,6 +4,7 @@ import json
 import re
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -59,11 +60,8 @@ for file in files_of("ablation"):  # its first line names the experiment that it
 
 @pytest.mark.parametrize("options", quick(COMMANDS, *COMMANDS[::4]))
 def test_each_shipped_configuration_is_parsed(options, enlarger, tmp_path, monkeypatch):
-    def stop(cli):
-        raise Read
-
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(EnlargerCLI, "before_instantiate_classes", stop)
+    monkeypatch.setattr(EnlargerCLI, "before_instantiate_classes", Mock(side_effect=Read))
     with pytest.raises(Read):
         enlarger(f"fit {options}")
     assert not list(tmp_path.iterdir())
@@ -144,9 +142,8 @@ def home(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("data", "callbacks"), quick(PAPERS, *NO_HR, "drealsr"))
-def test_bicubic_is_measured_on_a_papers_set_by_its_metrics(
-    data, callbacks, enlarger, home, monkeypatch
-):
+def test_bicubic_is_measured_on_each_set_of_a_paper(data, callbacks, enlarger, home, monkeypatch):
+    """A row of docs/metrics.md names the data, and as `callbacks` the metrics of the paper."""
     if data in NO_HR:
         stand_in(home / "weights", monkeypatch)  # a random model of NIQE, which needs no HR
     metrics = f"--trainer.callbacks {CONFIGS}/callbacks/{callbacks}.yaml"
