@@ -52,10 +52,11 @@ def settings_within(
         pytest.param(AMPERE, GIVEN, EXACT, id="no training, but as given"),
     ],
 )
-def test_only_training_on_tensor_cores_is_fast_by_default_and_torchs_settings_are_put_back(
-    monkeypatch, capability, settings, expected
-):
-    """TF32 is faster and less exact than float32; an evaluation must not depend on the GPU."""
+def test_only_training_on_tensor_cores_is_fast(monkeypatch, capability, settings, expected):
+    """TF32 is faster and less exact than float32; an evaluation must not depend on the GPU.
+
+    That is by default: arguments that are given count. After a command, torch's settings are back.
+    """
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert settings_now() == TORCHS_OWN
     assert settings_within(**settings) == expected

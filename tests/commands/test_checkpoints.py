@@ -136,7 +136,7 @@ def test_the_last_two_checkpoints_and_the_best_one_are_kept(trained):
 
 
 def test_files_that_a_user_copied_among_the_checkpoints_of_a_run_are_not_pruned(trained, enlarger):
-    """Only what best.json lists as written by the run is: the newest two and the best are kept."""
+    """Only files that best.json lists as `written` are: all but the newest two and the best."""
     newest_file = FOLDER / name_of(12)
     with_checksum = FOLDER / name_of(1)
     shutil.copy(newest_file, with_checksum)
@@ -200,9 +200,9 @@ def test_a_gan_keeps_a_best_checkpoint_only_if_an_option_asks_for_it(tiny, enlar
 
 
 def test_a_run_that_keeps_no_best_forgets_an_earlier_one(trained, enlarger):
-    """`test` would use it otherwise, as the best of the run, for ever.
+    """Else `test` would use it for ever, however much better the run has become.
 
-    With `tiling.size` the validation is another one, whose arrival alone forgets no best.
+    Here the validation has changed, too (tiles), which alone would keep the earlier best.
     """
     assert ranking()["best"]
     none = "--checkpoint.keep_best 0 --tiling.size 8 --run.change true"

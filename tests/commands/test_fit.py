@@ -66,9 +66,8 @@ def test_lightnings_trainer_loads_the_trained_weights_of_a_checkpoint_of_fit(tmp
     """They are not the averages (EMA), which the model has that fit returns."""
     photos = save_images(tmp_path / "photos")
     monkeypatch.chdir(tmp_path)
-    averaged = enlarger.fit(
-        edsr(), data(photos), callbacks=[EMA(decay=0.5)], max_steps=4, run="x", **QUIET
-    ).module
+    ema = EMA(decay=0.5)
+    averaged = enlarger.fit(edsr(), data(photos), callbacks=[ema], max_steps=4, run="x", **QUIET)
 
     path = newest_whole(tmp_path / "runs/x/checkpoints")
     weights = torch.load(path)["state_dict"]
@@ -80,7 +79,7 @@ def test_lightnings_trainer_loads_the_trained_weights_of_a_checkpoint_of_fit(tmp
     assert path.name == "step-000000004.ckpt"
     assert_equal(model.state_dict(), weights)
     layer = "network.head.0.weight"
-    assert not torch.equal(averaged.state_dict()[layer], weights[layer])
+    assert not torch.equal(averaged.module.state_dict()[layer], weights[layer])
 
 
 def test_scores_of_fit_on_other_validation_images_are_not_compared(tmp_path):

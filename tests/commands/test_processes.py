@@ -79,7 +79,7 @@ def test_the_strategy_of_one_process_and_one_that_is_an_object_stay_as_they_are(
     assert own_strategy(strategy, accelerator="auto", processes=2) is strategy
 
 
-BOTH = "cpu:gloo,cuda:nccl"
+BOTH = "cpu:gloo,cuda:nccl"  # a backend for each kind of tensor
 DEVICES = [(True, "auto", BOTH), (True, "gpu", BOTH), (True, "cpu", None), (False, "auto", None)]
 
 
@@ -257,9 +257,9 @@ def test_an_error_whose_path_contains_gloo_is_no_lost_connection():
 
 
 def test_a_process_that_lightning_started_waits_for_the_first_one_to_end(monkeypatch):
-    """The first one started it, and is killed by Lightning's launcher when it ends before.
+    """Lightning kills the first one, which started the others, once one of them has ended.
 
-    The first one's own status would be lost. It needs the time to hear of a failure and to end.
+    Its status would be lost, so it gets the time to hear of a failure and to end by itself.
     """
     assert seconds_after_launcher() == 0  # Lightning has not started this one
     monkeypatch.setenv("LOCAL_RANK", "1")
@@ -279,9 +279,9 @@ def test_a_store_that_is_gone_ends_a_process(store):
 
 
 def test_a_command_raises_the_limit_of_open_files(tiny, refusal):
-    """Many systems begin with 1024 files, too few for workers that share tensors as files.
+    """Mostly 1,024; and a DataLoader's workers pass each tensor as an open file.
 
-    The command is refused, but only after it has raised the limit.
+    The command here is refused, but only after it has raised the limit.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     low = 512

@@ -232,8 +232,7 @@ def network_of(file):
     preset = plain_yaml(file.read_text())
     kind = getattr(lightning_modules, preset["class_path"].rpartition(".")[2])
     torch.manual_seed(0)
-    model = Regression(4, partial(kind, **preset["init_args"]))
-    return quiet(model)  # without a trainer
+    return quiet(Regression(4, partial(kind, **preset["init_args"])))  # without a trainer
 
 
 each_network = pytest.mark.parametrize("file", files_of("network"), ids=lambda file: file.stem)
