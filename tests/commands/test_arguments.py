@@ -200,7 +200,7 @@ def test_the_saved_configuration_has_times_and_callbacks_of_lightning(tiny, enla
 def test_a_run_by_its_saved_configuration_has_the_same_defaults_of_a_callback(tiny, enlarger):
     config = run_twice(enlarger, f"{__name__}.Odd")
 
-    defaults, again = Odd.made
+    defaults, again = Odd.made  # in the first run and in the second
     for name in defaults.keys() - {"tensor"}:  # whose == is no bool
         assert again[name] == defaults[name], name
     # These have no text that YAML could hold, so they are left out and are the defaults again.

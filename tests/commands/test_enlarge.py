@@ -110,7 +110,7 @@ def test_colours_are_weighted_by_alpha(bicubic, alpha_of_green, kind):
 
 
 def test_alpha_is_enlarged_as_a_grey_image_but_stays_1_where_all_around_is_1():
-    """A network gives values a little below 1: opaque photographs would become transparent."""
+    """A network changes a constant, too: opaque photographs would become transparent."""
     model = enlarger.Enlarger(edsr(), "cpu")
     image = np.dstack([RGB, GREY]) / np.float32(255)
     image[:12, :12, 3] = 1  # an opaque corner

@@ -92,6 +92,7 @@ def test_scores_of_fit_on_other_validation_images_are_not_compared(tmp_path):
         settings = {"callbacks": [PSNR()], "max_steps": max_steps, **QUIET}
         enlarger.fit(edsr(), data(easy, val), run=tmp_path / "run", **settings)
         scores = json.loads((tmp_path / "run/checkpoints/best.json").read_text())["scores"]
+        # Names are step-000000002.ckpt and so on.
         measured_on = {int(name[5:14]): score["measured"] for name, score in scores.items()}
         return [step for step, on in measured_on.items() if on == measured_on[max_steps]]
 

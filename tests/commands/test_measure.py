@@ -42,7 +42,7 @@ def save(folder, images):
 
 
 def test_psnr_of_rgb_is_its_definition_on_images_whose_border_of_scale_pixels_is_cut():
-    """As papers measure; they take luminance, Y, for colour, which is the default."""
+    """Papers cut the border, too, but measure luminance, Y, which is the default here."""
     rgb = PSNR(color="rgb", label="rgb")
     found = enlarger.measure(OUTPUTS, REFERENCES, ["psnr", rgb], scale=2)
     inside = np.s_[2:-2, 2:-2]
