@@ -75,11 +75,8 @@ def test_broken_training_images_are_skipped_and_counted(tiny, photo_folder, enla
 
 @pytest.mark.parametrize(
     ("mistake", "workers", "message"),
-    [
-        pytest.param("raise", 0, "no images", id="in the main process"),
-        pytest.param("zero", 2, "division by zero", id="in a DataLoader worker"),
-        pytest.param("attribute", 0, "has no attribute 'nothing'", id="in the constructor"),
-    ],
+    [("raise", 0, "no images"), ("zero", 2, "division by zero"), ("attribute", 0, "no attribute")],
+    ids=["in the main process", "in a DataLoader worker", "in the constructor"],
 )
 def test_an_error_in_a_users_dataset_keeps_its_traceback(tiny, enlarger, mistake, workers, message):
     """A sentence without it, as for mistakes in a command, would hide the line with the bug."""
