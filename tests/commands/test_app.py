@@ -221,6 +221,7 @@ def test_sigterm_ends_the_server_and_its_temporary_folder(tmp_path):
     assert not os.listdir(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 @pytest.mark.skipif(chromium() is None, reason="needs chromium and chromedriver on the PATH")
 def test_two_visitors_take_turns_in_browsers(page, url, photos, tmp_path):
