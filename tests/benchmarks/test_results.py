@@ -37,6 +37,7 @@ def keys_of(value):
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_the_command_of_a_result_is_there_and_takes_its_options(file, accepted, monkeypatch):
+    """So that a reader can repeat the measurement, also after the benchmark has changed."""
     program, *words = words_of(file)
     if program == "make":
         assert f"\n{words[0].rstrip(',')}:" in (REPO / "Makefile").read_text()
@@ -44,12 +45,12 @@ def test_the_command_of_a_result_is_there_and_takes_its_options(file, accepted, 
         package = find_spec(words[1])
         assert package is not None, words[1]
         name = f"{words[1]}.__main__" if package.submodule_search_locations else words[1]
-        only_parse(monkeypatch.setattr)
+        only_parse(monkeypatch.setattr)  # exit with 0 after parsing, instead of measuring
         monkeypatch.setattr(sys, "argv", words[1:])
         with pytest.raises(SystemExit) as ended:
             import_module(name).main()
         assert ended.value.code == 0
-    else:
+    else:  # main.py
         accepted(*words[1:])
 
 
@@ -58,6 +59,7 @@ MEASURED = [file for file in FILES if "-m" in words_of(file) and "photographs" n
 
 @pytest.mark.parametrize("file", MEASURED, ids=lambda file: file.stem)
 def test_the_columns_of_a_result_are_still_written_by_its_module(file):
+    """A renamed column is found by this: no string in the benchmark's source has the old name."""
     module = REPO / words_of(file)[2].replace(".", "/")
     sources = [*module.glob("*.py")] or [module.with_suffix(".py")]
     written = set()

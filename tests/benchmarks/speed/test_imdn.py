@@ -16,10 +16,15 @@ def test_the_page_of_metrics_has_the_table_that_the_results_of_imdn_give():
     assert placed(page, table(results), MARKS) == page
 
 
-def test_imdn_was_measured_on_all_of_set14_and_is_2_db_better_than_bicubic():
+def test_measured_imdn_is_more_than_2_db_better_than_bicubic():
+    """Published, its smallest lead is that on Set14 at x4: 28.58 dB, and bicubic has 26.1."""
     results = json.loads((RESULTS / "imdn.json").read_text())["results"]
     for scales in results.values():
         for numbers in scales.values():
             assert numbers["imdn"]["psnr"] > numbers["bicubic"]["psnr"] + 2  # dB
+
+
+def test_imdn_was_measured_on_all_14_images_of_set14():
+    results = json.loads((RESULTS / "imdn.json").read_text())["results"]
     for numbers in results["set14"].values():
         assert numbers["images"] == 14

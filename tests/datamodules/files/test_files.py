@@ -47,18 +47,19 @@ def streamed(path):
 @pytest.mark.parametrize(
     ("suffixes", "roles", "unused"),
     [
-        ("png txt json", "hr txt json", ""),
-        ("hr.png lr.webp caption", "hr lr txt", ""),
-        ("jpg jpg.txt jpg.json", "hr txt json", ""),
-        ("hr.jpg hr.jpg.txt rst", "hr txt", ""),
-        ("JPG JPG.TXT", "hr txt", ""),
-        ("hr.png lq.png", "hr", "lq.png"),
-        ("png mask.png depth.x.tif", "hr", "mask.png depth.x.tif"),
-        ("latent.npy lr.png lr_latent.npy", "latent lr lr_latent", ""),
-        ("txt cls hr.txt", "txt", ""),
+        pytest.param("png txt json", "hr txt json", "", id="an image alone is HR"),
+        pytest.param("hr.png lr.webp caption", "hr lr txt", "", id="a pair and its caption"),
+        pytest.param("jpg jpg.txt jpg.json", "hr txt json", "", id="texts named as the image"),
+        pytest.param("hr.jpg hr.jpg.txt rst", "hr txt", "", id="hr in the text's name; no role"),
+        pytest.param("JPG JPG.TXT", "hr txt", "", id="upper case"),
+        pytest.param("hr.png lq.png", "hr", "lq.png", id="lq is not LR"),
+        pytest.param("png mask.png depth.x.tif", "hr", "mask.png depth.x.tif", id="other images"),
+        pytest.param("latent.npy lr.png lr_latent.npy", "latent lr lr_latent", "", id="latents"),
+        pytest.param("txt cls hr.txt", "txt", "", id="hr.txt is no second caption"),
     ],
 )
-def test_roles_follow_from_suffixes(suffixes, roles, unused):
+def test_roles_of_a_samples_members_follow_from_their_suffixes(suffixes, roles, unused):
+    """Images without a role are told to the user; other members are passed over."""
     found = roles_of(tuple(suffixes.split()))
     assert list(found.members) == roles.split()
     assert found.unused == tuple(unused.split())
