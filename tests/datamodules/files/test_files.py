@@ -69,10 +69,7 @@ def test_roles_of_a_samples_members_follow_from_their_suffixes(suffixes, roles, 
     "suffixes",
     [
         pytest.param("png hr.png", id="two HR"),
-        pytest.param("png jpg", id="two HR of plain names"),
-        pytest.param("hr.png lr.png lr.webp", id="two LR"),
         pytest.param("png txt caption", id="two captions"),
-        pytest.param("png txt png.txt", id="two captions of one ending"),
         pytest.param("lr.png", id="LR alone"),
     ],
 )

@@ -130,8 +130,7 @@ def test_a_jpeg_has_its_quality_full_chroma_and_the_colours_of_srgb(tmp_path):
     high = members_of(packed(path, encode=Encoding("jpeg", quality=97)))["jpg"]
 
     assert len(low) < len(high)
-    chroma = get_sampling(Image.open(io.BytesIO(high)))
-    assert chroma == 0  # Pillow's number of 4:4:4
+    assert get_sampling(Image.open(io.BytesIO(high))) == 0  # Pillow's number of 4:4:4
     assert decode(high, "").icc is None
     expected = decode(path.read_bytes(), "", srgb=True).rgb.astype(int)
     assert np.abs(decode(high, "").rgb - expected).mean() < 3  # levels lost at quality 97
@@ -175,13 +174,13 @@ def test_hr_and_lr_of_a_pair_are_cut_at_the_same_places(tmp_path, size):
 
 def test_of_a_pair_only_hr_becomes_a_jpeg(tmp_path):
     """Encoded again, LR would have artefacts that are not of its degradation."""
-    hr = save(tmp_path / "a.png", (12, 8))
-    lr = save(tmp_path / "lr" / "a.png", (6, 4))
+    hr = save(tmp_path / "a.png", (8, 8))
+    lr = save(tmp_path / "lr" / "a.png", (4, 4))
 
-    [(_, members)] = packed(hr, lr, scale=2.0, crop=8, encode=JPEG).samples
+    members = members_of(packed(hr, lr, scale=2.0, crop=8, encode=JPEG))
 
     assert list(members) == ["hr.jpg", "lr.png"]
-    assert_array_equal(image(members, "lr").rgb, pixels((6, 4))[:4, :4])
+    assert_array_equal(image(members, "lr").rgb, pixels((4, 4)))
 
 
 @pytest.mark.parametrize(

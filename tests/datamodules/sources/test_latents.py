@@ -36,9 +36,10 @@ def prepared(source, scale=2.0):
     return source
 
 
-def test_a_batch_has_whole_latents_the_size_of_their_images_and_the_space(tmp_path):
+def test_a_batch_of_latents_has_the_size_of_their_images_and_the_name_of_their_space(tmp_path):
+    """By these a model refuses latents of another autoencoder, and knows the size to decode to."""
     source = prepared(latents(tmp_path / "out"))
-    # Latents are crops already, so crop_size and flips have no effect.
+    # Latents are whole: they were made of crops, so crop_size and flips have no effect.
     dataset = TrainingLatents(source, "train", scale=2.0, crop_size=96, flips=True)
 
     batch = collate(dataset.__getitems__([Item(1, seed=1), Item(0, seed=0)]))
