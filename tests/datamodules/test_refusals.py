@@ -27,7 +27,7 @@ def images(sizes, scale=None):
 
 
 def read_all(row):
-    """Read the images of a row by a data module of its settings."""
+    """Read the images of a row for training, validation or `predict`, with its settings."""
     settings = {"batch_size": 1} | row.get("settings", {})
     if "scales" in settings:
         settings["scales"] = Scales(**settings["scales"])
@@ -44,9 +44,9 @@ def read_all(row):
 
 @pytest.mark.parametrize("row", TABLE["data"], ids=lambda row: row["case"])
 def test_unusable_data_is_refused_with_words_that_name_the_fix(row):
-    """A row has a user's mistake as its `case`, and the words. Pixels are black: none is looked at.
+    """A row is a mistake: sizes of images and settings, such as HR of 30x32 with LR of 10x10.
 
-    Its sizes of `train`, `val` or `predict` say which images are read.
+    All pixels are black, as no refusal depends on them.
     """
     with pytest.raises(ValueError, match=row["words"]):
         read_all(row)

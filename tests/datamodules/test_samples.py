@@ -62,7 +62,7 @@ def test_a_crop_that_is_read_alone_has_the_pixels_of_the_whole_image():
 @pytest.mark.parametrize("turn", range(8))
 def test_each_orientation_is_that_of_numpy(turn):
     """The bits of its number: 1 flips left and right, 2 top and bottom, 4 then swaps the axes."""
-    image = random_image(20, 30)[::-1, ::2]  # strided, as crops of arrays are
+    image = random_image(20, 30)[::-1, ::2]  # not contiguous, as a crop is not either
     expected = image[:, ::-1] if turn & 1 else image
     expected = expected[::-1] if turn & 2 else expected
     expected = expected.transpose(1, 0, 2) if turn & 4 else expected
@@ -170,6 +170,7 @@ def test_a_run_stops_above_the_limit_with_the_list_of_images():
 @given(st.integers(0, 2**63 - 1), st.integers(-50, 50), st.integers(1, 10**6))
 @settings(max_examples=40, deadline=None)
 def test_draws_of_one_sample_are_those_of_a_batch(seed, low, length):
+    """`SampleDraws` is `Draws` for one sample, without the time that arrays of one number take."""
     one = SampleDraws(seed, "crop")
     many = Draws(np.array([seed])).fold("crop")
     for _ in range(3):

@@ -46,7 +46,7 @@ def test_sides_follow_from_seed_epoch_and_batch():
     assert (arbitrary == a_tenth_fixed).all(1).mean() == pytest.approx(0.9, abs=0.03)
     batch_1_of_epoch_0 = arbitrary[1]
     batch_0_of_epoch_1 = arbitrary[100]
-    assert (batch_1_of_epoch_0 != batch_0_of_epoch_1).any()  # the sum of both does not count
+    assert (batch_1_of_epoch_0 != batch_0_of_epoch_1).any()  # as if by 0 + 1 and 1 + 0
 
 
 def test_sides_never_change():

@@ -93,9 +93,9 @@ def test_an_image_without_a_role_is_counted_by_all_readers(tmp_path, caplog):
     streamed(path)
     pack([str(path), str(tmp_path / "out"), "--workers", "0"])
 
-    assert "left out 2 images without a role: ['0.lq.png'" in caplog.text
-    assert "left out images without a role, such as 0.lq.png" in caplog.text
-    assert "members lq.png: images without a role, kept: 2" in caplog.text
+    assert "left out 2 images without a role: ['0.lq.png'" in caplog.text  # Shards
+    assert "left out images without a role, such as 0.lq.png" in caplog.text  # Stream
+    assert "members lq.png: images without a role, kept: 2" in caplog.text  # the packer
 
 
 def test_hr_and_lr_as_images_of_their_own_are_refused(tmp_path):

@@ -148,7 +148,7 @@ def test_a_jpeg_of_too_many_pixels_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("length", "side", "step", "expected"),
     [
-        pytest.param(2040, 480, 240, [*range(0, 1441, 240), 1560], id="DIV2K, by BasicSR"),
+        pytest.param(2040, 480, 240, [0, 240, 480, 720, 960, 1200, 1440, 1560], id="DIV2K"),
         pytest.param(960, 480, 240, [0, 240, 480], id="the third square ends at the border"),
         pytest.param(961, 480, 240, [0, 240, 480, 481], id="one pixel is left: a fourth square"),
         pytest.param(5, 5, 3, [0], id="as long as a square"),

@@ -241,6 +241,7 @@ def test_half_an_image_is_unreadable_even_for_a_crop_above_the_damage(server, pr
 def test_the_intact_part_of_a_truncated_shard_is_read(server, prepared):
     source = prepared("t-000.tar")
     tar = server.root / "t-000.tar"
+    # It now ends 20 bytes behind the start of its second image.
     tar.write_bytes(tar.read_bytes()[: source._table.place("hr", 1).offset + 20])
 
     check(source, count=1)

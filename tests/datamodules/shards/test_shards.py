@@ -307,7 +307,7 @@ HARM = {
     "a negative size": header("k.png", -1024),
     "a size in the attributes": attributes(b"size=-5000") + header("k.png"),
     "a map of 99999999 holes": SPARSE + header("k.png", 512) + b"99999999\n".ljust(512, b"1"),
-    "5000 names of each other": header("././@LongLink", 5, tarfile.GNUTYPE_LONGNAME) * 5000,
+    "5000 nested names": header("././@LongLink", 5, tarfile.GNUTYPE_LONGNAME) * 5000,
 }
 
 

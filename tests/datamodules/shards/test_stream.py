@@ -194,9 +194,9 @@ def flipped(data, offset):
         pytest.param(cut, 300, [], id="ends in the first header"),
         pytest.param(cut, 512 + 40, [], id="ends in the first image"),
         pytest.param(cut, 1024, [], id="ends where a tar could end"),
-        pytest.param(flipped, 10, [], id="the first header"),
-        pytest.param(flipped, 1024 + 10, [], id="the second header"),
-        pytest.param(flipped, 2 * 1024 + 10, ["0"], id="the last header"),
+        pytest.param(flipped, 10, [], id="first header damaged"),
+        pytest.param(flipped, 1024 + 10, [], id="second header damaged"),
+        pytest.param(flipped, 2 * 1024 + 10, ["0"], id="last header damaged"),
     ],
 )
 def test_whole_samples_of_a_broken_tar_are_read_and_it_is_counted(tmp_path, damage, offset, keys):

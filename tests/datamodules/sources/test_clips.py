@@ -166,7 +166,7 @@ def test_all_frames_of_a_clip_are_augmented_alike(root):
 # ------------------------------------------------------------------------------------------ shards
 
 
-def test_clips_of_shards_have_frames_in_the_order_of_their_numbers_and_captions(tmp_path):
+def test_clips_of_shards_have_captions_and_frames_in_the_order_of_their_numbers(tmp_path):
     order = [10, 9, 8, 1, 2, 3, 4, 5, 6, 7]  # as a file system may list them
     for name in ("a", "b"):
         members = {f"{name}.{n}.png": encoded(frame(n)) for n in order}

@@ -62,6 +62,7 @@ def test_squares_lie_within_their_images():
 
 
 def test_a_place_follows_from_the_name_alone():
+    """So with more squares per image, those of before stay the same."""
     many = corners(squares(per_image=5))
     few = corners(squares(per_image=2))
     assert few.items() <= many.items()
