@@ -52,6 +52,7 @@ MEASURED = [file for file in FILES if "-m" in words_of(file) and "photographs" n
 def test_the_columns_of_a_result_are_still_written_by_its_module(file):
     """A renamed column is found by this: no string in the benchmark's source has the old name."""
     module = REPO / words_of(file)[2].replace(".", "/")
+    # Of a package all modules, and what all benchmarks share.
     sources = [*module.glob("*.py")] or [module.with_suffix(".py")]
     written = set()
     for source in (*sources, *(REPO / "benchmarks").glob("*.py")):

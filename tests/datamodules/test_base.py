@@ -323,7 +323,8 @@ def test_an_image_without_a_caption_has_an_empty_one():
 
 
 def test_degradations_compute_in_float32_under_autocast():
-    mixing_channels = Pipeline(2.0, [ChannelNoise()], quantize=False)  # by matrices
+    # By matrices, which autocast would multiply in bfloat16.
+    mixing_channels = Pipeline(2.0, [ChannelNoise()], quantize=False)
     data = opened(random_images(4), degradation=mixing_channels)
     batch = next(iter(data.train_dataloader()))
 

@@ -71,6 +71,7 @@ def test_noise_of_a_control_differs_between_images(smooth, hr):
 
 
 def test_an_image_whose_psnr_is_below_the_target_stays(smooth, hr):
+    """Noise and sharpening would take it further from the target."""
     target = 60.0  # dB
     assert psnr_y(smooth, hr, BORDER) < target
 
@@ -82,6 +83,7 @@ def test_an_image_whose_psnr_is_below_the_target_stays(smooth, hr):
 
 
 def test_sharpening_lowers_psnr_to_that_asked_for_and_raises_contrast(smooth, hr):
+    """Sharpening passes many metrics of detail: a model is compared with it at equal PSNR."""
     target = 23.0  # dB
     assert psnr_y(smooth, hr, BORDER) > target
 
@@ -217,7 +219,7 @@ def test_a_table_has_a_command_for_each_training_and_row_whose_files_exist(name)
 
 
 def test_with_a_budget_of_0_no_command_is_run(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(command, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(command, "REPOSITORY", tmp_path)  # has no main.py: a command would fail
     monkeypatch.chdir(tmp_path)  # which the command leaves
 
     # InvSR is compared with bicubic and the regression, so these come before it.

@@ -107,7 +107,7 @@ def test_hr_and_lr_as_images_of_their_own_are_refused(tmp_path):
 
 
 def check_sides(sides, scale):
-    """Check the images of folders: four square ones of the same names in each, of its side."""
+    """Check folders of square images, whose side is given; each has those named 0000 to 0003."""
     keys = [f"{folder}/{number:04}" for folder in sides for number in range(4)]
 
     def size_of(index):

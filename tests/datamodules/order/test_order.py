@@ -78,14 +78,14 @@ def divisors(number):
 
 @given(plans(), EPOCHS)
 @fifty_examples
-def test_every_sample_at_most_once_and_few_are_left_out(plan, epoch):
+def test_an_epoch_has_every_sample_at_most_once_and_leaves_less_than_a_batch_out(plan, epoch):
     batches = batches_of(plan, epoch)
     counts = Counter(item.image for item in chain(*batches))
 
     assert len(batches) == len(plan)
     assert all(len(batch) == plan.batch_size for batch in batches)
     assert set(counts) <= set(range(sum(plan.groups)))
-    # Each image counts as ``repeats`` samples, and less than a batch is left out.
+    # Each image counts as ``repeats`` samples.
     assert max(counts.values(), default=0) <= plan.repeats
     assert plan.total - counts.total() < plan.batch_size
 
@@ -93,6 +93,7 @@ def test_every_sample_at_most_once_and_few_are_left_out(plan, epoch):
 @given(plans() | mixtures(), EPOCHS)
 @fifty_examples
 def test_a_global_batch_is_the_same_on_any_number_of_processes(plan, epoch):
+    """So a run trains on the same on one GPU as on four."""
     alone = [set(batch) for batch in batches_of(plan, epoch)]
     for world in divisors(plan.streams):
         processes = [batches_of(plan, epoch, rank=rank, world=world) for rank in range(world)]
@@ -105,6 +106,7 @@ def test_a_global_batch_is_the_same_on_any_number_of_processes(plan, epoch):
 @given(plans() | mixtures(), st.integers(0, 8), st.data())
 @fifty_examples
 def test_an_epoch_from_a_batch_on_is_the_rest_of_the_whole_epoch(plan, start, data):
+    """So a run that is resumed sees what it would have seen."""
     world = data.draw(st.sampled_from(divisors(plan.streams)))
     rank = data.draw(st.integers(0, world - 1))
     whole = batches_of(plan, epoch=2, rank=rank, world=world)
@@ -117,7 +119,7 @@ def test_seeds_of_two_epochs_are_all_different(plan, epoch):
     items = [*chain(*batches_of(plan, epoch)), *chain(*batches_of(plan, epoch + 1))]
     seeds = {item.seed for item in items}
     assert len(seeds) == len(items)
-    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert all(0 <= seed < 2**63 for seed in seeds)  # they fit into torch's int64
 
 
 ORDER_0 = [
@@ -262,6 +264,7 @@ def test_each_group_is_announced_to_its_source_before_it_is_read(plan, epoch, da
     ("batch_size", "streams"), [(1, 1), (64, 64), (96, 48), (97, 1), (256, 64), (130, 26)]
 )
 def test_streams_are_the_largest_divisor_up_to_64(batch_size, streams):
+    """A batch takes equally many samples of each stream, and a process reads whole streams."""
     assert default_streams(batch_size) == streams
 
 

@@ -349,6 +349,7 @@ def test_a_download_onto_a_full_disk_leaves_nothing_and_is_not_repeated_at_once(
 
 
 def test_a_foreign_file_beside_the_cache_stays(files, tmp_path):
+    """webdataset removes any old file of its folder, so that is one of its own."""
     foreign = tmp_path / "cache" / "foreign.tar"
     foreign.parent.mkdir()
     foreign.write_bytes(b"x" * SIZE)
@@ -407,6 +408,7 @@ def read_ahead(cache, shards):
 
 
 def test_a_process_ends_while_it_reads_ahead(files, tmp_path):
+    """It does not wait for its downloads, which may take minutes."""
     files.always = "stall"  # for longer than the test waits
     arguments = (cache_of(tmp_path, downloads=2), [shard(files, 0)])
     process = FORK.Process(target=read_ahead, args=arguments)

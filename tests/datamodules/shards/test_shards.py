@@ -74,6 +74,7 @@ def test_open_tars_are_limited_and_closed_with_their_source(tmp_path, monkeypatc
 
 
 def test_sizes_are_those_of_the_images(folder):
+    """(H, W), upright; None where it is unknown."""
     turned = Image.Exif()
     turned[0x0112] = 6  # Orientation: a quarter turn to the right, so 8x6 becomes 6x8
     jpeg = encoded(pixels((8, 6)), "JPEG", exif=turned)
@@ -231,7 +232,7 @@ def test_the_index_of_a_tar_that_changed_is_made_again(tar):
 def test_the_index_of_another_tar_of_the_same_size_is_made_again(tar, tmp_path, caplog):
     indexed(tar)
     write_tar(tar, {f"j{number}.png": image_bytes(number) for number in range(3)})
-    os.utime(tar, ns=(5, 5))
+    os.utime(tar, ns=(5, 5))  # a time that the index does not have
     assert load_index(tar, tmp_path / "cache").keys == ["j0", "j1", "j2"]
     assert "is that of another tar, and is made again" in caplog.text
 
@@ -241,7 +242,7 @@ def test_an_index_is_kept_for_its_checksums_after_its_tar_was_copied_and_damaged
     indexed(tar)
     original = load_index(tar, tmp_path / "cache")
     change_a_byte(tar, original.members[0]["png"].offset + 40)
-    os.utime(tar, ns=(5, 5))
+    os.utime(tar, ns=(5, 5))  # that of the copy
     assert load_index(tar, tmp_path / "cache") == replace(original, mtime_ns=5)
 
 
@@ -358,7 +359,7 @@ def test_the_same_samples_give_the_same_bytes(tmp_path, monkeypatch):
 def test_nothing_has_a_shards_name_before_it_is_whole(tmp_path):
     """Its index does, so that a kill between the two leaves no shard without checksums."""
 
-    def stop(index):
+    def stop(index):  # called before the tar gets its name
         raise OSError("stopped")
 
     with pytest.raises(OSError, match="stopped"):
