@@ -69,6 +69,7 @@ def test_roles_of_a_samples_members_follow_from_their_suffixes(suffixes, roles, 
     "suffixes",
     [
         pytest.param("png hr.png", id="two HR"),
+        pytest.param("hr.png lr.png lr.webp", id="two LR"),
         pytest.param("png txt caption", id="two captions"),
         pytest.param("lr.png", id="LR alone"),
     ],
