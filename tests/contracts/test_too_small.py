@@ -30,7 +30,7 @@ EXAMPLES = {
     TorchMetric: lambda: TorchMetric(UniversalImageQualityIndex, smallest=11),
 }
 LARGE = 208  # four blocks of NIQE
-# By its side, metrics that measure the small image, too.
+# Metrics that measure the small image, too, by its side.
 MEASURED = {
     2: {"FID", "KID", "LRConsistency"},
     24: {"KIDThumb", "LRConsistency", "PSNR", "SSIM", "TorchMetric"},
@@ -64,9 +64,10 @@ def evaluate(folder, sides, *metrics):
 def test_an_image_below_the_window_is_left_out_and_named(
     metric_class, small, tmp_path, caplog, request
 ):
-    """The fourth of four images, tiny/03; the metric has the value of the other three alone.
+    """Three images are large, and the fourth, tiny/03, has the side `small`.
 
-    Metrics of patches leave out all four; those of MEASURED none.
+    One image that is too small must neither end a test nor change the number of the others. A
+    metric without a window measures it, too. Metrics of patches leave out even the large ones.
     """
     if metric_class.target != "hr":
         pytest.skip("it is of clips: see test_video.py")
@@ -84,17 +85,16 @@ def test_an_image_below_the_window_is_left_out_and_named(
         pytest.skip(metric.absent())
     assert [record["n"] for record in psnr.records] == [4]  # other metrics go on with all
     warnings = [line for line in caplog.messages if "left out" in line and "tiny/03" in line]
-    if issubclass(metric_class, PatchMetric):
-        assert not metric.records
-        assert len(warnings) == 1
-        return
     if metric_class.__name__ in MEASURED[small]:
         assert metric.records[0]["n"] == 4
         assert not warnings
         return
-    assert len(warnings) == 1
-    assert "1 of 4 images are smaller than" in warnings[0]
-    assert warnings[0].endswith("left out, so its number is of the other 3: tiny/03")
+    (warning,) = warnings
+    if issubclass(metric_class, PatchMetric):
+        assert not metric.records
+        return
+    assert "1 of 4 images are smaller than" in warning
+    assert warning.endswith("left out, so its number is of the other 3: tiny/03")
     stored = [row.metric for row in read_file(tmp_path / "results.json") if row.n == 3]
     of_large = build(metric_class, EXAMPLES, "")
     evaluate(tmp_path / "large", [LARGE, LARGE, LARGE], of_large)

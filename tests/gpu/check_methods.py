@@ -117,7 +117,8 @@ def training_step_of(model, batch):
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize(("name", "make"), CASES)
-def test_a_training_step_and_outputs_wait_at_most_the_limit(name, make, tmp_path, request):
+def test_a_step_and_outputs_stay_within_the_limits_of_their_method(name, make, tmp_path, request):
+    """A GPU is idle whenever the host waits for it, and convolves channels_last images faster."""
     limit = LIMITS.get(request.node.callspec.id, LIMITS.get(name, Limit()))
     torch.manual_seed(0)
     model = make(SCALE, tmp_path)

@@ -143,7 +143,7 @@ def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
 
 
 def train(cell: Cell) -> None:
-    """Its own command, in one process."""
+    """The recipe's own command in one process: finite weights, shards or results."""
     build(cell)
     if cell.recipe.verb == "fit":
         cell.fit()
@@ -197,7 +197,7 @@ def resume(cell: Cell) -> None:
 
 
 def ddp(cell: Cell) -> None:
-    """Two processes: one process's weights."""
+    """Training on two processes: the weights of training on one."""
     assert_close(cell, cell.fit(processes=2))
 
 
@@ -323,12 +323,12 @@ def sigterm(cell: Cell) -> None:
 
 
 def workers(cell: Cell) -> None:
-    """Two reader processes: the bits of none."""
+    """Two workers that read data: the bits of training without workers."""
     assert_same(cell.fit(STEPS, "--data.init_args.workers", 2), newest(cell.trained))
 
 
 def accumulate(cell: Cell) -> None:
-    """In bfloat16, four batches a step, of epochs with another number of them."""
+    """In bfloat16, four batches a step, where an epoch has another number: finite weights."""
     cell.fit(2, "--trainer.precision", "bf16-mixed", *accumulation(cell))
 
 
@@ -369,7 +369,11 @@ def compilable(model: Any) -> list[tuple[str, dict[str, Any]]]:
 
 
 def evaluate(cell: Cell) -> None:
-    """Each command that uses a run: one process and two give one number; files; an export."""
+    """Each command that uses a run, with finite numbers.
+
+    `validate` on two processes has the numbers of one; `predict` writes files, and the same ones
+    with weights of `export`.
+    """
     take_run(cell)
     data = cell.recipe.small["data"]["init_args"]
     if data.get("val"):
