@@ -34,7 +34,7 @@ def averages_of(method: Model, folder: Path) -> Any:
     return ema.state_dict()
 
 
-@pytest.mark.parametrize("value", [20, "a", None])  # as a setting, a name, or one that is unset
+@pytest.mark.parametrize("value", [20, "a", None])  # as settings have them
 def test_attributes_of_free_names_do_not_change_training_with_ema(
     tmp_path: Path, value: object
 ) -> None:

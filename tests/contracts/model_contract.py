@@ -211,7 +211,7 @@ class ModelContract:
     def test_in_bfloat16_outputs_are_nearly_those_of_float32(self, model, batch, discrete):
         """bfloat16 rounds each number by up to 2^-8 = 0.004, a call of a network less than 0.1.
 
-        Of a flipped bit or code, which changes a part of the image, the mean tells.
+        Where a bit or a code flips, a part of the image changes: there only the mean is compared.
         """
         expected, calls = calls_of(lambda: self.images(model, batch))
         with torch.autocast("cpu", torch.bfloat16):

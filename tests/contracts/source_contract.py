@@ -87,9 +87,9 @@ class SourceContract:
             assert ".." not in key.split("/"), f"{key!r} leads out of the output folder"
 
     def test_groups_have_all_images_and_a_mixture_has_weights_for_all_groups(self, source):
-        """A group is stored together, such as a shard; a mixture draws from groups by weights.
+        """A group is stored together, such as a shard; a mixture draws parts, of some groups each.
 
-        An image in no group, or a group of no weight, would never be trained on.
+        An image in no group, or a part without a weight, would never be trained on.
         """
         assert all(isinstance(size, int) and size > 0 for size in source.groups)
         assert sum(source.groups) == len(source.keys)

@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 from lightning.pytorch import Callback
 from torch.nn import functional
 
@@ -21,6 +20,7 @@ from lightning_modules.base import SuperResolver
 from tests.conftest import REPO
 from tests.distributed.processes import LIMIT, ends, srun_tasks, start, succeeds
 from tests.distributed.records import global_batches, images_of, newest, steps_of
+from tests.make import assert_near
 
 pytestmark = pytest.mark.distributed
 FIT = "fit --config tiny.yaml"
@@ -54,10 +54,6 @@ def test_a_run_on_two_four_and_one_process_has_the_batches_and_weights_of_one(ti
         assert_near(images_of(Path("moved"), step), images_of(Path("one"), step), 1e-5)
     weights = newest(Path("runs/moved"))["state_dict"]
     assert_near(weights, newest(Path("runs/one"))["state_dict"], 1e-5)
-
-
-def assert_near(value, expected, within):
-    torch.testing.assert_close(value, expected, rtol=0, atol=within)
 
 
 @pytest.mark.slow

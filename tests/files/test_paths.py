@@ -112,7 +112,7 @@ def test_paths_below_a_root_are_relative_to_it(here):
 def test_a_folder_that_cannot_be_listed_is_named(here, monkeypatch, listed):
     """Else its images would be missing in silence.
 
-    What lists folders is replaced, since root, as whom containers run, may list any folder.
+    Permissions would not do: root, as whom tests in a container run, may list any folder.
     """
     (here / "set" / "closed").mkdir(parents=True)
     scandir = os.scandir

@@ -65,11 +65,6 @@ def test_weights_are_found_in_files_of_all_kinds(path, content):
     assert weights.name == str(path)
 
 
-def test_safetensors_are_read(tmp_path):
-    save_file(TENSORS, tmp_path / "w.safetensors")
-    assert_tensors(tmp_path / "w.safetensors")
-
-
 def test_an_index_of_several_files_is_read_if_all_of_them_are_there(tmp_path):
     save_file({"a.weight": TENSORS["a.weight"]}, tmp_path / "0.safetensors")
     save_file({"a.bias": TENSORS["a.bias"]}, tmp_path / "1.safetensors")
@@ -95,6 +90,8 @@ def test_a_damaged_index_is_named(tmp_path, content):
 
 
 DECAY = {"decay": torch.ones(1)}  # of averages, among which some authors store it
+LIGHTNING = {"pytorch-lightning_version": "2"}
+OUR_CALLBACKS = {"EMA": {"weights": TENSORS}}
 AVERAGED = {
     "a group": ({"params": OLD, "params_ema": TENSORS}, "params_ema"),
     "before an optimiser": ({"model": OLD, "ema": TENSORS, "opt": {"state": {0: DECAY}}}, "ema"),
@@ -106,14 +103,8 @@ AVERAGED = {
     "swa": ({"swa": {"n_averaged": torch.tensor(3), **MODULE}, "model": OLD}, "swa"),
     "a prefix": (OLD | below("model_ema", TENSORS | DECAY), "model_ema"),
     "averages alone": ({"state_dict": below("ema_model", TENSORS) | DECAY}, "ema_model"),
-    "Lightning's": (
-        {"pytorch-lightning_version": "2", "state_dict": OLD, "ema_state": TENSORS},
-        "ema_state",
-    ),
-    "our own": (
-        {"model": "a.Run", "state_dict": OLD, "callbacks": {"EMA": {"weights": TENSORS}}},
-        "EMA",
-    ),
+    "Lightning's": ({**LIGHTNING, "state_dict": OLD, "ema_state": TENSORS}, "ema_state"),
+    "our own": ({"model": "a.Run", "state_dict": OLD, "callbacks": OUR_CALLBACKS}, "EMA"),
 }
 
 

@@ -152,7 +152,7 @@ def train(cell: Cell) -> None:
     if cell.recipe.verb == "encode":
         assert list(cell.own.glob("*.tar"))
     elif not metrics_are_off(cell):
-        assert_measured(cell.own)
+        assert measured(cell), "no results"
 
 
 def metrics_are_off(cell: Cell) -> bool:
@@ -178,16 +178,14 @@ def build(cell: Cell) -> None:
         options = cell.recipe.command[1:]
         main.main([cell.recipe.verb, "--config", "recipe.yaml", *options])
 
-    log = Path("build.log").absolute()
+    run_apart(act, "build")
+
+
+def run_apart(act: Callable[[], None], name: str) -> None:
+    """Run a function in a process of its own, which must succeed."""
+    log = Path(f"{name}.log").absolute()
     if any(start(act, log)):
-        raise Failed("build", [1], last_line(log.with_suffix(".0.log")))
-
-
-def assert_measured(run: Path) -> None:
-    measured = json.loads((run / "results.json").read_text())["results"]
-    assert measured, "no results"
-    wrong = [entry["metric"] for entry in measured if not abs(entry["value"]) < float("inf")]
-    assert not wrong, f"not finite: {wrong}"
+        raise Failed(name, [1], last_line(log.with_suffix(".0.log")))
 
 
 def resume(cell: Cell) -> None:
@@ -499,7 +497,8 @@ def measured(cell: Cell) -> dict[str, float]:
     if not path.is_file():
         return {}
     results = json.loads(path.read_text())["results"]
-    assert all(abs(entry["value"]) < float("inf") for entry in results)
+    wrong = [entry["metric"] for entry in results if not abs(entry["value"]) < float("inf")]
+    assert not wrong, f"not finite: {wrong}"
     return {f"{e.get('split')} {e.get('dataset')} {e['metric']}": e["value"] for e in results}
 
 
@@ -548,9 +547,7 @@ def lightning(cell: Cell) -> None:
         trainer.fit(made.model, datamodule=made.datamodule)
         assert all(p.isfinite().all() for p in made.model.parameters())
 
-    log = Path("cli.log").absolute()
-    if any(start(act, log)):
-        raise Failed(log.stem, [1], last_line(log.with_suffix(".0.log")))
+    run_apart(act, "cli")
 
 
 def with_files(given: dict[str, Any], scale: float) -> None:
@@ -577,9 +574,7 @@ def gpu(cell: Cell) -> None:
         with pretended_gpu():
             main.main([*words, "--trainer.accelerator", "gpu"])
 
-    log = Path("gpu.log").absolute()
-    if any(start(act, log)):
-        raise Failed(log.stem, [1], last_line(log.with_suffix(".0.log")))
+    run_apart(act, "gpu")
     got = newest(Path("runs/gpu"))
     assert_finite(got)
     if not json.loads(Path("watch.0.json").read_text())["draws"]:

@@ -394,7 +394,7 @@ def test_a_named_pipe_is_refused_instead_of_waited_for(read, tmp_path):
 
 @pytest.mark.parametrize("read", [read_image, read_size])
 def test_a_forbidden_file_is_not_called_missing(read, tmp_path, monkeypatch):
-    def refuse(path):  # as the system, which lets root, as whom containers run, read any file
+    def refuse(path):  # permissions would not do: root may read any file
         raise PermissionError(errno.EACCES, "Permission denied", path)
 
     monkeypatch.setattr("files.paths.check_regular", refuse)
