@@ -44,7 +44,7 @@ def test_attributes_of_free_names_do_not_change_training_with_ema(
     torch.testing.assert_close(averages, expected, rtol=0, atol=0)
 
 
-def test_a_plain_lightning_module_is_for_callbacks_a_method_without_any_feature() -> None:
+def test_for_callbacks_a_plain_lightning_module_has_none_of_a_methods_features() -> None:
     """They may ask any module, such as a user's, for its noise or its tiles."""
     method = method_of(Tiny())
     assert type(method) is Method

@@ -127,10 +127,8 @@ class CallbackContract:
         """Else the command line could not parse them, or `--help` would not explain them."""
         check_arguments(type(make()))
 
-    def test_training_with_it_and_resumed_training_have_the_weights_without_it(
-        self, make, tmp_path
-    ):
-        """A callback only watches. Its own state, too, must survive a checkpoint."""
+    def test_training_resumed_or_not_gives_the_weights_of_training_without_it(self, make, tmp_path):
+        """A callback watches a run. Its own state must also be the same, resumed or not."""
         checkpoint = tmp_path / "first_epoch.ckpt"
         torch.manual_seed(0)  # as `fit` does, so that only the callback's draws would be seen
         with global_generators_untouched():

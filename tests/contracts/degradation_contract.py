@@ -385,8 +385,8 @@ class DegradationContract:
         with pytest.raises(ValueError, match=r"supports only its own scale 2, not 3:"):
             degradation.at(3.0)
 
-    def test_a_recipe_of_any_scale_gives_at_3_the_lr_of_one_made_for_3(self, make, degradation):
-        """A method for several scales needs LR of each; the recipe of scale 2 stays as it was."""
+    def test_at_gives_the_lr_of_a_recipe_made_for_that_scale(self, make, degradation):
+        """A method for several scales needs LR of each; the recipe, made for 2, stays as it was."""
         if not degradation.any_scale:
             pytest.skip("it supports only its own scale")
         hr = make_images(2, (32, 32))

@@ -187,7 +187,7 @@ class ModelContract:
     def test_an_image_that_could_not_be_read_has_no_output(self, model):
         assert model.predict_step({"key": ["a"], "error": ["a.png: empty"]}, 0) is None
 
-    def test_outputs_depend_on_the_batch_without_its_hr_alone(self, model, batch):
+    def test_outputs_depend_only_on_the_batch_without_its_hr(self, model, batch):
         """A look at HR would be cheating; with a global generator no result could be repeated."""
         before = copy_of(batch)
         with global_generators_untouched():
@@ -209,7 +209,7 @@ class ModelContract:
             assert torch.equal(self.images(model, batch), expected)
 
     def test_in_bfloat16_outputs_are_nearly_those_of_float32(self, model, batch, discrete):
-        """bfloat16 rounds each number by up to 2^-8 = 0.004, a call of a network less than 0.1.
+        """bfloat16 rounds by up to 2^-8 = 0.004: below 0.1 a call of a network.
 
         Where a bit or a code flips, a part of the image changes: there only the mean is compared.
         """
@@ -282,7 +282,7 @@ class ModelContract:
 
     @pytest.mark.gpu
     def test_outputs_of_a_gpu_are_nearly_those_of_a_cpu(self, model, batch):
-        """TF32, in which a GPU convolves, rounds by up to 2^-11 = 0.0005, a network below 0.01."""
+        """A GPU convolves in TF32, which rounds by up to 2^-11 = 0.0005: below 0.01 a call."""
         expected, calls = calls_of(lambda: self.images(model, batch))
         there = batch | {"lr": batch["lr"].cuda(), "hr": batch["hr"].cuda()}
         sr = self.images(model.cuda(), there)

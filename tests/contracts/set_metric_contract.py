@@ -98,7 +98,7 @@ class SetMetricContract:
         assert all(math.isnan(record["value"]) for record in records)
 
     def test_much_noise_is_worse(self, metric):
-        """Than little noise or none; between these two, four images do not decide."""
+        """Than little noise, and than none; four images are too few to tell these two apart."""
         hr = self.features(metric, level=0.0)
         without = metric.distance(hr, hr)
         little = metric.distance(self.features(metric, level=0.02), hr)
@@ -115,7 +115,7 @@ class SetMetricContract:
         assert reversed_order == pytest.approx(metric.distances(sr, hr), rel=1e-6)
 
     def test_the_protocol_is_json_and_names_the_implementation(self, make):
-        """It stands beside the number in results; that of features beside those that are kept."""
+        """It is stored beside the number, and `features_protocol` beside features that are kept."""
         protocol = make().protocol()
         of_features = make().features_protocol()
         assert protocol.get("implementation")

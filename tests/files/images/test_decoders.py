@@ -193,11 +193,10 @@ def by_ffmpeg(data, kind):
     return frame.to_ndarray(format=kind)
 
 
-PALETTE_64 = Image.fromarray(RGB).quantize(64)
 WHOLE_CHROMA = {"quality": 100, "subsampling": "4:4:4"}
 OTHERS = {
-    "GIF": ("GIF", PALETTE_64, {}),
-    "GIF, transparent": ("GIF", PALETTE_64, {"transparency": 5}),
+    "GIF, interlaced": ("GIF", Image.fromarray(SMOOTH).quantize(64), {}),  # from 16 rows on
+    "GIF, transparent": ("GIF", Image.fromarray(RGB).quantize(64), {"transparency": 5}),
     "BMP, colour": ("BMP", RGB, {}),
     "BMP, grey": ("BMP", RGB[..., 0], {}),
     "BMP, palette": ("BMP", Image.fromarray(RGB).quantize(16), {}),
