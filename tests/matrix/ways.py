@@ -385,9 +385,8 @@ def evaluate(cell: Cell) -> None:
         cell.run("test")
         measured(cell)
     kind = type_of(cell.recipe.small["model"]["class_path"])
-    if not issubclass(kind, SuperResolver | Generator):  # such as a metric
-        return
-    if not take_inputs(cell):
+    makes_images = issubclass(kind, SuperResolver | Generator)  # other than a metric
+    if not makes_images or not take_inputs(cell):
         return
     cell.run("predict", "--writer.folder", "run")
     files = outputs("run")
@@ -648,9 +647,7 @@ FEW = {
 def left_out(cell: Cell) -> str:
     """Return why a recipe does not meet a way; "" if it does."""
     recipe, way = cell.recipe, cell.way
-    if way == "train":
-        return ""
-    if way in FEW:
+    if way == "train" or way in FEW:
         return ""
     if not recipe.trains and (way != "evaluate" or recipe.verb == "encode"):
         return f"its command is {recipe.verb}: nothing is trained"
