@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from functools import partial
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -225,19 +226,14 @@ def test_training_adds_noise_to_a_share_of_the_inputs_and_tells_the_network_its_
     """Later stages get the imperfect output of earlier ones, which the noise stands for."""
     model = cascade(noise_probability=0.5)
     batch = make.pairs(lr=(12, 8), scale=2, count=64)
-    inputs = []
-
-    def encode(lr):
-        inputs.append(lr)
-        return LIIF.encode(model.base, lr)
-
-    model.base.encode = encode
     torch.manual_seed(3)
 
-    model.training_step(batch, 0)
+    with patch.object(model.base, "encode", wraps=model.base.encode) as encode:
+        model.training_step(batch, 0)
 
+    (noisy_lr,) = encode.call_args.args
     levels = model.network.calls[0][-1]
-    deviations = (inputs[0] - batch["lr"]).flatten(1).std(1)
+    deviations = (noisy_lr - batch["lr"]).flatten(1).std(1)
     assert_close(2 * deviations, levels, rtol=0.2, atol=0)  # levels are of values in [-1, 1]
     assert 0.3 < (levels > 0).float().mean() < 0.7  # 0.5, and three standard errors of 64 images
     assert levels[levels > 0].min() < 0.05 < levels.max() <= 0.1  # drawn from 0 to 0.1

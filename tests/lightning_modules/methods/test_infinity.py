@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -113,20 +114,14 @@ def test_a_tenth_of_the_captions_are_dropped_in_training():
     count = 200
     batch = make.batch(count, (32, 32), hr=(3, 32, 32), text_features=(3, 128))
     batch["text_lengths"] = torch.full((count,), 3)
-    encode = model.transformer.encode_text
-    texts = []
-
-    def encode_text(text):
-        texts.append(text.features)
-        return encode(text)
-
-    model.transformer.encode_text = encode_text
+    network = model.transformer
     torch.manual_seed(0)
 
-    with torch.no_grad():
+    with torch.no_grad(), patch.object(network, "encode_text", wraps=network.encode_text) as encode:
         model.training_step(batch, 0)
 
-    dropped = (texts[0] == model.transformer.no_text[:3]).all((1, 2))
+    (text,) = encode.call_args.args
+    dropped = (text.features == network.no_text[:3]).all((1, 2))
     assert 0.04 < dropped.float().mean() < 0.16  # 0.1, and three standard errors of 200 captions
 
 
