@@ -22,8 +22,7 @@ def test_tables_are_the_same_where_a_model_is_built_on_the_meta_device(kind):
     """There tensors have no values, and a checkpoint, which would fill them, has no tables."""
     with torch.device("meta"):
         schedule = kind()
-    timestep = 7  # any
-    assert schedule.level(timestep).alpha == kind().level(timestep).alpha
+    assert schedule.level(t=7).alpha == kind().level(t=7).alpha
 
 
 # -------------------------------------------------------------------------------------- diffusion

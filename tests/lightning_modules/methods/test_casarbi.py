@@ -43,12 +43,9 @@ ORDERS = ["remainder_last", "remainder_first", "uniform"]
         pytest.param(2, 2000, Stages(10), [20, 200, 2000], id="whole power"),
         pytest.param(10, 15, Stages(2), [15], id="less than a full stage"),
         pytest.param(10, 20, Stages(2), [20], id="one full stage"),
-        pytest.param(10, 10, Stages(2), [], id="same size, no stage"),
     ],
 )
-def test_an_enlargement_has_stages_of_the_fixed_factor_and_a_remainder(
-    side, target, stages, expected
-):
+def test_an_enlargement_has_full_stages_and_a_remainder(side, target, stages, expected):
     """`Stages(fixed, order)`: the factor of a full stage, and where the remainder goes."""
     sizes = stages.sizes((side, side), (target, target))
     assert sizes == [(height, height) for height in expected]
@@ -84,9 +81,7 @@ def test_stages_enlarge_each_side_only_by_its_own_ratio():
     fixed=st.sampled_from([1.5, 2, 3, 4]),
     order=st.sampled_from(ORDERS),
 )
-def test_any_plan_ends_at_the_target_by_stages_of_at_most_the_fixed_factor(
-    h, w, rows, columns, fixed, order
-):
+def test_stages_of_at_most_the_fixed_factor_end_at_the_target(h, w, rows, columns, fixed, order):
     """The network is trained for factors up to the fixed one, and each stage costs its calls."""
     target = (math.floor(h * rows + 0.5), math.floor(w * columns + 0.5))
 

@@ -125,10 +125,8 @@ def with_constant_latent(latent, perceptual, **settings):
 
 
 @pytest.mark.parametrize(("target", "prediction"), [("round_trip", "sample"), ("hr", "residual")])
-def test_the_perceptual_part_compares_decoded_predictions_with_its_target(
-    batch, target, prediction
-):
-    """HR as decoded from its latent, or HR itself; also where the network predicts y - x0.
+def test_the_perceptual_part_compares_decoded_images(batch, target, prediction):
+    """With HR as decoded from its latent, or HR itself; also where the network predicts y - x0.
 
     `make.Distance` is the mean squared error, and the network always predicts the same latent.
     """
@@ -191,8 +189,6 @@ def test_weights_of_another_process_are_warned_about(tmp_path, caplog):
     model.load_weights(run)
     assert "process" not in caplog.text
 
-    with_defaults = ResShift(4.0, SwinUNet(**SMALL), PixelSpace())
-    with_defaults.load_weights(run)
-    assert "space.deviation [1.0], there [0.5]" in caplog.text
-    assert "process.steps 15, there 4" in caplog.text
+    ResShift(4.0, SwinUNet(**SMALL), PixelSpace()).load_weights(run)  # of the default process
+    assert "space.deviation [1.0], there [0.5]; process.steps 15, there 4" in caplog.text
     assert "process.min_noise 0.04, there 0.2" in caplog.text

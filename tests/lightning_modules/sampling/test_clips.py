@@ -77,15 +77,11 @@ def test_captions_are_dropped_with_all_of_their_parts(share):
 
 @pytest.mark.parametrize(
     ("pixels", "frames_of_calls"),
-    [
-        pytest.param(1, [1, 1, 1, 1, 1, 1], id="less than a frame"),
-        pytest.param(2 * 16 * 24, [2, 2, 2], id="two frames"),
-    ],
+    [(1, [1, 1, 1, 1, 1, 1]), (2 * 16 * 24, [2, 2, 2])],
+    ids=["less than a frame", "two frames"],
 )
 @torch.no_grad()
-def test_an_autoencoder_gets_frames_as_images_in_calls_of_limited_pixels(
-    pixels, frames_of_calls, monkeypatch
-):
+def test_an_autoencoder_gets_a_few_frames_at_once(pixels, frames_of_calls, monkeypatch):
     """Two clips of three frames; all six at once might need more memory than there is."""
     monkeypatch.setattr(library, "PIXELS", pixels)  # the most in a call, else 1024 x 1024
     space = KLSpace(small_kl(scaling_factor=0.5))

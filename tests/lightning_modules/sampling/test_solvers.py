@@ -150,9 +150,7 @@ X0 = torch.linspace(-1, 1, 12).view(1, 3, 2, 2)
     ],
 )
 @pytest.mark.parametrize("variance", ["preserving", "exploding"])
-def test_sampling_ends_at_the_sample_that_a_network_predicts_at_every_step(
-    sampler, draws_noise, variance
-):
+def test_sampling_ends_at_the_x0_that_a_network_predicts(sampler, draws_noise, variance):
     """Clamped to `clamp`, if it is set; predictions are from -1 to 1."""
     called = []
 
