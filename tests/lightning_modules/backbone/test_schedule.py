@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import diffusers
 import pytest
@@ -127,7 +126,6 @@ def test_a_chain_of_posteriors_has_the_marginals():
     is 1 and the others are 0.
     """
     process = ResidualShift(steps=15, kappa=2.0)
-    step = partial(residual_shift, kappa=2.0)
     zero = torch.zeros((), dtype=torch.float64)
     one = torch.ones((), dtype=torch.float64)
     x0 = 0.3 * one
@@ -138,9 +136,10 @@ def test_a_chain_of_posteriors_has_the_marginals():
     for t in range(14, -1, -1):
         eta = process.eta(t)
         previous = process.eta(t - 1)
-        factor_of_noise = step(x=zero, x0=zero, start=eta, end=previous, noise=one)
-        factor_of_x = step(x=one, x0=zero, start=eta, end=previous, noise=zero)
-        mean = step(x=mean, x0=x0, start=eta, end=previous, noise=zero)
+        # Arguments: x_t, x0, eta at t and at t - 1.
+        factor_of_noise = residual_shift(zero, zero, eta, previous, kappa=2.0, noise=one)
+        factor_of_x = residual_shift(one, zero, eta, previous, kappa=2.0, noise=zero)
+        mean = residual_shift(mean, x0, eta, previous, kappa=2.0, noise=zero)
         variance = factor_of_x**2 * variance + factor_of_noise**2
         assert_near(mean, x0 + previous * (y - x0), 1e-12)
         assert variance.item() == pytest.approx(2.0**2 * previous, abs=1e-12)
@@ -166,9 +165,7 @@ def test_inputs_are_divided_by_their_deviation_in_latents_or_by_their_range_in_p
 
 def test_sampling_starts_from_the_anchor_with_the_noise_of_the_last_timestep():
     """Of deviation kappa sqrt(eta), where sqrt(eta) is 0.99 at the last timestep."""
-    anchor = 5 * ONES
-    prior = ResidualShift(kappa=2.0).prior(anchor, eps=ONES)
-    assert_close(prior, anchor + 2.0 * 0.99)
+    assert_close(ResidualShift(kappa=2.0).prior(5 * ONES, eps=ONES), 5 * ONES + 2.0 * 0.99)
 
 
 PREDICTIONS = ["sample", "epsilon", "scaled_epsilon", "residual"]

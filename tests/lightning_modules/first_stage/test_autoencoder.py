@@ -53,20 +53,14 @@ def test_all_parts_of_the_autoencoder_get_gradients(kind):
     method.generator_loss(batch())[0].backward()
 
     for name, parameter in method.named_parameters():
-        # The residual decoder ends with zeros, so its other layers wait for the first step. A
-        # codebook has a gradient only for the entries that are nearest to a latent.
-        if "residual" not in name and "quantize" not in name:
+        # The residual decoder ends with zeros, so its other layers wait for the first step.
+        if "residual" not in name:
             assert parameter.grad.any(), name
 
 
-def test_the_loss_is_the_sum_of_its_parts():
-    losses = AutoencoderLosses(
-        l1_weight=2.0,
-        l2_weight=3.0,
-        kl_weight=0.1,
-        perceptual=make.Distance(),
-        perceptual_weight=0.5,
-    )
+def test_the_loss_is_the_weighted_sum_of_l1_l2_divergence_and_perceptual_distance():
+    weights = {"l1_weight": 2.0, "l2_weight": 3.0, "kl_weight": 0.1, "perceptual_weight": 0.5}
+    losses = AutoencoderLosses(**weights, perceptual=make.Distance())
     space = KLSpace(KL)
     method = autoencoder(space, losses)
     torch.manual_seed(1)
@@ -111,13 +105,9 @@ def test_the_latents_of_each_image_get_noise_of_a_level_up_to_latent_noise():
     assert 0.4 < levels.max() < 0.6  # 0.5, and the standard error of a latent's 192 values
 
 
-def adversarial():
-    losses = AutoencoderLosses(adversarial_weight=0.5, adversarial_start=2)
-    return autoencoder(losses=losses, discriminator=PatchGAN(width=8, layers=1))
-
-
 def test_the_adversarial_loss_counts_from_its_start():
-    method = adversarial()
+    losses = AutoencoderLosses(adversarial_weight=0.5, adversarial_start=2)
+    method = autoencoder(losses=losses, discriminator=PatchGAN(width=8, layers=1))
 
     before, _ = method.generator_loss(batch())
     method._trainer.global_step = 2
@@ -129,7 +119,7 @@ def test_the_adversarial_loss_counts_from_its_start():
 
 def test_the_discriminators_loss_is_the_hinge():
     """Means of relu(1 - D(HR)) and relu(1 + D(decoded)), halved."""
-    method = adversarial()
+    method = autoencoder(discriminator=PatchGAN(width=8, layers=1))
     decoded = 1 - images()
 
     loss = method.discriminator_loss((images(), decoded))

@@ -11,15 +11,8 @@ import torch
 from torch.nn import functional
 from torch.testing import assert_close
 
-from lightning_modules.methods.infinity import (
-    Bitwise,
-    Infinity,
-    drawn,
-    drawn_code,
-    sample,
-    self_correction,
-    teacher_forcing,
-)
+from lightning_modules.methods import infinity
+from lightning_modules.methods.infinity import Bitwise, Infinity
 from lightning_modules.networks import bsq
 from lightning_modules.networks.bsq import Scales
 from lightning_modules.networks.infinity import InfinityTransformer, Text, from_official
@@ -46,7 +39,7 @@ def test_bits_are_signs_of_residuals_and_inputs_the_sums_of_previous_codes():
     """Of scale k: the sign of f - C_(k-1), and C_(k-1), both shrunk; C_k adds the scale's code."""
     latent = make.normal(2, BITS, 4, 4)
 
-    forced = teacher_forcing(latent, SCALES)
+    forced = infinity.teacher_forcing(latent, SCALES)
 
     codes_so_far = torch.zeros_like(latent)
     for grid, span in zip(GRIDS, SCALES.spans, strict=True):
@@ -66,10 +59,8 @@ def test_self_correction_flips_a_share_of_the_bits_from_0_to_30_percent():
     """Section 3.4 of Infinity: the transformer learns to correct bits that it drew wrong."""
     torch.manual_seed(0)
 
-    shares = []
-    for _ in range(200):
-        code = self_correction(number=1, residual=POSITIVE)
-        shares.append((code < 0).float().mean().item())
+    codes = [infinity.self_correction(number=1, residual=POSITIVE) for _ in range(200)]
+    shares = [(code < 0).float().mean().item() for code in codes]
 
     assert 0.27 < max(shares) < 0.33
     assert min(shares) < 0.02
@@ -79,7 +70,7 @@ def test_self_correction_flips_a_share_of_the_bits_from_0_to_30_percent():
 @pytest.mark.parametrize(("number", "flips"), [(12, True), (13, False)])
 def test_self_correction_flips_bits_of_the_first_13_scales_alone(number, flips):
     """As many as the published grids have; they count from 0."""
-    code = self_correction(number, residual=POSITIVE)
+    code = infinity.self_correction(number, residual=POSITIVE)
     assert (code < 0).any() == flips
 
 
@@ -94,7 +85,9 @@ def test_the_loss_weighs_the_cross_entropy_of_a_scales_bits_by_one_over_its_side
     loss = model.training_step(batch, 0)
 
     torch.manual_seed(1)  # the same bits are flipped
-    forced = teacher_forcing(model.space.encode(batch["hr"]), SCALES, self_correction)
+    forced = infinity.teacher_forcing(
+        model.space.encode(batch["hr"]), SCALES, infinity.self_correction
+    )
     no_text = Text(model.transformer.no_text[:1].expand(2, 1, -1), torch.ones(2))
     logits = model.transformer(forced.inputs, SCALES, model.transformer.encode_text(no_text))
     losses = functional.cross_entropy(logits.movedim(-1, 1), forced.bits.long(), reduction="none")
@@ -186,7 +179,7 @@ def test_weight_decay_is_for_layers_and_spares_tables_gates_and_scales():
 )
 def test_a_bit_of_probability_three_quarters_is_drawn_by_temperature_and_top_p(how, share):
     logits = torch.tensor([0.0, math.log(3)]).expand(1, 40_000, 1, 2)
-    bits = drawn(logits, make.uniform(1, 40_000, 1), how)
+    bits = infinity.drawn(logits, make.uniform(1, 40_000, 1), how)
     assert bits.mean().item() == pytest.approx(share, abs=0.01)
 
 
@@ -195,7 +188,7 @@ def test_a_bit_of_probability_1_is_drawn_as_1_also_if_the_uniform_number_rounds_
     noise = SimpleNamespace(seeds=[0], normal=lambda shape: torch.full(shape, 9.0))
     logits = torch.tensor([0.0, 100.0]).expand(1, 1, BITS, 2)  # of 0 and 1
 
-    code = drawn_code(logits, noise, grid=(1, 1), patch=1, how=Bitwise(tau=1))
+    code = infinity.drawn_code(logits, noise, grid=(1, 1), patch=1, how=Bitwise(tau=1))
 
     assert (code > 0).all()
 
@@ -203,7 +196,7 @@ def test_a_bit_of_probability_1_is_drawn_as_1_also_if_the_uniform_number_rounds_
 def log_odds(network, codes, text):
     """The logit of 1 less that of 0, of the bits of all scales, in one call given all codes."""
     latent = bsq.total_after(codes)
-    forced = teacher_forcing(latent, SCALES, lambda number, residual: codes[number])
+    forced = infinity.teacher_forcing(latent, SCALES, lambda number, residual: codes[number])
     logits = network(forced.inputs, SCALES, network.encode_text(text))
     return logits[..., 1] - logits[..., 0]
 
@@ -223,7 +216,7 @@ def test_at_temperature_0_sampling_gives_the_likelier_bits_of_teacher_forcing(gu
     how = Bitwise(tau=0, guidance=guidance)
     noise = Noise(torch.tensor([3, 4]))
 
-    codes = sample(network, SCALES, TEXTS if guidance == 1 else both, noise, how)
+    codes = infinity.sample(network, SCALES, TEXTS if guidance == 1 else both, noise, how)
 
     with_text = log_odds(network, codes, TEXTS)
     without = log_odds(network, codes, other)
@@ -243,7 +236,7 @@ def test_sampling_shrinks_the_sum_of_codes_by_next_input_mode(mode, in_torch):
     network.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
 
     how = Bitwise(next_input_mode=mode)
-    codes = sample(network, SCALES, TEXTS, Noise(torch.tensor([3, 4])), how)
+    codes = infinity.sample(network, SCALES, TEXTS, Noise(torch.tensor([3, 4])), how)
 
     first_two = bsq.total_after([codes[0], codes[1], torch.zeros(2, BITS, 4, 4)])
     third_input = functional.interpolate(first_two, GRIDS[2], mode=in_torch)

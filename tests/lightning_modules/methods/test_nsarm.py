@@ -27,9 +27,8 @@ def stage_one(network=None, scale=2, **settings):
     return make.quiet(NSARMStageOne(scale, space(), network or mapper(), **settings))
 
 
-def stage_two(stage=None, network=None, **settings):
-    stage = stage or StageTwo()
-    return make.quiet(NSARM(2, space(), network or mapper(), transformer(), stage, **settings))
+def stage_two(network=None, **settings):
+    return make.quiet(NSARM(2, space(), network or mapper(), transformer(), **settings))
 
 
 def estimate(size=(2, 2)):
@@ -138,7 +137,7 @@ def test_a_mapper_that_is_not_trained_has_no_dropout(batch):
     """Else stage two would learn from the codes of a network that no one samples with."""
     branches = [Branch(width=16, layers=1, heads=2)] * 2
     dropping = Transformation(BITS, (2, 2), GRIDS[:2], branches, dropout=0.9)
-    model = stage_two(StageTwo(train_mapper=False), dropping)
+    model = stage_two(dropping, stage_two=StageTwo(train_mapper=False))
 
     loss = model.training_step(batch, 0)
 
@@ -146,7 +145,7 @@ def test_a_mapper_that_is_not_trained_has_no_dropout(batch):
 
 
 def test_a_mapper_that_is_not_trained_is_in_no_checkpoint():
-    model = stage_two(StageTwo(train_mapper=False))
+    model = stage_two(stage_two=StageTwo(train_mapper=False))
     assert not any(parameter.requires_grad for parameter in model.mapper.parameters())
     assert not any(name.startswith("mapper") for name in model.checkpoint_keys())
 
@@ -202,7 +201,7 @@ def test_small_images_are_cut_back_exactly_at_a_fractional_scale():
 
 def test_the_mapper_may_have_a_rate_of_its_own():
     adam = partial(torch.optim.AdamW, lr=1e-3)
-    model = stage_two(StageTwo(mapper_lr=1e-7), optimizer=adam)
+    model = stage_two(stage_two=StageTwo(mapper_lr=1e-7), optimizer=adam)
 
     rates = {}
     for group in model.configure_optimizers().param_groups:

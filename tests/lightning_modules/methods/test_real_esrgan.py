@@ -97,12 +97,10 @@ def test_a_term_of_the_loss_counts_from_its_start_on_by_its_weight(steps, expect
 
     run = fit(tmp_path, real_esrgan(losses=losses, gan=GAN(start=1)), batches(steps))
 
-    terms = {}
-    for name in ("l1", "adversarial", "late"):
-        if f"train/{name}" in run.logged_metrics:
-            terms[name] = float(run.logged_metrics[f"train/{name}"])
+    logged = {name.removeprefix("train/"): value for name, value in run.logged_metrics.items()}
+    terms = {name: logged[name] for name in ("l1", "adversarial", "late") if name in logged}
     assert terms.keys() == expected
-    assert float(run.logged_metrics["train/loss"]) == pytest.approx(sum(terms.values()))
+    assert logged["loss"] == pytest.approx(sum(terms.values()))
     if "late" in terms:
         assert terms["late"] == pytest.approx(3 * terms["l1"])
 
