@@ -85,9 +85,8 @@ def test_the_loss_weighs_the_cross_entropy_of_a_scales_bits_by_one_over_its_side
     loss = model.training_step(batch, 0)
 
     torch.manual_seed(1)  # the same bits are flipped
-    forced = infinity.teacher_forcing(
-        model.space.encode(batch["hr"]), SCALES, infinity.self_correction
-    )
+    latent = model.space.encode(batch["hr"])
+    forced = infinity.teacher_forcing(latent, SCALES, infinity.self_correction)
     no_text = Text(model.transformer.no_text[:1].expand(2, 1, -1), torch.ones(2))
     logits = model.transformer(forced.inputs, SCALES, model.transformer.encode_text(no_text))
     losses = functional.cross_entropy(logits.movedim(-1, 1), forced.bits.long(), reduction="none")
@@ -221,8 +220,7 @@ def test_at_temperature_0_sampling_gives_the_likelier_bits_of_teacher_forcing(gu
     with_text = log_odds(network, codes, TEXTS)
     without = log_odds(network, codes, other)
     guided = without + guidance * (with_text - without)
-    changed = (guided > 0) != (with_text > 0)
-    assert changed.any() == (guidance > 1)
+    assert ((guided > 0) != (with_text > 0)).any() == (guidance > 1)  # it changes some bits
     for code, span in zip(codes, SCALES.spans, strict=True):
         assert torch.equal(tokens(code > 0), guided[:, span] > 0)
 

@@ -260,7 +260,7 @@ def test_the_loss_and_its_gradient_are_those_of_x0_predicted_from_the_start():
 
 
 def test_latents_of_hr_are_drawn_from_the_encoders_distribution_in_training():
-    """As released, unless `sampling.deterministic` is set, which takes their means."""
+    """Unless `sampling.deterministic` is set, which takes the means."""
     batch = images()
     method = invsr()
     _, judged = method.generator_loss(batch)

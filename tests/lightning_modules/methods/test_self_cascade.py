@@ -101,11 +101,11 @@ def test_no_stage_has_more_than_four_times_the_pixels_of_the_one_before(multiple
     ids=["exploding", "cosine", "linear", "100 steps"],
 )
 def test_k_is_the_first_timestep_with_more_noise_than_in_the_paper(schedule):
-    """The paper's K is 700 of Stable Diffusion's 1000 timesteps, the default schedule.
+    """K, up to which a stage adds noise to its start, is 700 of Stable Diffusion's 1000 timesteps.
 
-    Were K 0.7 of the timesteps of any schedule, pivots would keep more or less than in the paper.
+    Were it 0.7 of the timesteps of any schedule, starts would keep more or less than in the paper.
     """
-    paper = Schedule().level(699).log_snr  # the noisiest timestep below K
+    paper = Schedule().level(699).log_snr  # Stable Diffusion's noisiest timestep below 700
 
     k = cascade(schedule=schedule, sampler=Sampler(steps=10, offset=0)).K
 
@@ -114,12 +114,16 @@ def test_k_is_the_first_timestep_with_more_noise_than_in_the_paper(schedule):
 
 
 def test_k_is_the_share_of_timesteps_that_pivot_strength_sets():
+    """K is the timestep up to which a stage adds noise to the sample that it starts from."""
     method = cascade(schedule=Schedule(steps=100), cascade=Cascade(pivot_strength=0.3))
     assert method.K == 0.3 * 100
 
 
 def test_a_stage_begins_with_the_noise_of_equation_6():
-    """Its standard deviation is sqrt(1 - abar), at the first sampled timestep below K: 681."""
+    """On the enlarged pivot, the sample of the stage before.
+
+    The noise's deviation is sqrt(1 - abar), at the first sampled timestep below K, 700: 681.
+    """
     method = cascade(sampler=FIFTY)
     pivot = make.normal(2, 3, 8, 8)
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000).square()
@@ -305,9 +309,10 @@ def test_with_guidance_each_branch_gets_the_features_of_its_own_text():
     call = calls[-1]
     both = method.denoiser(call.z, call.t, call.condition, *call.more)
     for branch in (slice(0, 2), slice(2, 4)):
-        z, t, condition = call.z[branch], call.t[branch], Condition(text=text[branch])
+        t = call.t[branch]
+        condition = Condition(text=text[branch])
         features = method._features(of_pivot.z[branch], t, condition)
-        alone = method._adapted(method.upsampler, z, t, condition, features)
+        alone = method._adapted(method.upsampler, call.z[branch], t, condition, features)
         assert_near(both[branch], alone, 1e-5)
 
 
@@ -319,9 +324,8 @@ def test_sdxl_gets_the_size_of_the_stage_or_of_the_base(size_condition, side):
 
     The base runs at 8x8 and the stage at 16x16; guidance has two images without and with text.
     """
-    sampler = Sampler(steps=4, guidance=2.0)
     parts = {"denoiser": base(**SDXL), "encoder": Pooled(), "tuning": Tuning(Full)}
-    method = cascade(**parts, sampler=sampler, size_condition=size_condition)
+    method = cascade(**parts, sampler=Sampler(steps=4, guidance=2.0), size_condition=size_condition)
     calls = noted(tuned(method))
 
     generated(method, images())
