@@ -43,6 +43,7 @@ ORDERS = ["remainder_last", "remainder_first", "uniform"]
         pytest.param(2, 2000, Stages(10), [20, 200, 2000], id="whole power"),
         pytest.param(10, 15, Stages(2), [15], id="less than a full stage"),
         pytest.param(10, 20, Stages(2), [20], id="one full stage"),
+        pytest.param(10, 10, Stages(2), [], id="same size, no stage"),
     ],
 )
 def test_an_enlargement_has_full_stages_and_a_remainder(side, target, stages, expected):
@@ -94,8 +95,7 @@ def test_stages_of_at_most_the_fixed_factor_end_at_the_target(h, w, rows, column
             # Rounding to whole pixels changes both sides by up to 0.5.
             assert side <= larger <= fixed * (side + 0.5) + 0.5
     ratio = max(target[0] / h, target[1] / w)
-    fewest_stages = math.ceil(math.log(ratio, fixed))
-    assert len(plan) <= 1 + fewest_stages  # the plan begins with the input
+    assert len(plan) <= 1 + math.ceil(math.log(ratio, fixed))  # the input, and the fewest stages
 
 
 # --------------------------------------------------------------------------------- the equations
