@@ -94,7 +94,7 @@ def t5(tmp_path_factory):
 
 
 def test_t5_gives_features_of_each_token_which_do_not_depend_on_padding(t5):
-    """Three words and one, each with a token for the end; padding would add two to the shorter."""
+    """Three words and one, each with a token for the end; the shorter text is padded by two."""
     encoder = T5(t5)
 
     padded = encoder(["a red car", "car"])

@@ -146,7 +146,7 @@ def test_a_frozen_network_in_bfloat16_takes_and_gives_float32():
 
 
 def test_bfloat16_of_a_network_that_trains_is_refused():
-    """It keeps float32 weights, to which small steps still add, and sets `trainer.precision`."""
+    """Its weights stay in float32, as bfloat16 rounds small steps away."""
     with pytest.raises(ValueError, match=r"trains.*trainer\.precision"):
         Flags(frozen=False, dtype="bfloat16")
 

@@ -195,8 +195,8 @@ def test_the_clean_sample_follows_from_x_t_and_what_is_predicted(prediction):
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_the_loss_is_the_squared_error_and_of_scaled_noise_is_scaled_back(prediction):
-    """Divided by kappa^2 eta, as released, so that errors of all timesteps count alike."""
+def test_the_squared_error_of_scaled_noise_is_divided_by_its_variance_and_no_other(prediction):
+    """By kappa^2 eta, as released, so that errors of all timesteps count alike."""
     process = ResidualShift(steps=4, min_noise=0.2, prediction=prediction)
     x0, anchor, eps, raw = make.normal(4, 4, 3, 2, 2)
     t = torch.arange(4)
