@@ -15,7 +15,8 @@ from lightning_modules.networks.latent_lpips import LatentDistance
 F8 = (128, 256, 512, 512)
 F16 = (128, 256, 512, 512, 512)
 
-# Numbers of parameters and of tensors, and a digest of all names with their shapes.
+# Numbers of parameters and of tensors, and a digest of all names with their shapes: as they were
+# when they had been compared with those of the released files.
 LAYOUTS = {
     "EDSR x2": (partial(lm.EDSR, 2), 1_369_859, 76, "6ad3e4673c396d94"),
     "EDSR x4": (partial(lm.EDSR, 4), 1_517_571, 78, "241091aba1137989"),
@@ -46,6 +47,7 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_a_network_has_the_parameters_and_names_of_its_release(name):
+    """Else the released file cannot be loaded any more."""
     make, *expected = LAYOUTS[name]
     with torch.device("meta"):
         network = make()

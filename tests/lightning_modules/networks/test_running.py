@@ -83,10 +83,10 @@ def outputs(model, x):
 
 @EACH
 @pytest.mark.parametrize("frozen", quick([False, True], False))
-def test_with_checkpointing_layers_run_again_and_give_the_same_bits_and_gradients(kind, frozen):
-    """Those of the input, too, for a frozen network in evaluation mode passes them on."""
-    runs = []
-    calls = []  # of layers, once plain and once with checkpointing
+def test_with_checkpointing_layers_run_again_and_give_equal_outputs_and_gradients(kind, frozen):
+    """A frozen network, in evaluation mode, has a gradient of its input alone."""
+    runs = []  # outputs and gradients, plain and with checkpointing
+    calls = []  # of each layer's call, whether it was with checkpointing
     for checkpointing in (False, True):
         model = network(kind, checkpointing=checkpointing)
         model.requires_grad_(not frozen).train(not frozen)
@@ -147,14 +147,17 @@ def graphs(monkeypatch):
 
 
 def test_training_is_compiled_also_after_outputs_of_many_sizes(graphs):
-    """As of validation, which comes first; torch stops compiling a function after eight sizes."""
+    """As of validation, which comes first; torch stops compiling a function after eight sizes.
+
+    So no more than the first four sizes without gradients are compiled, and four of training.
+    """
     model = OfOneSize()
     with torch.inference_mode():
         for side in range(2, 14):  # twelve
             assert torch.equal(model(torch.ones(side)), torch.ones(side))
-    assert len(graphs) == 4  # the first sizes; later ones run uncompiled
+    assert len(graphs) == 4
 
     model(torch.ones(20)).sum().backward()
     model(torch.ones(20)).sum().backward()
-    assert len(graphs) == 5  # training has its own
+    assert len(graphs) == 4 + 1
     assert model.weight.grad == 40  # twice the sum of 20 ones
