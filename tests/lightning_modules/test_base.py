@@ -189,11 +189,16 @@ PARAMETERS = {
     "tail.bias",
 }
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
-STATE = PARAMETERS | {"seen"}  # a buffer of the model
+STATE = PARAMETERS | {"seen"}  # a buffer of the model itself
 STATE |= {f"net.1.{name}" for name in STATISTICS} | {f"whiten.{name}" for name in STATISTICS}
 
 
 def test_a_checkpoint_holds_parameters_and_buffers_but_nothing_of_the_frozen_part(tmp_path):
+    """Which may be gigabytes, and has its own file. EMA averages what trains: the parameters.
+
+    The model has trained layers, `net` and `tail`, a norm without parameters, `whiten`, `frozen`,
+    and a buffer that is not persistent, `derived`.
+    """
     fit(tmp_path, make.Model(), EMA(decay=0.9)).save_checkpoint(tmp_path / "step.ckpt")
     content = torch.load(tmp_path / "step.ckpt", weights_only=True)
     assert content["state_dict"].keys() == STATE
