@@ -180,14 +180,8 @@ def test_a_part_that_a_subclass_does_not_name_is_frozen_with_a_warning(caplog):
 
 # ------------------------------------------------------------------------------------- checkpoints
 
-PARAMETERS = {
-    "net.0.weight",
-    "net.0.bias",
-    "net.1.weight",
-    "net.1.bias",
-    "tail.weight",
-    "tail.bias",
-}
+PARAMETERS = {"net.0.weight", "net.0.bias", "net.1.weight", "net.1.bias"}
+PARAMETERS |= {"tail.weight", "tail.bias"}
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 STATE = PARAMETERS | {"seen"}  # a buffer of the model itself
 STATE |= {f"net.1.{name}" for name in STATISTICS} | {f"whiten.{name}" for name in STATISTICS}

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 from torch.testing import assert_close
-from torchvision import models
+from torchvision.models.vgg import cfgs, make_layers
 
 from files.weights import fingerprint
 from lightning_modules import LatentDiscriminator, LatentLPIPS, PatchGAN, UNetDiscriminator
@@ -213,13 +213,9 @@ def test_the_file_of_lpips_is_among_a_methods_sources(tmp_path):
 
 @pytest.fixture
 def vgg16():
-    """VGG16's layers with random weights; empty memory for them is faster than torch's own."""
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        features = models.vgg16(weights=None).features
-    features.to_empty(device="cpu")
-    for parameter in features.parameters():
-        nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
-    return features
+    """VGG16's convolutions with random weights."""
+    torch.manual_seed(0)
+    return make_layers(cfgs["D"])
 
 
 @pytest.fixture
