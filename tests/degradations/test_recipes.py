@@ -298,10 +298,9 @@ def test_channel_noise_has_the_drawn_covariance():
 
     for n, family in enumerate(params["family"].tolist()):
         variance = params["level"][n].item() ** 2
-        independent = np.eye(3) * variance
-        grey = np.full((3, 3), variance)
-        correlated = (params["factor"][n] @ params["factor"][n].T).numpy()
-        expected = (independent, grey, correlated)[family]
+        correlated = params["factor"][n] @ params["factor"][n].T
+        # By family: independent, grey and correlated channels.
+        expected = [np.eye(3) * variance, np.full((3, 3), variance), correlated.numpy()][family]
         tolerance = 0.1 * max(expected.max(), 1)  # of 64x64 pixels
         np.testing.assert_allclose(noise[n].cov(), expected, atol=tolerance)
         if family == 2:

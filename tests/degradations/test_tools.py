@@ -136,12 +136,11 @@ def test_a_preview_shows_hr_what_each_stage_makes_of_it_and_lr(folder):
     hr = as_tensor(photograph(64, 64, corner=(512 - 64) // 2))  # the middle
     [step], lr = preview.run(degradation, hr, degradation.params_of(torch.tensor([7]), hr.shape))
     sheet = np.asarray(Image.open("preview.png"))
-    for number, image in enumerate((hr, step.image, lr)):
-        left = preview.GAP + number * (preview.SIDE + preview.GAP)
-        top = 48  # below the heading
-        tile = as_image(image).resize((preview.SIDE, preview.SIDE), Image.Resampling.NEAREST)
-        shown = sheet[top : top + preview.SIDE, left : left + preview.SIDE]
-        np.testing.assert_array_equal(shown, tile)
+    side = preview.SIDE
+    for number, image in enumerate((hr, step.image, lr)):  # side by side, 48 px below the top
+        left = preview.GAP + number * (side + preview.GAP)
+        tile = as_image(image).resize((side, side), Image.Resampling.NEAREST)
+        np.testing.assert_array_equal(sheet[48 : 48 + side, left : left + side], tile)
 
 
 @pytest.mark.parametrize(

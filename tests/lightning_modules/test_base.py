@@ -272,9 +272,7 @@ class Fixed(make.Model):
 
 
 @pytest.mark.parametrize(
-    "shape",
-    [(1, 3, 24, 16), (3, 12, 16)],
-    ids=["rows enlarged by 4", "no dimension of the batch"],
+    "shape", [(1, 3, 24, 16), (3, 12, 16)], ids=["rows enlarged by 4", "no dimension of the batch"]
 )
 def test_an_output_of_another_size_is_refused(shape):
     made = "x".join(map(str, shape))

@@ -232,9 +232,7 @@ def test_the_gan_losses_by_hand(kind, generator, of_real, of_fake):
 def test_maps_of_logits_count_alike_whatever_their_sizes(kind):
     """Else a discriminator of many scales would be judged by its largest map."""
     loss = losses.GAN(kind=kind)
-    small = torch.full((1, 1, 1, 1), -3.0)
-    large = torch.full((1, 1, 3, 3), 1.0)
-    expected = loss.generator(FAKE)  # one map of these two logits
-    assert_close(loss.generator([small, large]), expected)
-    expected = loss.discriminator(FAKE, FAKE)
-    assert_close(loss.discriminator([small, large], [small, large]), expected)
+    # FAKE's two logits on a small and a large map.
+    maps = [torch.full((1, 1, 1, 1), -3.0), torch.full((1, 1, 3, 3), 1.0)]
+    assert_close(loss.generator(maps), loss.generator(FAKE))
+    assert_close(loss.discriminator(maps, maps), loss.discriminator(FAKE, FAKE))

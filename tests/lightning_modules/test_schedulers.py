@@ -90,8 +90,7 @@ def test_a_resumed_schedule_goes_on_where_it_stopped(stop, tmp_path):
     resume(second, first, tmp_path)
 
     expected = released_rates(rate=5e-5, **SETTINGS)
-    after = rates(second, SETTINGS["steps"] - stop)
-    assert before + after == pytest.approx(expected)
+    assert before + rates(second, SETTINGS["steps"] - stop) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

@@ -34,10 +34,10 @@ def test_the_base_generates_at_its_own_size_and_the_upscaler_enlarges():
     sr = method.sample(batch)["sr"]
 
     assert [call.z.shape for call in calls] == [(2, 3, 8, 12)] * 4
-    noise = Noise(with_noise_seeds(batch, method.noise_seed)["seed"])
-    of_base = noise.stream(0)  # apart from the upscaler's
+    seeds = with_noise_seeds(batch, method.noise_seed)["seed"]
+    noise = Noise(seeds).stream(0)  # the base's, apart from the upscaler's
     direct = Direct(1.0, denoiser=base(), sampler=sampler)
-    small = direct.generate(batch | {"size": (8, 12)}, of_base).clamp(0, 1)
+    small = direct.generate(batch | {"size": (8, 12)}, noise).clamp(0, 1)
     assert_close(sr, resize(small, (16, 24)).clamp(0, 1))
 
 

@@ -124,10 +124,8 @@ def test_the_released_mask_separates_columns_of_the_last_row_of_windows_alone():
     assert is_masked[-1].all()
     assert not is_masked[:-1].any()
     last = mask[-1].view(8, 8, 8, 8)  # row and column of a pixel, and of one that it may see
-    wrapped_row = last[0, 3, 7, 0]
-    wrapped_column = last[0, 3, 0, 4]
-    assert wrapped_row == 0
-    assert wrapped_column == -100  # added to a logit: no attention
+    assert last[0, 3, 7, 0] == 0  # a row from the other side of the image
+    assert last[0, 3, 0, 4] == -100  # a column from there; added to a logit: no attention
 
 
 def test_with_a_patch_of_2_the_sides_of_latents_are_divisible_by_twice_as_much():
@@ -294,18 +292,18 @@ def test_the_noise_predictor_computes_the_papers_figure():
 @pytest.mark.parametrize(("scale", "first_level"), [(8, 8), (4, 16), (2, 16), (1, 16)])
 def test_levels_of_a_noise_predictor_are_as_small_at_x1_and_x2_as_at_x4(scale, first_level):
     """LR is larger there: pixels are folded into channels first, as attention would be slow."""
-    lr_side = 64 // scale  # of an output of 64 px, whose latent has 8
     model = small_predictor()
     model.fit_to(scale, factor=8)
     sides = []
     attention = model.encoder.down_blocks[0].attentions[0]
     attention.register_forward_pre_hook(lambda _, args: sides.append(args[0].shape[-1]))
 
-    noise = model.eval()(torch.rand(1, 3, lr_side, lr_side), t=100)
+    lr = torch.rand(1, 3, 64 // scale, 64 // scale)  # of an output of 64 px and a latent of 8
+    noise = model.eval()(lr, t=100)
 
     assert noise.mean.shape == (1, 4, 8, 8)
     assert sides == [first_level]
-    assert model.divisor == lr_side // 8
+    assert model.divisor == 8 // scale
 
 
 def test_a_frozen_noise_predictor_stays_frozen_when_it_is_fitted_to_another_scale():

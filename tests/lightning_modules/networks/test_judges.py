@@ -110,8 +110,7 @@ def test_a_logit_of_patchgan_sees_seventy_pixels():
     images = torch.rand(1, 3, 128, 128, requires_grad=True)
 
     (logits,) = network(images)
-    middle = logits[0, 0, 7, 7]  # so that the border cuts nothing off
-    middle.backward()
+    logits[0, 0, 7, 7].backward()  # in the middle, so that the border cuts nothing off
 
     assert logits.shape == (1, 1, 14, 14)  # 128 / 2^3, less one by each of the last two layers
     rows = images.grad.abs().sum((0, 1, 3)).nonzero().flatten()
@@ -211,37 +210,20 @@ def test_the_file_of_lpips_is_among_a_methods_sources(tmp_path):
     assert sources(method)["perceptual"] == f"distance.pth {fingerprint(state)}"
 
 
-@pytest.fixture
-def vgg16():
-    """VGG16's convolutions with random weights."""
-    torch.manual_seed(0)
-    return make_layers(cfgs["D"])
-
-
-@pytest.fixture
-def from_vgg16(vgg16, tmp_path):
-    """A distance of latents of 32 channels that starts from these weights."""
-    state = {f"features.{name}": tensor for name, tensor in vgg16.state_dict().items()}
-    torch.save({**state, "classifier.0.bias": torch.zeros(9)}, tmp_path / "vgg16.pth")
-    distance = LatentDistance(channels=32)
-    distance.load_state_dict(from_imagenet(tmp_path / "vgg16.pth", channels=32))
-    return distance
-
-
-def test_lpips_of_latents_starts_with_vgg16s_kernel_of_red_for_each_channel(vgg16, from_vgg16):
-    """So the first convolution sees a pattern in any channel as VGG16 sees it in red alone."""
-    pattern = make.normal(6, 6)
-    red = torch.zeros(1, 3, 6, 6)
-    red[:, 0] = pattern
-    for channel in (0, 31):  # the first and the last
-        latent = torch.zeros(1, 32, 6, 6)
-        latent[:, channel] = pattern
-        assert_close(from_vgg16.net.slice1[:2](latent), vgg16[:2](red))
-
-
 @pytest.mark.filterwarnings("ignore::UserWarning")  # torchvision's, of how lpips calls it
-def test_lpips_of_latents_starts_with_the_packages_weights_of_vgg16s_channels(from_vgg16):
+def test_lpips_of_latents_starts_from_vgg16_and_the_packages_weights_of_its_channels(tmp_path):
+    """Each channel of a latent gets VGG16's kernel of red, whatever their number."""
+    vgg16 = make_layers(cfgs["D"])
+    file = {f"features.{name}": tensor for name, tensor in vgg16.state_dict().items()}
+    torch.save({**file, "classifier.0.bias": torch.zeros(9)}, tmp_path / "vgg16.pth")
     package = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False).state_dict()
-    for name, weight in from_vgg16.state_dict().items():
-        if name.startswith("lin"):
-            assert torch.equal(weight, package[name])
+
+    initial = from_imagenet(tmp_path / "vgg16.pth", channels=32)
+
+    LatentDistance(channels=32).load_state_dict(initial)  # refuses other names and shapes
+    red = vgg16[0].weight[:, :1]
+    assert torch.equal(initial["net.slice1.0.weight"], red.expand(-1, 32, -1, -1))
+    assert torch.equal(initial["net.slice1.2.weight"], vgg16[2].weight)  # the second convolution
+    for number in range(5):
+        name = f"lin{number}.model.1.weight"
+        assert torch.equal(initial[name], package[name])

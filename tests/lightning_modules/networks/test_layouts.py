@@ -14,6 +14,7 @@ from lightning_modules.networks.latent_lpips import LatentDistance
 
 F8 = (128, 256, 512, 512)
 F16 = (128, 256, 512, 512, 512)
+COMPACT = partial(lm.SRVGGNetCompact, 4, convolutions=32)
 
 # Numbers of parameters and of tensors, and a digest of all names with their shapes: as they were
 # when they had been compared with those of the released files.
@@ -26,12 +27,7 @@ LAYOUTS = {
     "MSRResNet x4": (partial(lm.MSRResNet, 4), 1_517_571, 74, "c5c607f53155773e"),
     "RRDBNet x4": (partial(lm.RRDBNet, 4), 16_697_987, 702, "9e49b67645e4977b"),
     "RRDBNet x2": (partial(lm.RRDBNet, 2), 16_703_171, 702, "d03cd47cc4efa2bf"),
-    "compact": (
-        partial(lm.SRVGGNetCompact, 4, convolutions=32),
-        1_213_296,
-        101,
-        "2f7dd2a036f75fa5",
-    ),
+    "compact": (COMPACT, 1_213_296, 101, "2f7dd2a036f75fa5"),
     "UNetDiscriminator": (lm.UNetDiscriminator, 4_376_897, 28, "82b052d605429bfc"),
     "LatentDiscriminator": (lm.LatentDiscriminator, 112_082_532, 519, "e8ef2d7fc8ca8f0c"),
     "PatchGAN": (lm.PatchGAN, 2_765_633, 13, "8a1f35a03b2b338e"),

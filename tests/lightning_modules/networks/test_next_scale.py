@@ -90,9 +90,7 @@ def test_with_a_patch_of_2_a_token_is_a_square_of_four_positions():
 
 def test_live_bits_are_counted_as_those_that_take_both_values():
     """Training logs their number: a bit that is the same everywhere carries no information."""
-    first_image = [0, 1, 0]
-    second_image = [1, 1, 0]  # only the first bit differs
-    bits = torch.tensor([first_image, second_image]).view(2, 3, 1, 1)
+    bits = torch.tensor([[0, 1, 0], [1, 1, 0]]).view(2, 3, 1, 1)  # two images differ in the first
     assert bsq.live_bits(bits) == 1
 
 
@@ -154,8 +152,7 @@ def test_positions_are_counted_in_the_grid_of_1m_pixels_whatever_the_budget(budg
 def test_nsarm_predicts_10000_tokens_after_its_first_seven_scales():
     """Those seven, of images of 256 px, come from its transformation network."""
     scales = published(patch=2)
-    side = 8 * scales.latents[6][0]  # of the seventh scale in pixels, eight to a position
-    assert side == 256
+    assert scales.latents[6] == (256 // 8, 256 // 8)  # a position has 8 px
     assert scales.tokens - scales.spans[7].start == 10_000  # 10,521 less 521, as above
 
 

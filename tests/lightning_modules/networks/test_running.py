@@ -22,29 +22,15 @@ from tests.contracts import discovery
 from tests.lightning_modules.next_scale_parts import BITS, GRIDS
 from tests.quick import quick
 
+TEXT_TO_BITS = {"bits": BITS, "text_width": 128, "text_length": 8}
+SWIN = {"size": 32, "swin_width": 16, "heads": 2}
 SIZES = {
-    SwinUNet: {
-        "width": 8,
-        "multipliers": (1, 2),
-        "size": 32,
-        "blocks": 1,
-        "swin_width": 16,
-        "heads": 2,
-    },
+    SwinUNet: SWIN | {"width": 8, "multipliers": (1, 2), "blocks": 1},
     SFTUNet: {"features": 8, "width": 8, "multipliers": (1, 2), "blocks": 1},
     NoisePredictor: {"widths": (32, 64), "layers": 1, "head_width": 16},
-    InfinityTransformer: {
-        "bits": BITS,
-        "depth": 3,
-        "width": 64,
-        "heads": 2,
-        "text_width": 128,
-        "text_length": 8,
-        "drop_path": 0.5,
-    },
+    InfinityTransformer: TEXT_TO_BITS | {"depth": 3, "width": 64, "heads": 2, "drop_path": 0.5},
     LatentDiscriminator: {"widths": (32, 64), "layers": (1, 1), "heads": 4, "text_width": None},
 }
-EACH = pytest.mark.parametrize("kind", SIZES, ids=lambda kind: kind.__name__)
 
 
 def test_every_subclass_of_running_is_tested_here():
@@ -81,7 +67,7 @@ def outputs(model, x):
     return [leaf for leaf in _pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
 
 
-@EACH
+@pytest.mark.parametrize("kind", SIZES, ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("frozen", quick([False, True], False))
 def test_with_checkpointing_layers_run_again_and_give_equal_outputs_and_gradients(kind, frozen):
     """A frozen network, in evaluation mode, has a gradient of its input alone."""
