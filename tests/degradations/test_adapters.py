@@ -55,7 +55,7 @@ def test_a_batched_augmentation_gives_what_single_calls_give(name):
 
 
 @pytest.mark.parametrize("name", ["RandomMotionBlur", "ColorJiggle", "RandomChannelDropout"])
-def test_an_augmentation_with_one_parameter_for_a_whole_batch_is_not_batched(name):
+def test_an_augmentation_with_one_parameter_for_a_whole_batch_cannot_be_batched(name):
     """An image would depend on the others: kornia draws one kernel size or order a call."""
     with pytest.raises(ValueError, match=f"{name} shares a parameter.*set batched to false"):
         KorniaAugmentation(augmentation(name), batched=True)

@@ -271,9 +271,9 @@ def test_a_size_of_tiles_below_the_methods_least_is_refused():
 
 @pytest.mark.parametrize(("scale", "largest"), [(1, 640), (2, 640), (4, 1280 // 4), (12, 4 * 32)])
 def test_default_tiles_are_as_few_and_small_as_cover_a_side_of_700(scale, largest):
-    """They overlap by 32 px, and have at most 640 and an output of 1280, but four overlaps or more.
+    """Of LR: neighbours overlap by 32 px. A tile has at most 640 px, and an output of at most 1280.
 
-    That is where 1280 / 12 would be smaller.
+    But it has at least four overlaps: at x12 128 px instead of 1280 / 12.
     """
     count = math.ceil((700 - 32) / (largest - 32))
     side = math.ceil((700 + (count - 1) * 32) / count)

@@ -46,7 +46,7 @@ def official(network, mask_of):
 @pytest.mark.parametrize("file", ["released", "ours"])
 @torch.no_grad()
 def test_weights_are_loaded_with_the_mask_that_they_were_trained_with(mask, mask_of, file):
-    """ResShift's code masks too few pairs of pixels; weights that learnt so need it as it is.
+    """ResShift's code masks the wrong pairs of pixels; weights that learnt so need the same mask.
 
     Released files contain the mask itself, and ours a mark for the released one.
     """
@@ -291,7 +291,10 @@ def test_the_noise_predictor_computes_the_papers_figure():
 
 @pytest.mark.parametrize(("scale", "first_level"), [(8, 8), (4, 16), (2, 16), (1, 16)])
 def test_levels_of_a_noise_predictor_are_as_small_at_x1_and_x2_as_at_x4(scale, first_level):
-    """LR is larger there: pixels are folded into channels first, as attention would be slow."""
+    """LR is larger there: pixels are folded into channels first, as attention would be slow.
+
+    At x8, LR itself is smaller.
+    """
     model = small_predictor()
     model.fit_to(scale, factor=8)
     sides = []
@@ -327,7 +330,7 @@ def test_a_noise_predictor_folds_squares_of_4x4_lr_pixels_into_channels_at_scale
 
 
 def test_the_log_variance_of_the_noise_is_clamped_to_between_minus_30_and_20():
-    """The bounds of diffusers' DiagonalGaussianDistribution: exp of the first would overflow."""
+    """The bounds of diffusers' DiagonalGaussianDistribution; beyond, a deviation may overflow."""
     model = small_predictor()
     # Of the eight channels the first four are the mean, and the others the log variance.
     model.encoder.conv_out.bias.data[4:6] = torch.tensor([1000.0, -1000.0])

@@ -201,7 +201,7 @@ def test_lpips_as_a_loss_is_frozen_and_gives_gradients(tmp_path):
 
 
 def test_the_file_of_lpips_is_among_a_methods_sources(tmp_path):
-    """By which a checkpoint refuses to be resumed with other frozen weights."""
+    """A checkpoint stores them, and cannot be resumed with other weights of a frozen part."""
     state = small_distance().state_dict()
     torch.save(state, tmp_path / "distance.pth")
     method = nn.Module()

@@ -104,7 +104,7 @@ def test_the_entropy_penalty_is_the_mean_entropy_less_that_of_the_mean():
     The probability follows from the squared distances of u to 1/sqrt(4) and -1/sqrt(4): their
     difference is 4 u / sqrt(4). It is low if each bit is certain, and both values are as frequent.
     """
-    tau = 100  # of BSQ, the only one
+    tau = 100  # a constant of the penalty
     z = torch.randn(3, 4, 5, 5, dtype=torch.float64)
     unit = functional.normalize(z, dim=1).movedim(1, -1).reshape(-1, 4)
     p = torch.sigmoid(-4 * unit * tau / math.sqrt(4))

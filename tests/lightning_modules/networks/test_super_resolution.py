@@ -301,10 +301,10 @@ def test_files_of_the_released_layout_compute_what_spandrel_does(scale, network,
 
 
 @torch.no_grad()
-def test_an_esrgan_file_with_the_names_of_before_basicsr_is_read():
-    """Such as `model.1.sub.0.RDB1.conv1.0.weight`, which many files of users still have."""
-    spandrels = pytest.importorskip("spandrel.architectures.ESRGAN")
-    esrgan = spandrels.ESRGAN(num_filters=8, num_blocks=2, scale=4).eval()
+def test_an_esrgan_file_with_the_names_of_its_first_release_is_read():
+    """Which spandrel's class has, such as `model.1.sub.0.RDB1.conv1.0.weight`."""
+    module = pytest.importorskip("spandrel.architectures.ESRGAN")
+    esrgan = module.ESRGAN(num_filters=8, num_blocks=2, scale=4).eval()
     assert "model.1.sub.0.RDB1.conv1.0.weight" in esrgan.state_dict()
     network = RRDB(4)
     network.load_state_dict(network.official(esrgan.state_dict()))
