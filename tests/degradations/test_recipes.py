@@ -206,7 +206,7 @@ ONCE_A_BATCH = {
 
 @pytest.mark.parametrize("recipe", [RealESRGAN, RealESRGANLight, ResShift])
 def test_faithful_draws_once_a_batch_what_upstream_does(recipe):
-    """And all else for each image, unless the recipe has one value for it at any rate."""
+    """And all else for each image, unless the recipe has only one value for it."""
     shared = set(ONCE_A_BATCH)
     if recipe is ResShift:
         shared |= {"resize2.applied", "noise2.applied"}

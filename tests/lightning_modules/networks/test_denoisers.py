@@ -128,7 +128,7 @@ def test_the_released_mask_separates_columns_of_the_last_row_of_windows_alone():
     assert last[0, 3, 0, 4] == -100  # a column from there; added to a logit: no attention
 
 
-def test_with_a_patch_of_2_the_sides_of_latents_are_divisible_by_twice_as_much():
+def test_with_a_patch_of_2_sides_of_latents_must_be_multiples_of_twice_as_much():
     assert SwinUNet(**SWIN, patch=2).divisor == 2 * SwinUNet(**SWIN).divisor
 
 
