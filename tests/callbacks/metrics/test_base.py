@@ -207,9 +207,7 @@ class Pooled(MeanDifference):
     ],
     ids=["two metrics of one name", "two datasets of one name", "one value for a batch"],
 )
-def test_numbers_that_cannot_be_told_apart_by_name_or_image_are_refused(
-    tmp_path, metrics, names, words
-):
+def test_numbers_not_told_apart_by_name_and_image_are_refused(tmp_path, metrics, names, words):
     datasets = [loader(Images(count=3, name=name)) for name in names]
 
     with pytest.raises(ValueError, match=words):
@@ -295,10 +293,7 @@ def evaluated(folder, metric):
 
 @pytest.mark.parametrize(
     ("make", "name"),
-    [
-        (THEIR_PSNR, "peak_signal_noise_ratio"),
-        (THEIR_SSIM, "structural_similarity_index_measure"),
-    ],
+    [(THEIR_PSNR, "peak_signal_noise_ratio"), (THEIR_SSIM, "structural_similarity_index_measure")],
 )
 def test_a_torchmetrics_number_is_the_mean_of_those_of_each_image(tmp_path, make, name):
     metric = TorchMetric(make)

@@ -173,9 +173,7 @@ def test_niqe_of_baboon_is_the_published_number(data_root, weights_root):
 
 
 @pytest.mark.parametrize(
-    "change",
-    [np.array, halved_and_doubled, through_jpeg],
-    ids=["unchanged", "less detail", "jpeg"],
+    "change", [np.array, halved_and_doubled, through_jpeg], ids=["unchanged", "less detail", "jpeg"]
 )
 @pytest.mark.parametrize("name", ["astronaut", "coffee"])
 def test_niqe_is_that_of_the_paper_in_numpy(pristine, name, change):

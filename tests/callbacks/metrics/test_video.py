@@ -115,11 +115,7 @@ class LikeI3D(nn.Module):
     """A network with the arguments of the usual I3D file."""
 
     def forward(
-        self,
-        x: Tensor,
-        rescale: bool = True,
-        resize: bool = True,
-        return_features: bool = False,
+        self, x: Tensor, rescale: bool = True, resize: bool = True, return_features: bool = False
     ) -> Tensor:
         features = x.mean((3, 4)).flatten(1)
         return features if return_features and not rescale and not resize else features * 0
@@ -198,7 +194,7 @@ def test_a_network_with_the_arguments_of_i3d_is_asked_for_its_features(tmp_path)
 @pytest.mark.parametrize(
     ("weights", "problem"), [(None, "is not given"), ("$NOWHERE/i3d.pt", "is no file")]
 )
-def test_without_a_network_fvd_is_off_and_kvd_of_strict_weights_an_error(
+def test_a_missing_network_turns_fvd_off_or_is_an_error_if_strict(
     tmp_path, caplog, weights, problem
 ):
     metric = FVD(weights)

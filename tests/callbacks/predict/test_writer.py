@@ -463,25 +463,29 @@ def photo(tmp_path):
     return str(path)
 
 
+def count_written(root, photo, model, scale=2, size=None):
+    """Enlarge a photo as a script does; return whether it was written, 1, or skipped, 0."""
+    data = SRDataModule(scale, predict=photo, workers=0, size=size)
+    writer = Writer(str(root / "out"))
+    trainer(root, writer).predict(model, data, return_predictions=False)
+    return writer.written
+
+
 def test_without_a_configuration_an_output_is_made_again_if_scale_size_or_fix_differ(
     tmp_path, photo
 ):
     """From Python there is no configuration: the writer asks the model and the data."""
 
-    def count_written(scale, size=None, fix="none"):
-        data = SRDataModule(scale, predict=photo, workers=0, size=size)
-        model = Bicubic(scale)
-        model.color_fix = fix
-        writer = Writer(str(tmp_path / "out"))
-        trainer(tmp_path, writer).predict(model, data, return_predictions=False)
-        return writer.written
+    fixed = Bicubic(2)
+    fixed.color_fix = "adain"
 
-    assert count_written(scale=4) == 1
-    assert count_written(scale=2) == 1
-    assert count_written(scale=2, size=(9, 9), fix="adain") == 1
-    assert count_written(scale=2, size=(9, 9), fix="adain") == 0
-    scales = [line["scale"] for line in stored(tmp_path / "out")]
-    assert scales == [4, 2, None]  # None where a size was requested
+    assert count_written(tmp_path, photo, Bicubic(4), scale=4) == 1
+    assert count_written(tmp_path, photo, Bicubic(2), scale=2) == 1
+    assert count_written(tmp_path, photo, fixed, scale=2) == 1
+    assert count_written(tmp_path, photo, fixed, size=(9, 9)) == 1
+    assert count_written(tmp_path, photo, fixed, size=(9, 9)) == 0
+    # The last output, of a size, has no scale.
+    assert [line["scale"] for line in stored(tmp_path / "out")] == [4, 2, 2, None]
 
 
 def regression(**arguments):
@@ -500,15 +504,9 @@ def other_weights(tmp_path):
 def test_without_a_configuration_an_output_is_made_again_if_the_weights_differ(
     tmp_path, photo, other_weights
 ):
-    def count_written(model):
-        data = SRDataModule(2, predict=photo, workers=0)
-        writer = Writer(str(tmp_path / "out"))
-        trainer(tmp_path, writer).predict(model, data, return_predictions=False)
-        return writer.written
-
-    assert count_written(regression()) == 1
-    assert count_written(regression(weights=other_weights)) == 1
-    assert count_written(regression(weights=other_weights)) == 0
+    assert count_written(tmp_path, photo, regression()) == 1
+    assert count_written(tmp_path, photo, regression(weights=other_weights)) == 1
+    assert count_written(tmp_path, photo, regression(weights=other_weights)) == 0
 
 
 def test_weights_of_lightnings_ckpt_path_are_refused(tmp_path, photo, other_weights):

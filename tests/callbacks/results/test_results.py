@@ -89,12 +89,8 @@ def test_the_number_of_each_dataset_and_its_bicubic_is_the_mean_over_its_images(
     evaluate(tmp_path, PSNR(control=True), data=[loader(tiny), loader(other)])
 
     numbers = stored(tmp_path)
-    assert [(number.dataset, number.checkpoint) for number in numbers] == [
-        ("tiny", "a.ckpt"),
-        ("other", "a.ckpt"),
-        ("tiny", "bicubic"),
-        ("other", "bicubic"),
-    ]
+    assert [number.dataset for number in numbers] == ["tiny", "other", "tiny", "other"]
+    assert [number.checkpoint for number in numbers] == ["a.ckpt", "a.ckpt", "bicubic", "bicubic"]
     for number in numbers:
         values = [row.value for row in stored_images(tmp_path) if row.number == number.number]
         assert len(values) == number.n
@@ -166,11 +162,9 @@ class Changed(Images):
 
 
 @pytest.mark.parametrize("metric", [PSNR(), SWD(levels=1)], ids=["of images", "of sets"])
-@pytest.mark.parametrize(
-    ("changed", "are_dropped"), [("nothing", False), ("hr", True), ("lr", True)]
-)
-def test_numbers_of_other_images_of_the_same_names_are_dropped(
-    tmp_path, caplog, metric, changed, are_dropped
+@pytest.mark.parametrize(("changed", "dropped"), [("nothing", False), ("hr", True), ("lr", True)])
+def test_numbers_of_other_images_of_one_name_are_dropped(
+    tmp_path, caplog, metric, changed, dropped
 ):
     """If one metric is measured again on changed images, the others' numbers do not belong to it.
 
@@ -180,17 +174,15 @@ def test_numbers_of_other_images_of_the_same_names_are_dropped(
 
     evaluate(tmp_path, metric, data=loader(Changed(changed)))
 
-    kept = {metric.name} if are_dropped else {"psnr", "ssim", "swd"}
+    kept = {metric.name} if dropped else {"psnr", "ssim", "swd"}
     assert {number.metric for number in stored(tmp_path)} == kept
     # SWD, of sets, has no number of an image.
     assert {image.metric for image in stored_images(tmp_path)} == kept - {"swd"}
-    assert ("are replaced: tiny x2" in caplog.text) == are_dropped
+    assert ("are replaced: tiny x2" in caplog.text) == dropped
 
 
-@pytest.mark.parametrize(("content", "is_dropped"), [("same", False), ("other", True)])
-def test_numbers_of_other_weights_of_the_same_name_are_dropped(
-    tmp_path, caplog, content, is_dropped
-):
+@pytest.mark.parametrize(("content", "dropped"), [("same", False), ("other", True)])
+def test_numbers_of_other_weights_of_one_name_are_dropped(tmp_path, caplog, content, dropped):
     """Training on writes other weights into `last.ckpt`; the file's hash tells them apart."""
     file = tmp_path / "last.ckpt"
     model = Trained()
@@ -202,8 +194,8 @@ def test_numbers_of_other_weights_of_the_same_name_are_dropped(
     evaluate(tmp_path, PSNR(), model=model)
 
     metrics = {number.metric for number in stored(tmp_path)}
-    assert metrics == ({"psnr"} if is_dropped else {"psnr", "ssim"})
-    assert ("no longer among the results: ssim on tiny x2" in caplog.text) == is_dropped
+    assert metrics == ({"psnr"} if dropped else {"psnr", "ssim"})
+    assert ("no longer among the results: ssim on tiny x2" in caplog.text) == dropped
 
 
 def test_other_images_at_another_scale_drop_nothing(tmp_path, caplog):
@@ -295,26 +287,24 @@ class Stochastic(Trained):
         return {"sr": (sr + 0.01 * self.noise_seed).clamp(0, 1)}
 
 
-def trainer_of_seeds(folder, count):
-    """A trainer that combines so many evaluations, as `--run.seeds` does."""
+def evaluate_seeds(folder, *evaluations):
+    """Evaluate a model with noise by the seeds of each evaluation, as `--run.seeds` does.
+
+    Yields the PSNR of each seed when its numbers are stored.
+    """
     results = Results()
-    results.repeats = count
-    return trainer(folder, PSNR(control=True), results)
-
-
-def evaluate_seeds(run, seeds):
-    """Evaluate a model with noise by each seed; yield its PSNR."""
+    run = trainer(folder, PSNR(control=True), results)
     model = Stochastic()
-    for seed in seeds:
-        model.set_noise_seed(seed)
-        run.test(model, loader(), verbose=False)
-        yield run.callback_metrics["test/psnr"].double()
+    for seeds in evaluations:
+        results.repeats = len(seeds)
+        for seed in seeds:
+            model.set_noise_seed(seed)
+            run.test(model, loader(), verbose=False)
+            yield run.callback_metrics["test/psnr"].double()
 
 
 def test_the_number_of_several_seeds_is_their_mean_and_deviation(tmp_path):
-    run = trainer_of_seeds(tmp_path, count=3)
-
-    values = torch.stack(list(evaluate_seeds(run, seeds=[4, 5, 6])))
+    values = torch.stack(list(evaluate_seeds(tmp_path, [4, 5, 6])))
 
     number, bicubic = stored(tmp_path)
     assert number.value == pytest.approx(values.mean().item(), rel=1e-6)
@@ -326,19 +316,14 @@ def test_the_number_of_several_seeds_is_their_mean_and_deviation(tmp_path):
 
 def test_each_seed_is_stored_at_once_and_all_are_shown_in_one_table(tmp_path, capsys):
     """An interrupt then loses no seed that has been measured."""
-    run = trainer_of_seeds(tmp_path, count=3)
-
-    seeds = [stored(tmp_path)[0].seeds for _ in evaluate_seeds(run, seeds=[4, 5, 6])]
+    seeds = [stored(tmp_path)[0].seeds for _ in evaluate_seeds(tmp_path, [4, 5, 6])]
 
     assert seeds == [[4], [4, 5], [4, 5, 6]]
     assert capsys.readouterr().out.count("checkpoint") == 1  # a heading of the table
 
 
 def test_another_evaluation_replaces_all_seeds_of_the_one_before(tmp_path):
-    run = trainer_of_seeds(tmp_path, count=2)
-
-    list(evaluate_seeds(run, seeds=[4, 5]))
-    list(evaluate_seeds(run, seeds=[6]))
+    list(evaluate_seeds(tmp_path, [4, 5], [6]))
 
     assert stored(tmp_path)[0].seeds == [6]
 
