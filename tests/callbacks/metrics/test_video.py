@@ -194,9 +194,7 @@ def test_a_network_with_the_arguments_of_i3d_is_asked_for_its_features(tmp_path)
 @pytest.mark.parametrize(
     ("weights", "problem"), [(None, "is not given"), ("$NOWHERE/i3d.pt", "is no file")]
 )
-def test_a_missing_network_turns_fvd_off_or_is_an_error_if_strict(
-    tmp_path, caplog, weights, problem
-):
+def test_without_a_network_fvd_is_off_or_fails_if_strict(tmp_path, caplog, weights, problem):
     metric = FVD(weights)
 
     validate_clips(tmp_path, metric)

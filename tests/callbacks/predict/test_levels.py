@@ -193,14 +193,9 @@ def test_an_output_without_room_on_disk_or_in_memory_is_refused_before_it_is_mad
 # ----------------------------------------------------------------------- What pages show of images
 
 
-@pytest.fixture
-def _small_screen(monkeypatch):
-    monkeypatch.setattr(screen, "SIDE", 20)
-
-
-@pytest.mark.usefixtures("_small_screen")
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_a_reduction_is_the_mean_of_squares_for_any_division_into_strips(dtype):
+def test_a_reduction_is_the_mean_of_squares_for_any_division_into_strips(monkeypatch, dtype):
+    monkeypatch.setattr(screen, "SIDE", 20)  # pixels that a page shows at most
     pixels = random_image(31, 47).astype(dtype)
     reduction = screen.Reduction()
 
@@ -213,8 +208,8 @@ def test_a_reduction_is_the_mean_of_squares_for_any_division_into_strips(dtype):
     assert np.array_equal(reduction.pixels(), squares.mean((1, 3)).round())
 
 
-@pytest.mark.usefixtures("_small_screen")
-def test_a_large_image_is_shown_reduced_with_its_profile(tmp_path):
+def test_a_large_image_is_shown_reduced_with_its_profile(tmp_path, monkeypatch):
+    monkeypatch.setattr(screen, "SIDE", 20)  # pixels that a page shows at most
     source = tmp_path / "photograph.png"
     Image.fromarray(random_image(30, 60)).save(source, icc_profile=rgb_profile())
 

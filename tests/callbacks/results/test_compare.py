@@ -160,7 +160,7 @@ def test_images_whose_pixels_or_degradation_differ_are_left_out(tmp_path, digest
 
 @pytest.mark.parametrize("mean", [{"value": 31.0, "not_finite": 1}, {"value": math.inf}])
 def test_images_of_infinite_psnr_are_left_out_of_both_runs(tmp_path, mean):
-    """The stored mean is that of the other images; version 0.1.0 stored an infinite one."""
+    """A run stores the mean of its finite numbers, 31 say; version 0.1.0 stored an infinite one."""
     a = run(tmp_path / "a", better_by_1_except_image_3(math.inf), mean=mean)
     b = run(tmp_path / "b", noise())
 
@@ -330,12 +330,12 @@ def test_a_column_is_of_the_images_with_a_finite_number_in_all_runs(tmp_path):
     values = np.array([30.0, 31, 32, 33, 34, 35, 36, 20, 20, 10, 38, 39])
     infinite = values - 1
     infinite[7:9] = np.inf
-    of_nine = {"keys": KEYS[:9], "protocol": row().protocol | {"images": 9}}  # as Results has it
+    of_nine = {"keys": KEYS[:9], "protocol": row().protocol | {"images": 9}}  # of 12
 
     cells, _ = table_of(
         run(tmp_path / "full", values),
         run(tmp_path / "nine", values[:9] - 0.5, **of_nine),
-        # The other ten have a mean of 30.8.
+        # Its ten finite numbers have a mean of 30.8.
         run(tmp_path / "infinite", infinite, mean={"value": 30.8, "not_finite": 2}),
     )
 

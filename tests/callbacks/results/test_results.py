@@ -163,9 +163,7 @@ class Changed(Images):
 
 @pytest.mark.parametrize("metric", [PSNR(), SWD(levels=1)], ids=["of images", "of sets"])
 @pytest.mark.parametrize(("changed", "dropped"), [("nothing", False), ("hr", True), ("lr", True)])
-def test_numbers_of_other_images_of_one_name_are_dropped(
-    tmp_path, caplog, metric, changed, dropped
-):
+def test_numbers_of_changed_images_are_dropped(tmp_path, caplog, metric, changed, dropped):
     """If one metric is measured again on changed images, the others' numbers do not belong to it.
 
     They would stand beside it in one table.
@@ -182,7 +180,7 @@ def test_numbers_of_other_images_of_one_name_are_dropped(
 
 
 @pytest.mark.parametrize(("content", "dropped"), [("same", False), ("other", True)])
-def test_numbers_of_other_weights_of_one_name_are_dropped(tmp_path, caplog, content, dropped):
+def test_numbers_of_changed_weights_are_dropped(tmp_path, caplog, content, dropped):
     """Training on writes other weights into `last.ckpt`; the file's hash tells them apart."""
     file = tmp_path / "last.ckpt"
     model = Trained()
