@@ -22,7 +22,7 @@ import callbacks
 from callbacks.evaluation import are_finite
 from callbacks.metrics.base import ImageMetric
 from callbacks.metrics.pixels import PSNR, to_pixels
-from callbacks.metrics.torchmetric import TorchMetric
+from callbacks.metrics.torchmetric import SEED, TorchMetric
 from callbacks.results.files import read_file
 from callbacks.results.results import Results
 from tests.callbacks.tiny import (
@@ -37,7 +37,7 @@ from tests.callbacks.tiny import (
     validate,
 )
 from tests.conftest import REPO
-from tests.make import keys
+from tests.make import keys, uniform
 
 
 class MeanDifference(ImageMetric):
@@ -97,6 +97,8 @@ def test_a_metric_that_writes_into_the_images_does_not_change_another(tmp_path):
 
 
 def test_compute_sees_the_scale_of_its_dataset(tmp_path):
+    """PSNR, for one, cuts off a border that depends on it."""
+
     class Scale(MeanDifference):
         def compute(self, sr, hr, batch):
             return torch.full((len(sr),), self.scale)
@@ -111,6 +113,7 @@ def test_compute_sees_the_scale_of_its_dataset(tmp_path):
 
 
 def test_a_repeated_image_counts_once(tmp_path):
+    """Distributed samplers repeat images, so that each process has equally many."""
     metric = MeanDifference()
     images = Images(count=7)
     padded = DataLoader(images, batch_size=2, sampler=[0, 1, 2, 3, 4, 5, 6, 0], collate_fn=collate)
@@ -410,7 +413,7 @@ def test_a_metric_within_another_is_reset_for_each_image(tmp_path):
 
 
 def test_a_torchmetric_draws_the_same_random_numbers_for_each_image(tmp_path):
-    """Else an image's number would depend on the images before it, and on their process."""
+    """Else its number would depend on what has drawn from the global generator before."""
 
     class Drawn(Half):
         def compute(self):
@@ -418,7 +421,7 @@ def test_a_torchmetric_draws_the_same_random_numbers_for_each_image(tmp_path):
 
     values = evaluated(tmp_path, TorchMetric(Drawn))
 
-    assert len(set(values)) == 1
+    assert values == [uniform(1, seed=SEED).item()] * COUNT
 
 
 def test_the_protocol_of_a_torchmetric_has_its_arguments_and_defaults(tmp_path):

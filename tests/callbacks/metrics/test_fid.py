@@ -241,6 +241,7 @@ class Corners(PatchFID):
 
 
 def test_places_of_crops_depend_on_the_images_key_alone():
+    """Then an output and its HR are cropped at the same places, in each run."""
     images = uniform(3, 3, 310, 320)
     metric = Corners()
 

@@ -246,6 +246,7 @@ def test_of_several_checkpoints_one_is_named_by_a_part_of_its_name(tmp_path):
 
 
 def test_bicubic_is_compared_only_if_it_is_named(tmp_path):
+    """A run has the numbers of bicubic enlargement beside those of its model."""
     a = run(tmp_path / "a", noise(), checkpoint="bicubic")
     run(tmp_path / "a", noise() + 1, checkpoint="c/best.ckpt")
 
