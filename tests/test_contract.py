@@ -34,16 +34,18 @@ def averages_of(method: Model, folder: Path) -> Any:
     return ema.state_dict()
 
 
-@pytest.mark.parametrize("value", [20, "a", None])
+@pytest.mark.parametrize("value", [20, "a", None])  # as settings have them
 def test_attributes_of_free_names_do_not_change_training_with_ema(
     tmp_path: Path, value: object
 ) -> None:
+    """A callback that read one of a user's method would take it for a setting of its own."""
     averages = averages_of(Named(scale=2.0, value=value), tmp_path)
     expected = averages_of(Model(scale=2.0), tmp_path)
     torch.testing.assert_close(averages, expected, rtol=0, atol=0)
 
 
-def test_a_lightning_module_that_is_no_method_of_ours_has_the_defaults_of_method() -> None:
+def test_for_callbacks_a_plain_lightning_module_has_none_of_a_methods_features() -> None:
+    """They may ask any module, such as a user's, for its noise or its tiles."""
     method = method_of(Tiny())
     assert type(method) is Method
     assert method.training_only == ()

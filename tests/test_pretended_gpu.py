@@ -15,8 +15,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.mark.parametrize("marked", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
 def test_the_checks_of_tests_gpu_pass_on_a_pretended_gpu(marked: str) -> None:
-    """They register a device on the CPU as `cuda` (tests/gpu/device.py), for good in that process.
+    """They find waits of the host for a GPU, and tensors on two devices, on machines without one.
 
+    They register a device on the CPU as `cuda` (tests/gpu/device.py), for good in that process.
     Their files are `check_*.py`, which pytest does not collect by itself.
     """
     files = sorted(map(str, (ROOT / "tests" / "gpu").glob("check_*.py")))
@@ -24,7 +25,7 @@ def test_the_checks_of_tests_gpu_pass_on_a_pretended_gpu(marked: str) -> None:
     command += ["-m", marked]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_ADDOPTS": ""}
     for name in [name for name in env if name.startswith("PYTEST_XDIST")]:
-        del env[name]
+        del env[name]  # or it would take itself for a worker of this run
     run = subprocess.run([*command, *files], env=env, cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout[-20000:] + run.stderr[-2000:]
     assert re.search(r"[1-9]\d* passed", run.stdout)

@@ -17,10 +17,11 @@ ROOMS = ("callbacks", "datamodules", "degradations", "lightning_modules")
 
 
 @pytest.mark.parametrize("room", ROOMS)
-def test_each_name_of_a_stub_exists_and_is_the_path_of_its_class(room: str) -> None:
+def test_each_public_name_exists_and_is_the_stored_path_of_its_class(room: str) -> None:
+    """Checkpoints and dumped configurations store it: so files may move within a package."""
     names = re.findall(r"import (\w+) as \1\n", (REPO / room / "__init__.pyi").read_text())
     package = importlib.import_module(room)
-    assert len(names) > 20  # or the pattern would no longer fit
+    assert len(names) > 20  # a room has more; or the pattern does not fit
     assert sorted(package.__all__) == sorted(names)
     for name in names:
         public = getattr(package, name)
@@ -30,7 +31,8 @@ def test_each_name_of_a_stub_exists_and_is_the_path_of_its_class(room: str) -> N
 
 
 @pytest.mark.parametrize("room", ROOMS)
-def test_importing_a_room_imports_none_of_its_modules(room: str) -> None:
+def test_importing_a_package_imports_none_of_its_modules(room: str) -> None:
+    """Each name loads its module when it is used: `--help` need not wait for all of them."""
     code = f"import sys, {room}; print([m for m in sys.modules if m.startswith('{room}.')])"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=REPO, capture_output=True, text=True, check=True

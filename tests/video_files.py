@@ -142,7 +142,7 @@ def read_video(path: Path) -> Content:
     return Content(
         times=[frame.pts * frame.time_base for frame in frames],
         end=(last.pts + last.duration) * last.time_base,
-        means=np.array([_means(frame) for frame in frames]),
+        means=np.array([[plane.mean() for plane in planes_of(frame)] for frame in frames]),
         format=first.format.name,
         size=(first.width, first.height),
         rotation=first.rotation,
@@ -153,10 +153,6 @@ def read_video(path: Path) -> Content:
         tags=tags,
         hdr=[*(extras.mastering or ()), *(extras.light or ())],
     )
-
-
-def _means(frame: av.VideoFrame) -> list[float]:
-    return [float(plane.mean()) for plane in planes_of(frame)]
 
 
 def planes_of(frame: av.VideoFrame) -> list[np.ndarray[Any, Any]]:

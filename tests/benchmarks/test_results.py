@@ -26,17 +26,9 @@ def words_of(file):
     return [word for word in shlex.split(command) if not re.match(r"[A-Z_]+=", word)]
 
 
-def keys_of(value):
-    """All keys of mappings in a mapping or list."""
-    keys = set(value) if isinstance(value, dict) else set()
-    for part in value.values() if isinstance(value, dict) else value:
-        if isinstance(part, dict | list):
-            keys |= keys_of(part)
-    return keys
-
-
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_the_command_of_a_result_is_there_and_takes_its_options(file, accepted, monkeypatch):
+    """So that a reader can repeat the measurement, also after the benchmark has changed."""
     program, *words = words_of(file)
     if program == "make":
         assert f"\n{words[0].rstrip(',')}:" in (REPO / "Makefile").read_text()
@@ -44,12 +36,12 @@ def test_the_command_of_a_result_is_there_and_takes_its_options(file, accepted, 
         package = find_spec(words[1])
         assert package is not None, words[1]
         name = f"{words[1]}.__main__" if package.submodule_search_locations else words[1]
-        only_parse(monkeypatch.setattr)
+        only_parse(monkeypatch.setattr)  # exit with 0 after parsing, instead of measuring
         monkeypatch.setattr(sys, "argv", words[1:])
         with pytest.raises(SystemExit) as ended:
             import_module(name).main()
         assert ended.value.code == 0
-    else:
+    else:  # main.py
         accepted(*words[1:])
 
 
@@ -58,7 +50,9 @@ MEASURED = [file for file in FILES if "-m" in words_of(file) and "photographs" n
 
 @pytest.mark.parametrize("file", MEASURED, ids=lambda file: file.stem)
 def test_the_columns_of_a_result_are_still_written_by_its_module(file):
+    """A renamed column is found by this: no string in the benchmark's source has the old name."""
     module = REPO / words_of(file)[2].replace(".", "/")
+    # Of a package all modules, and what all benchmarks share.
     sources = [*module.glob("*.py")] or [module.with_suffix(".py")]
     written = set()
     for source in (*sources, *(REPO / "benchmarks").glob("*.py")):
@@ -66,6 +60,7 @@ def test_the_columns_of_a_result_are_still_written_by_its_module(file):
             if isinstance(node, ast.Constant):
                 written.add(node.value)
 
-    keys = keys_of(json.loads(file.read_text())["results"])
+    keys = set()
+    json.loads(file.read_text(), object_hook=keys.update)  # called with each mapping in the file
 
     assert {key for key in keys if COLUMN.fullmatch(key)} <= written

@@ -49,6 +49,7 @@ def trainer_of_two(folder, *callbacks, **settings):
 
 @pytest.mark.distributed
 def test_digests_of_images_do_not_depend_on_the_number_of_processes(tmp_path):
+    """By equal digests, runs are known to be measured on the same images."""
     trainer_of_two(tmp_path / "two", PSNR(), Results()).validate(Sharded(), verbose=False)
 
     validate(tmp_path / "one", PSNR(), Results(), data=loader(Images(count=7)))
@@ -103,6 +104,7 @@ def test_metrics_of_two_processes_are_bit_equal_to_those_of_one(ranks, tmp_path)
     first, second = ranks
     of_one = metrics()
     model = Tiny()
+    # Validation within fit uses the averages, in the place of the trained weights.
     model.load_state_dict(first["trained"] | first["ema"]["weights"])
 
     run = validate(tmp_path, *of_one, model=model, data=loader(Images(count=7), batch_size=1))
@@ -127,18 +129,12 @@ class Fails(PSNR):
 
     def __init__(self, method):
         super().__init__()
-        self.method = method
+        setattr(self, method, self.fail)
 
-    def absent(self):
-        self.fail("absent")
-        return ""
-
-    def load(self):
-        self.fail("load")
-
-    def fail(self, method):
-        if method == self.method and dist.get_rank() == 1:
+    def fail(self):
+        if dist.get_rank() == 1:
             raise ArithmeticError("a damaged file")
+        return ""  # as `absent`: nothing is
 
 
 @pytest.mark.distributed
@@ -156,13 +152,16 @@ def test_a_metrics_error_on_one_process_ends_both(tmp_path, method):
 
 
 def test_two_evaluations_at_once_lose_no_results(tmp_path, monkeypatch):
-    """The second one starts when the first has read the files, but not yet written them."""
+    """Each reads the files, adds its numbers and writes all: without a lock, one would be lost.
+
+    The second evaluation starts when the first has read the files, but not yet written them.
+    """
     second_waits = threading.Event()
-    compare_weights = results_files._places_of_other_weights  # called between both
+    compare_weights = results_files._places_of_other_weights  # called between reading and writing
 
     def measure(dataset):
         evaluate(tmp_path, PSNR(), Results(), data=loader(Images(count=2, name=dataset)))
-        second_waits.set()  # or has ended, if it did not wait
+        second_waits.set()  # without a lock it does not wait, but ends
 
     second = threading.Thread(target=measure, args=("b",))
 

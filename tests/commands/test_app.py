@@ -235,6 +235,7 @@ def test_sigterm_ends_the_server_and_its_temporary_folder(tmp_path):
 needs_chromium = pytest.mark.skipif(chromium() is None, reason="needs chromium and chromedriver")
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 @needs_chromium
 def test_stop_ends_one_visitors_work_and_anothers_outlives_a_reload(page, url, photos, tmp_path):
@@ -258,6 +259,7 @@ def test_stop_ends_one_visitors_work_and_anothers_outlives_a_reload(page, url, p
         wait(lambda: second.sees("two_enlarged"))
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 @needs_chromium
 def test_the_page_is_as_wide_as_a_phone_and_loads_nothing_from_elsewhere(url, photos, tmp_path):

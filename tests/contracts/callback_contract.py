@@ -97,9 +97,7 @@ def weights_without_callback(fails=False):
         return fit(folder).lightning_module.state_dict()
 
 
-def assert_equal(actual, expected):
-    """Trees of tensors, bit for bit."""
-    assert_close(actual, expected, rtol=0, atol=0)
+assert_equal = functools.partial(assert_close, rtol=0, atol=0)  # trees of tensors, bit by bit
 
 
 # -------------------------------------------------------------------------------------- callbacks
@@ -126,12 +124,13 @@ class CallbackContract:
         raise NotImplementedError("override the fixture `make`")
 
     def test_arguments_are_typed_and_explained(self, make):
+        """Else the command line could not parse them, or `--help` would not explain them."""
         check_arguments(type(make()))
 
-    def test_uninterrupted_and_resumed_training_end_as_without_it(self, make, tmp_path):
-        """Both with the same state of the callback, which is of plain types."""
+    def test_training_resumed_or_not_gives_the_weights_of_training_without_it(self, make, tmp_path):
+        """A callback watches a run. Its own state must also be the same, resumed or not."""
         checkpoint = tmp_path / "first_epoch.ckpt"
-        torch.manual_seed(0)  # as `fit` does
+        torch.manual_seed(0)  # as `fit` does, so that only the callback's draws would be seen
         with global_generators_untouched():
             uninterrupted = fit(tmp_path / "uninterrupted", make())
         first_epoch = fit(tmp_path / "resumed", make(), max_epochs=1, num_sanity_val_steps=0)
@@ -143,11 +142,13 @@ class CallbackContract:
         for run in (resumed, uninterrupted):
             assert_equal(run.lightning_module.state_dict(), weights_without_callback())
             run.save_checkpoint(tmp_path / "end.ckpt")
-            states.append(torch.load(tmp_path / "end.ckpt", weights_only=True)["callbacks"])
+            saved = torch.load(tmp_path / "end.ckpt", weights_only=True)  # of plain types alone
+            states.append(saved["callbacks"])
         assert_equal(states[0], states[1])
 
     @pytest.mark.parametrize("verb", ["validate", "test", "predict"])
-    def test_outputs_are_left_as_they_are(self, make, tmp_path, verb):
+    def test_outputs_of_the_model_are_not_changed(self, make, tmp_path, verb):
+        """Else callbacks that run after it would measure or write other images."""
         before = Outputs()
         after = Outputs()
         run = trainer(tmp_path, callbacks=[before, make(), after])
@@ -155,7 +156,8 @@ class CallbackContract:
 
         getattr(run, verb)(Regression(2, Convolution), datamodule=data(), **quiet)
 
-        assert before.sr or verb == "predict"  # whose outputs may all be in pieces
+        if verb != "predict":  # there a writer may have all outputs made in pieces
+            assert before.sr
         assert_equal(after.sr, before.sr)
 
     def test_after_an_exception_the_model_has_the_trained_weights(self, make, tmp_path):
@@ -167,13 +169,12 @@ class CallbackContract:
         """Processes that are spawned get a copy."""
         pickle.loads(pickle.dumps(make()))
 
-    def test_a_second_run_with_it_ends_as_the_first(self, make, tmp_path):
+    def test_a_second_run_with_the_same_object_trains_the_same_weights(self, make, tmp_path):
+        """Else what it kept of the first run, such as averages, would leak into the second."""
         callback = make()
-        ends = []
-        for _ in range(2):
-            run = fit(tmp_path, callback, max_epochs=1, num_sanity_val_steps=0)
-            ends.append(run.lightning_module.state_dict())
-        assert_equal(ends[1], ends[0])
+        first = fit(tmp_path, callback, max_epochs=1, num_sanity_val_steps=0)
+        second = fit(tmp_path, callback, max_epochs=1, num_sanity_val_steps=0)
+        assert_equal(second.lightning_module.state_dict(), first.lightning_module.state_dict())
 
 
 # ---------------------------------------------------------------------------------------- metrics
@@ -259,20 +260,22 @@ class MetricContract:
         better = some > more if metric.higher_is_better else some < more
         assert better.all(), f"higher_is_better is {metric.higher_is_better}: {some}, {more}"
 
-    def test_images_and_generators_are_left_alone(self, metric, sr, hr):
+    def test_images_and_global_generators_are_left_alone(self, metric, sr, hr):
+        """Else a validation would change the training after it, or the values of other metrics."""
         before = sr.clone()
         with global_generators_untouched():
             self.values(metric, sr, hr)
         assert torch.equal(hr, photographs())
         assert torch.equal(sr, before)
 
+    # (0, 0) lies in the border that some metrics cut off, (100, 101) does not.
     @pytest.mark.parametrize(
         ("y", "x", "value"), [(0, 0, math.nan), (0, 0, math.inf), (100, 101, -math.inf)]
     )
     def test_a_pixel_that_is_not_finite_makes_its_image_nan(self, metric, sr, hr, y, x, value):
-        """Also in the border that is cut off; the values of other images stay."""
+        """A diverged model must not look well, even if a metric clamps or cuts a border off."""
         before = metric.measure(sr, hr, self.batch(hr))
-        sr[1, 2, y, x] = value
+        sr[1, 2, y, x] = value  # in the second of three images
 
         after = metric.measure(sr, hr, self.batch(hr))
 

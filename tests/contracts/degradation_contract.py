@@ -178,6 +178,7 @@ class StageContract:
         return self.apply(stage, x, self.draw(stage, SEEDS[: len(x)], size))
 
     def test_a_stage_takes_no_scale(self, stage):
+        """Only the degradation knows it; one given to a stage could contradict it."""
         assert "scale" not in inspect.signature(type(stage)).parameters
 
     def test_any_image_becomes_a_finite_one(self, stage):
@@ -191,6 +192,10 @@ class StageContract:
             assert y.isfinite().all(), name
 
     def test_an_image_does_not_depend_on_its_batch(self, stage):
+        """Else training data would change with the batch size or the number of processes.
+
+        Where images come out with differing sizes, those of a batch are padded with 0.
+        """
         x = make_images(16, (32, 32))
         all_params = self.draw(stage, SEEDS, (32, 32))
         together = self.run(stage, x)
@@ -201,14 +206,15 @@ class StageContract:
             y = self.apply(stage, x[images], params)
 
             np.testing.assert_equal(params, of_images(all_params, images))
-            h, w = y.shape[-2:]  # images of differing sizes are padded to the largest of a batch
+            h, w = y.shape[-2:]
             assert_near(y, together[images, :, :h, :w], 1e-5)
             assert not together[images, :, h:].any()
             assert not together[images, :, :, w:].any()
 
     def test_forward_gives_the_same_again_and_changes_no_argument(self, stage):
-        x = make_images(1 if stage.resizes else 3, (32, 32))
-        params = to_device(self.draw(stage, SEEDS[: len(x)], (32, 32)), len(x), CPU)
+        count = 1 if stage.resizes else 3  # a stage that resizes gets one image at a time
+        x = make_images(count, (32, 32))
+        params = to_device(self.draw(stage, SEEDS[:count], (32, 32)), count, CPU)
         x_before = x.clone()
         params_before = as_arrays(params)
 
@@ -222,7 +228,8 @@ class StageContract:
         with global_generators_untouched():
             self.run(stage, make_images(3, (32, 32)))
 
-    def test_recorded_params_and_a_pickled_copy_give_the_same(self, stage):
+    def test_recorded_params_and_a_pickled_copy_give_the_same_image(self, stage):
+        """Params are recorded as JSON, to replay a degradation; workers of a loader get copies."""
         x = make_images(3, (32, 32))
         params = self.draw(stage, SEEDS[:3], (32, 32))
         expected = self.apply(stage, x, params)
@@ -241,6 +248,7 @@ class StageContract:
         assert_near(y, self.run(stage, x), 1e-5)
 
     def test_prepare_keeps_the_drawn_parameters_and_is_idempotent(self, stage):
+        """It adds what `forward` needs, such as a blur's kernels; `forward` may call it again."""
         params = to_device(self.draw(stage, SEEDS[:3], (32, 32)), 3, CPU)
 
         once = stage.prepare(params)
@@ -250,7 +258,8 @@ class StageContract:
         kept = with_names_of(params, once)
         np.testing.assert_equal(as_arrays(kept), as_arrays(params))
 
-    def test_on_a_canvas_that_images_fill_they_are_as_by_forward(self, stage):
+    def test_images_that_fill_a_canvas_come_out_as_from_forward(self, stage):
+        """On a GPU `on_canvas` takes the place of `forward`: both must make the same LR."""
         for size in SIZES:
             x = make_images(4, size)
             with hashed_fields():
@@ -260,8 +269,8 @@ class StageContract:
             assert canvas.sizes.dtype == torch.int64
             check_images(canvas, expected)
 
-    def test_on_a_canvas_images_of_differing_sizes_are_as_by_forward(self, stage):
-        """So they lie on a GPU after a stage that resizes."""
+    def test_images_of_differing_sizes_on_a_canvas_come_out_as_from_forward(self, stage):
+        """After a stage that resizes, each lies in the upper left corner of a tensor for all."""
         sizes = [(40, 48), (33, 27), (17, 48), (40, 21)]
         images = [make_images(1, size) for size in sizes]
         pixels = make_images(4, (40, 48))  # pixels outside an image must not matter
@@ -280,7 +289,8 @@ class StageContract:
         check_images(canvas, expected, f"; {advice}: then images go through forward one by one")
 
     @pytest.mark.gpu
-    def test_runs_on_cuda_with_the_same_params(self, stage):
+    def test_on_a_gpu_it_gives_the_images_of_a_cpu_and_does_not_wait_for_the_gpu(self, stage):
+        """A stage whose `waits` is true may wait."""
         x = make_images(3, (32, 32))
         drawn = self.draw(stage, SEEDS[:3], (32, 32))
         with hashed_fields():
@@ -288,6 +298,7 @@ class StageContract:
         params = stage.prepare(to_device(drawn, 3, torch.device("cuda")))
         there = Canvas.of(x.cuda())
 
+        # "error": torch raises where the host waits for the GPU.
         torch.cuda.set_sync_debug_mode("default" if stage.waits else "error")
         try:
             canvas = stage.on_canvas(there, params)
@@ -311,7 +322,7 @@ class DegradationContract:
     @pytest.mark.parametrize(
         ("scale", "size"), [(1.0, (37, 53)), (2.0, (48, 17)), (3.0, (32, 32)), (3.7, (37, 53))]
     )
-    def test_shape_dtype_and_range(self, make, scale, size):
+    def test_the_lr_is_smaller_by_the_scale_and_of_float32_from_0_to_1(self, make, scale, size):
         degradation = make(scale)
         lr = degradation(make_images(3, size), SEEDS[:3])
         assert lr.shape == (3, 3, round(size[0] / scale), round(size[1] / scale))
@@ -344,12 +355,14 @@ class DegradationContract:
         assert torch.equal(hr, make_images(3, (32, 32)))
 
     def test_autocast_does_not_change_the_lr(self, degradation):
+        """Else a training in bfloat16 would have other data than one in float32."""
         hr = make_images(3, (32, 32))
         lr = degradation(hr, SEEDS[:3])
         with torch.autocast("cpu", torch.bfloat16):
             assert torch.equal(degradation(hr, SEEDS[:3]), lr)
 
-    def test_recorded_params_and_a_pickled_copy_give_the_same(self, degradation):
+    def test_recorded_params_and_a_pickled_copy_give_the_same_lr(self, degradation):
+        """Params are recorded as JSON, to replay a degradation; workers of a loader get copies."""
         hr = make_images(3, (32, 32))
         expected = degradation(hr, SEEDS[:3])
 
@@ -365,21 +378,27 @@ class DegradationContract:
             with pytest.raises(ValueError, match=r"scale is .*data\.init_args\.scale"):
                 make(scale)
 
-    def test_at_another_scale_it_gives_what_one_of_that_scale_gives(self, make, degradation):
-        hr = make_images(2, (32, 32))
-        assert degradation.at(2.0) is degradation
+    def test_a_recipe_of_one_scale_refuses_another(self, degradation):
+        if degradation.any_scale:
+            pytest.skip("it supports any scale")
+        assert degradation.at(2.0) is degradation  # made for scale 2
+        with pytest.raises(ValueError, match=r"supports only its own scale 2, not 3:"):
+            degradation.at(3.0)
+
+    def test_at_gives_the_lr_of_a_recipe_made_for_that_scale(self, make, degradation):
+        """A method for several scales needs LR of each; the recipe, made for 2, stays as it was."""
         if not degradation.any_scale:
-            with pytest.raises(ValueError, match=r"supports only its own scale 2, not 3:"):
-                degradation.at(3.0)
-            return
+            pytest.skip("it supports only its own scale")
+        hr = make_images(2, (32, 32))
+        lr_of_2 = make(2.0)(hr, SEEDS[:2])
+        lr_of_3 = make(3.0)(hr, SEEDS[:2])
 
-        expected = make(2.0)(hr, SEEDS[:2])
-        other = degradation.at(3.0)
+        at_3 = degradation.at(3.0)
 
-        assert other is degradation.at(3.0)  # checked on its first batch, not on each
-        assert torch.equal(other(hr, SEEDS[:2]), make(3.0)(hr, SEEDS[:2]))
-        assert torch.equal(other.at(2.0)(hr, SEEDS[:2]), expected)
-        assert torch.equal(degradation(hr, SEEDS[:2]), expected)
+        assert at_3 is degradation.at(3.0)  # kept: each new one checks its first batch
+        assert torch.equal(at_3(hr, SEEDS[:2]), lr_of_3)
+        assert torch.equal(at_3.at(2.0)(hr, SEEDS[:2]), lr_of_2)
+        assert torch.equal(degradation(hr, SEEDS[:2]), lr_of_2)
 
     @pytest.mark.gpu
     @torch.no_grad()  # compiled by default in training alone, which takes a minute

@@ -74,11 +74,11 @@ def plugins(config):
     return list(config.getoption("plugin", default=None) or [])
 
 
-def parametrize(metafunc, argument, base, package, slow=lambda cls: False):
+def parametrize(metafunc, argument, base, package, slow=()):
     """Run the test once for each class below `base` in `package` and in the plug-ins.
 
-    Does nothing for a test that does not ask for `argument`. Classes of `package` for which `slow`
-    is true are left to slow tests.
+    Does nothing for a test that does not ask for `argument`. Classes of `package` whose names
+    are in `slow` are left to slow tests.
 
     Raises:
         LookupError: `package` holds no such class, so that the test would check nothing.
@@ -88,19 +88,9 @@ def parametrize(metafunc, argument, base, package, slow=lambda cls: False):
     ours = _of_ours(base, package)
     if not ours:
         raise LookupError(f"no concrete {full_name(base)} in the package {package!r}")
-    rows = [pytest.param(cls, marks=pytest.mark.slow if slow(cls) else ()) for cls in ours]
+    rows = [pytest.param(c, marks=pytest.mark.slow if c.__name__ in slow else ()) for c in ours]
     rows += concrete_subclasses(base, *plugins(metafunc.config))
     metafunc.parametrize(argument, rows, ids=full_name)
-
-
-def required_arguments(cls):
-    """Names of the arguments that `cls(...)` cannot do without."""
-    return [
-        name
-        for name, parameter in inspect.signature(cls).parameters.items()
-        if parameter.default is parameter.empty
-        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    ]
 
 
 def made(cls, advice, *arguments):
@@ -111,7 +101,13 @@ def made(cls, advice, *arguments):
         advice: What to do about a class that needs more.
         arguments: What every class of the kind takes first.
     """
-    missing = required_arguments(cls)[len(arguments) :]
+    required = [
+        name
+        for name, parameter in inspect.signature(cls).parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    missing = required[len(arguments) :]
     if missing:
         pytest.fail(
             f"{full_name(cls)} cannot be made without {', '.join(missing)}: give them defaults, "

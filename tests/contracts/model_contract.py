@@ -124,6 +124,7 @@ class ModelContract:
     # ------------------------------------------------------------------------------ arguments
 
     def test_arguments_are_typed_and_explained(self, model):
+        """Else the command line could not parse them, or `--help` would not explain them."""
         check_arguments(type(model))
 
     def test_a_scale_below_1_or_of_no_number_is_refused(self, make):
@@ -131,8 +132,8 @@ class ModelContract:
             with pytest.raises(ValueError, match=r"data\.init_args\.scale"):
                 make(scale)
 
-    def test_only_the_parts_that_it_names_train(self, model):
-        """Also after `train()`, which Lightning's users call."""
+    def test_parts_outside_of_trained_parts_are_frozen_and_stay_in_eval_mode(self, model):
+        """Lightning calls `train()`, by which a frozen batch norm would learn new statistics."""
         model.train()
         for name, part in model.named_children():
             if model.trained_parts is not None and name not in model.trained_parts:
@@ -166,25 +167,28 @@ class ModelContract:
         assert output["sr"].min() >= 0  # NaN fails both
         assert output["sr"].max() <= 1
 
-    def test_a_smaller_output_shows_the_whole_image_and_not_a_corner(self, model, batch):
-        """A method of one scale refuses it, which is as good."""
+    def test_an_output_smaller_than_the_scale_shows_the_whole_image(self, model, batch):
+        """A corner of the output at SCALE would have the right shape, too.
+
+        A method of one scale may refuse another size instead.
+        """
         if not isinstance(model, SuperResolver):
             pytest.skip("it enlarges no image")
         model.color_fix = "none"
-        H = round(1.5 * self.size[0])  # not at SCALE, 2
+        H = round(1.5 * self.size[0])  # where SCALE makes 2 * self.size[0]
         W = round(1.5 * self.size[1])
         try:
             smaller = self.images(model, batch | {"size": (H, W)})
         except ValueError:
             return
         corner = self.images(model, batch)[..., :H, :W]
-        assert (smaller - corner).abs().max() > 1e-3
+        assert (smaller - corner).abs().max() > 1e-3  # more than rounding
 
     def test_an_image_that_could_not_be_read_has_no_output(self, model):
         assert model.predict_step({"key": ["a"], "error": ["a.png: empty"]}, 0) is None
 
-    def test_the_same_batch_gives_the_same_bits_with_and_without_hr(self, model, batch):
-        """It draws from the noise alone, and leaves the batch as it was."""
+    def test_outputs_depend_only_on_the_batch_without_its_hr(self, model, batch):
+        """A look at HR would be cheating; with a global generator no result could be repeated."""
         before = copy_of(batch)
         with global_generators_untouched():
             expected = self.images(model, batch)
@@ -204,7 +208,11 @@ class ModelContract:
         with torch.inference_mode():
             assert torch.equal(self.images(model, batch), expected)
 
-    def test_in_16_bits_it_gives_nearly_the_same(self, model, batch, discrete):
+    def test_in_bfloat16_outputs_are_nearly_those_of_float32(self, model, batch, discrete):
+        """bfloat16 rounds by up to 2^-8 = 0.004: below 0.1 a call of a network.
+
+        Where a bit or a code flips, a part of the image changes: there only the mean is compared.
+        """
         expected, calls = calls_of(lambda: self.images(model, batch))
         with torch.autocast("cpu", torch.bfloat16):
             sr = self.images(model, batch)
@@ -273,7 +281,8 @@ class ModelContract:
             model.on_load_checkpoint({"model": "other.Method", "state_dict": {}})
 
     @pytest.mark.gpu
-    def test_on_a_gpu_it_gives_nearly_the_same(self, model, batch):
+    def test_outputs_of_a_gpu_are_nearly_those_of_a_cpu(self, model, batch):
+        """A GPU convolves in TF32, which rounds by up to 2^-11 = 0.0005: below 0.01 a call."""
         expected, calls = calls_of(lambda: self.images(model, batch))
         there = batch | {"lr": batch["lr"].cuda(), "hr": batch["hr"].cuda()}
         sr = self.images(model.cuda(), there)

@@ -71,7 +71,8 @@ class SetMetricContract:
             alone = metric.features(noisy(images(), level=0.1, seed=0)[i : i + 1], one)
             assert_close(alone[0].double(), together[i], rtol=1e-5, atol=close)
 
-    def test_images_and_generators_are_left_alone(self, metric):
+    def test_images_and_global_generators_are_left_alone(self, metric):
+        """Else a validation would change the training after it, or the values of other metrics."""
         sr = noisy(images())
         before = sr.clone()
         with global_generators_untouched():
@@ -80,6 +81,7 @@ class SetMetricContract:
         assert torch.equal(sr, before)
 
     def test_a_pixel_that_is_not_finite_makes_the_value_of_the_set_nan(self, metric):
+        """A diverged model must not look well, even if a metric clamps its inputs."""
         sr = noisy(images())
         for image, value in enumerate((math.nan, math.inf, -math.inf)):
             sr[image, 1, 0, 0] = value
@@ -88,19 +90,23 @@ class SetMetricContract:
 
         finite = features.flatten(1).isfinite().all(1)
         assert finite.tolist() == [False, False, False, True]
+        # What `summarise` reads of a data set.
         dataset = SimpleNamespace(name="a", scale=2.0, keys=batch()["key"])
         values = dict(zip(dataset.keys, features.numpy(), strict=True))
         records = metric.summarise(dataset, values)
         assert records
         assert all(math.isnan(record["value"]) for record in records)
 
-    def test_more_noise_is_worse(self, metric):
-        sign = -1 if metric.higher_is_better else 1
+    def test_much_noise_is_worse(self, metric):
+        """Than little noise, and than none; four images are too few to tell these two apart."""
         hr = self.features(metric, level=0.0)
-        none = sign * metric.distance(hr, hr)
-        some = sign * metric.distance(self.features(metric, level=0.02), hr)
-        more = sign * metric.distance(self.features(metric, level=0.3), hr)
-        assert max(none, some) < more
+        without = metric.distance(hr, hr)
+        little = metric.distance(self.features(metric, level=0.02), hr)
+        much = metric.distance(self.features(metric, level=0.3), hr)
+        if metric.higher_is_better:
+            assert much < min(without, little)
+        else:
+            assert much > max(without, little)
 
     def test_the_order_of_images_does_not_matter(self, metric):
         hr = self.features(metric, level=0.0)
@@ -109,6 +115,7 @@ class SetMetricContract:
         assert reversed_order == pytest.approx(metric.distances(sr, hr), rel=1e-6)
 
     def test_the_protocol_is_json_and_names_the_implementation(self, make):
+        """It is stored beside the number, and `features_protocol` beside features that are kept."""
         protocol = make().protocol()
         of_features = make().features_protocol()
         assert protocol.get("implementation")

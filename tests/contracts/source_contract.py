@@ -72,6 +72,7 @@ class SourceContract:
         return source
 
     def test_arguments_are_typed_and_explained(self, source):
+        """Else the command line could not parse them, or `--help` would not explain them."""
         check_arguments(type(source))
 
     def test_keys_are_unique_and_make_paths(self, source):
@@ -86,6 +87,10 @@ class SourceContract:
             assert ".." not in key.split("/"), f"{key!r} leads out of the output folder"
 
     def test_groups_have_all_images_and_a_mixture_has_weights_for_all_groups(self, source):
+        """A group is stored together, such as a shard; a mixture draws parts, of some groups each.
+
+        An image in no group, or a part without a weight, would never be trained on.
+        """
         assert all(isinstance(size, int) and size > 0 for size in source.groups)
         assert sum(source.groups) == len(source.keys)
         if source.mixture is not None:
@@ -132,13 +137,15 @@ class SourceContract:
                 assert "lr" not in sample, f"{key} is a pair, whose size must be None"
                 assert tuple(size) == sample["hr"].shape[:2], key
 
-    def test_a_crop_is_a_part_of_the_image(self, source):
+    def test_read_crop_gives_the_same_pixels_as_cropping_the_whole_image(self, source):
+        """Training reads crops alone where it can, and must not see other pixels by that."""
         for index, key in enumerate(source.keys):
             sample = source.read(index)
             if "hr" not in sample or "lr" in sample:
                 continue
             height, width = sample["hr"].shape[:2]
             sample.pop("meta", None)  # of the file
+            # All of it, its lower right corner, and five pixels of one row.
             crops = [(0, 0, height, width), (height - 9, width - 8, 9, 8), (height // 3, 1, 1, 5)]
             for top, left, h, w in crops:
                 crop = source.read_crop(index, top, left, h, w)
@@ -146,13 +153,14 @@ class SourceContract:
                 expected = sample | {"hr": sample["hr"][top : top + h, left : left + w]}
                 assert_same(crop, expected, f"{key}: {h}x{w} at row {top}, column {left}")
 
-    def test_reading_again_gives_the_same_whatever_groups_are_upcoming(self, source):
+    def test_an_image_read_again_is_the_same_whatever_was_announced_and_read_before(self, source):
+        """`upcoming` announces groups, such as shards, to fetch early: only speed may change."""
         last = len(source.keys) - 1
-        first = copy.deepcopy(source.read(last))
+        expected = copy.deepcopy(source.read(last))
         source.read(0).clear()  # a sample is the reader's: he may take things out
         for groups in ([], [len(source.groups) - 1, 0], list(range(len(source.groups)))):
             source.upcoming(groups)
-        assert_same(source.read(last), first)
+        assert_same(source.read(last), expected)
         assert source.read(0)
 
     def test_reading_uses_no_global_generator(self, example):

@@ -24,12 +24,8 @@ EXAMPLES = {
 ALIKE = {"KID", "KIDThumb", "PatchKID", "NIQE", "DISTS", "LPIPS", "SSIM", "SWD", "Flicker", "KVD"}
 
 
-def is_alike(cls):
-    return cls.__name__ in ALIKE
-
-
 def pytest_generate_tests(metafunc):
-    discovery.parametrize(metafunc, "callback_class", Callback, "callbacks", slow=is_alike)
+    discovery.parametrize(metafunc, "callback_class", Callback, "callbacks", slow=ALIKE)
     discovery.parametrize(metafunc, "metric_class", ImageMetric, "callbacks")
 
 

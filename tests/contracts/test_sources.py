@@ -60,10 +60,6 @@ def paired(tmp_path):
     )
 
 
-def photos(tmp_path):
-    return SourceExample(lambda: Photos(["rocket", "coins"]))
-
-
 def shards(tmp_path):
     """Two tars with three images and texts; the first image of the bad ones is cut off."""
     first, second, third = (png(20, 17, seed) for seed in range(3))
@@ -79,35 +75,29 @@ def shards(tmp_path):
     )
 
 
-def around_a_folder(tmp_path, wrap):
-    whole = folder(tmp_path)
-    return SourceExample(
-        lambda: wrap(whole.make()), lambda: wrap(whole.broken()), lambda: wrap(whole.absent())
-    )
+def photos():
+    return Photos(["rocket", "coins"])
 
 
-def crops(tmp_path):
-    return around_a_folder(tmp_path, lambda source: Crops(source, size=16, per_image=2))
+def around_a_folder(wrap):
+    def example(tmp_path):
+        inner = folder(tmp_path)
+        return SourceExample(
+            lambda: wrap(inner.make()), lambda: wrap(inner.broken()), lambda: wrap(inner.absent())
+        )
 
-
-def mix(tmp_path):
-    photographs = Photos(["rocket", "coins"])
-    return around_a_folder(tmp_path, lambda source: Mix({"tree": source, "photos": photographs}))
-
-
-def one_lr(tmp_path):
-    return around_a_folder(tmp_path, lambda source: OneLR(source, (8, 10)))
+    return example
 
 
 # A line for each class of ours: how to make one in an empty folder.
 EXAMPLES = {
-    Crops: crops,
+    Crops: around_a_folder(lambda source: Crops(source, size=16, per_image=2)),
     Folder: folder,
     Inputs: functools.partial(folder, kind=Inputs),
-    Mix: mix,
-    OneLR: one_lr,
+    Mix: around_a_folder(lambda source: Mix({"tree": source, "photos": photos()})),
+    OneLR: around_a_folder(lambda source: OneLR(source, (8, 10))),
     Paired: paired,
-    Photos: photos,
+    Photos: lambda tmp_path: SourceExample(photos),
     Shards: shards,
 }
 

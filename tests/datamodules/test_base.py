@@ -18,7 +18,7 @@ from datamodules.augment import Albumentations
 from datamodules.base import check_crop
 from datamodules.batches import collate
 from datamodules.order.plan import Item
-from datamodules.samples import TrainingImages
+from datamodules.samples import WARNINGS, TrainingImages
 from datamodules.sources.folder import Folder
 from datamodules.sources.mix import Mix
 from degradations.base import cut_size
@@ -74,13 +74,14 @@ def test_a_validation_sample_is_the_same_in_any_batch():
 
 
 def test_the_seed_of_a_validation_sample_follows_from_its_name():
+    """Else a set with an image less would be degraded otherwise."""
     images = random_images(4).samples
     last_three = {name: images[name] for name in list(images)[1:]}
 
     seeds = by_name(evaluation(data_of(val={"a": Memory(images)}), "val"), "hr").keys()
     of_three = by_name(evaluation(data_of(val={"a": Memory(last_three)}), "val"), "hr").keys()
 
-    assert of_three < seeds
+    assert of_three < seeds  # pairs of key and seed: those of the three are among those of the four
     assert len({seed for _, seed in seeds}) == 4
 
 
@@ -193,7 +194,7 @@ def test_unreadable_images_are_replaced_counted_and_told(caplog):
     assert not any("bad" in key for key in keys)
     assert data.tally.unreadable >= 16  # four times each; replacements may be broken, too
     assert caplog.messages[0].startswith("skipped a training image, unreadable (1 so far): /photos")
-    assert len(caplog.messages) == min(data.tally.unreadable, 20)  # then warnings become rare
+    assert len(caplog.messages) == min(data.tally.unreadable, WARNINGS)  # then they become rare
 
 
 # ------------------------------------------------------------------------------------- evaluation
@@ -201,13 +202,15 @@ def test_unreadable_images_are_replaced_counted_and_told(caplog):
 
 @given(st.integers(1, 500), st.integers(1, 8).map(float) | st.floats(1, 8, allow_subnormal=False))
 @settings(max_examples=300, deadline=None)
-def test_images_are_cut_to_the_largest_size_that_fits(side, scale):
+def test_hr_is_cut_to_as_many_whole_lr_pixels_as_fit(side, scale):
+    """At scale 4, HR of 11 pixels becomes 8, which is an LR of 2."""
     cut, _ = cut_size((side, side), scale)
-    lr = int(side / scale + 1e-6)  # the quotient may be just below a whole number
+    lr = int(side / scale + 1e-6)  # as floats, 33 / 2.2 is 14.999999999999998
     assert 0 <= cut <= side
     if lr >= 1:
         assert Bicubic(scale).lr_size((cut, cut)) == (lr, lr)
-        assert side - cut < scale + 0.5  # less than an LR pixel, and rounding
+        # Less than an LR pixel is cut off; at a fractional scale `cut` is rounded.
+        assert side - cut < scale + 0.5
 
 
 def test_a_sources_own_lr_is_used_and_hr_cut_to_the_scale():
@@ -320,7 +323,8 @@ def test_an_image_without_a_caption_has_an_empty_one():
 
 
 def test_degradations_compute_in_float32_under_autocast():
-    mixing_channels = Pipeline(2.0, [ChannelNoise()], quantize=False)  # by matrices
+    # By matrices, which autocast would multiply in bfloat16.
+    mixing_channels = Pipeline(2.0, [ChannelNoise()], quantize=False)
     data = opened(random_images(4), degradation=mixing_channels)
     batch = next(iter(data.train_dataloader()))
 
@@ -355,8 +359,9 @@ def test_a_run_does_not_go_on_with_another_order(change, message):
         changed.load_state_dict(state)
 
 
-def test_what_processes_compare_of_files_is_their_content_too(tmp_path):
-    Image.new("RGB", (32, 32), "black").save(tmp_path / "a.bmp")  # its size is that of any colour
+def test_files_of_equal_names_and_sizes_are_told_apart_by_their_content(tmp_path):
+    """Processes compare `files_seen`, and stop if a node has other images."""
+    Image.new("RGB", (32, 32), "black").save(tmp_path / "a.bmp")  # as many bytes as in any colour
     before = opened(Folder(str(tmp_path)), batch_size=1).files_seen()
 
     Image.new("RGB", (32, 32), "navy").save(tmp_path / "a.bmp")

@@ -26,16 +26,13 @@ def images(sizes, scale=None):
     return Memory(samples, scale=scale)
 
 
-def brighter(hr, seed):
-    return hr + 1
-
-
-def run(row):
+def read_all(row):
+    """Read the images of a row for training, validation or `predict`, with its settings."""
     settings = {"batch_size": 1} | row.get("settings", {})
     if "scales" in settings:
         settings["scales"] = Scales(**settings["scales"])
     if "augment" in settings:
-        settings["augment"] = brighter
+        settings["augment"] = lambda hr, seed: hr
     if "train" in row:
         list(training(data_of(images(row["train"]), **settings)))
     elif "val" in row:
@@ -46,9 +43,13 @@ def run(row):
 
 
 @pytest.mark.parametrize("row", TABLE["data"], ids=lambda row: row["case"])
-def test_data_that_is_refused(row):
+def test_unusable_data_is_refused_with_words_that_name_the_fix(row):
+    """A row is a mistake: sizes of images and settings, such as HR of 30x32 with LR of 10x10.
+
+    All pixels are black, as no refusal depends on them.
+    """
     with pytest.raises(ValueError, match=row["words"]):
-        run(row)
+        read_all(row)
 
 
 @pytest.fixture
@@ -63,7 +64,8 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("row", TABLE["sources"], ids=str)
-def test_sources_that_are_refused(folder, row):
+def test_unusable_sources_are_refused_with_words_that_name_the_fix(folder, row):
+    """A row has a source's class, its arguments and the words; some have members of tars."""
     for name, members in row.get("tars", {}).items():
         write_tar(folder / f"{name}.tar", dict.fromkeys(members, image_bytes(seed=0)))
     source = getattr(datamodules, row["class"])(**row["arguments"])
@@ -79,8 +81,9 @@ def refusal(typed, capsys):
 
 
 @pytest.mark.parametrize("row", TABLE["pack"], ids=lambda row: row["typed"])
-def test_the_packer_refuses_and_writes_nothing(folder, row, capsys, monkeypatch):
-    monkeypatch.setattr(options, "usable_cores", lambda: 0)  # work in this process
+def test_the_packer_refuses_unusable_inputs_and_writes_nothing(folder, row, capsys, monkeypatch):
+    """A row has a command as it is typed, and words of the error."""
+    monkeypatch.setattr(options, "usable_cores", lambda: 0)  # and so without workers
     assert row["words"] in refusal(row["typed"], capsys)
     assert not (folder / "out").exists()
 

@@ -49,6 +49,7 @@ def crops(source, count=40, **settings):
 
 
 def test_a_crop_that_is_read_alone_has_the_pixels_of_the_whole_image():
+    """Of `Sized` images only the crop is decoded, of `Memory` all. `meta` describes the file."""
     samples = {
         "a": {"hr": random_image(20, 40), "text": "a", "meta": {"path": "a"}},
         "b": {"hr": random_image(38, 23), "text": "b", "meta": {"path": "b"}},
@@ -60,7 +61,8 @@ def test_a_crop_that_is_read_alone_has_the_pixels_of_the_whole_image():
 
 @pytest.mark.parametrize("turn", range(8))
 def test_each_orientation_is_that_of_numpy(turn):
-    image = random_image(20, 30)[::-1, ::2]
+    """The bits of its number: 1 flips left and right, 2 top and bottom, 4 then swaps the axes."""
+    image = random_image(20, 30)[::-1, ::2]  # not contiguous, as a crop is not either
     expected = image[:, ::-1] if turn & 1 else image
     expected = expected[::-1] if turn & 2 else expected
     expected = expected.transpose(1, 0, 2) if turn & 4 else expected
@@ -137,10 +139,13 @@ def test_each_unreadable_image_is_tried_once_for_a_place():
 @pytest.mark.parametrize(
     ("samples", "limit", "allowed"), [(1, 0.01, 10), (1, 0.0, 0), (1, 0.5, 500), (5000, 0.01, 50)]
 )
-def test_the_limit_is_a_share_of_the_samples_and_below_a_thousand_of_a_thousand(
+def test_unreadable_images_may_be_a_share_of_the_samples_or_of_the_first_1000(
     samples, limit, allowed
 ):
-    """A share of the first few samples says nothing."""
+    """So 1 % allows 10 at first, and 50 of 5,000. One more stops the run.
+
+    Of fewer than 1,000 samples, a share would be mostly chance.
+    """
     broken = Skipped("train/a", "truncated", "/photos/a.jpg: truncated", planned=True)
     tally = Tally(limit)
     tally.add(samples, skipped=[broken] * allowed)
@@ -165,6 +170,7 @@ def test_a_run_stops_above_the_limit_with_the_list_of_images():
 @given(st.integers(0, 2**63 - 1), st.integers(-50, 50), st.integers(1, 10**6))
 @settings(max_examples=40, deadline=None)
 def test_draws_of_one_sample_are_those_of_a_batch(seed, low, length):
+    """`SampleDraws` is `Draws` for one sample, without the time that arrays of one number take."""
     one = SampleDraws(seed, "crop")
     many = Draws(np.array([seed])).fold("crop")
     for _ in range(3):

@@ -37,14 +37,16 @@ def test_with_a_fixed_side_of_hr_that_of_lr_is_drawn():
 
 
 def test_sides_follow_from_seed_epoch_and_batch():
+    """The array has 20 epochs of 100 batches, one after the other."""
     arbitrary = drawn(Scales(probability=0.0))
     another_seed = drawn(Scales(probability=0.0), seed=1)
     a_tenth_fixed = drawn(Scales(probability=0.1))
     assert (arbitrary == another_seed).all(1).mean() < 0.1  # by chance: HR has 49 to 96 pixels
     # `probability` only decides which are fixed: the others are as without it.
     assert (arbitrary == a_tenth_fixed).all(1).mean() == pytest.approx(0.9, abs=0.03)
-    epoch_0, epoch_1 = arbitrary[:100], arbitrary[100:200]
-    assert (epoch_0[1] != epoch_1[0]).any()  # epoch and batch are not added up
+    batch_1_of_epoch_0 = arbitrary[1]
+    batch_0_of_epoch_1 = arbitrary[100]
+    assert (batch_1_of_epoch_0 != batch_0_of_epoch_1).any()  # as if by 0 + 1 and 1 + 0
 
 
 def test_sides_never_change():
@@ -66,22 +68,20 @@ def sides_of(batches):
     return [(batch["lr"].shape[-1], batch["hr"].shape[-1]) for batch in batches]
 
 
-def test_each_batch_has_the_sides_of_its_number():
-    """Its crops are the upper left of those without scales."""
-    batches = list(training(data_of(random_images(12), SCALES)))
-    crops = list(training(data_of(random_images(12), None)))
-    # 12 images, 3 crops of each, in batches of 4: 9 batches.
-    assert sides_of(batches) == [SCALES.sides(seed=0, epoch=0, batch=n) for n in range(9)]
+def test_scales_cut_hr_to_the_upper_left_of_its_crop():
+    batches = list(training(data_of(random_images(12), scales=SCALES)))
+    crops = list(training(data_of(random_images(12), scales=None)))
     assert len(set(sides_of(batches))) > 4  # they do change
     for batch, whole in zip(batches, crops, strict=True):
         height, width = batch["size"]
         assert torch.equal(batch["hr"], whole["hr"][..., :height, :width])
 
 
-def test_with_whole_a_crop_is_not_cut_but_shrunk_to_the_side():
+def test_scales_with_whole_shrink_hr_instead_of_cutting_it():
+    """For faces, of which a cut would lose parts. Rounded, as files are."""
     scales = Scales(fixed=2, probability=0.5, lr_sides=[4, 6, 8], whole=True)
     batches = list(training(data_of(random_images(12), scales)))
-    crops = list(training(data_of(random_images(12), None)))
+    crops = list(training(data_of(random_images(12), scales=None)))
     assert len({batch["size"] for batch in batches}) > 2
     for batch, whole in zip(batches, crops, strict=True):
         assert torch.equal(batch["hr"], quantize_8bit(resize(whole["hr"], batch["size"])))
@@ -95,8 +95,9 @@ def epoch_from(start):
     return [on_device(data, batch) for batch in data.train_dataloader()]
 
 
-def test_a_resumed_run_draws_the_same_sides():
+def test_a_resumed_run_draws_the_sides_of_its_batches():
     whole = epoch_from(start=0)
     rest = epoch_from(start=5)
+    # 12 images, 3 crops of each, in batches of 4: 9 batches.
     assert sides_of(whole) == [SCALES.sides(seed=0, epoch=1, batch=n) for n in range(9)]
     assert_same(rest, whole[5:])

@@ -55,7 +55,8 @@ def test_a_batched_augmentation_gives_what_single_calls_give(name):
 
 
 @pytest.mark.parametrize("name", ["RandomMotionBlur", "ColorJiggle", "RandomChannelDropout"])
-def test_an_augmentation_that_shares_a_parameter_is_not_batched(name):
+def test_an_augmentation_with_one_parameter_for_a_whole_batch_cannot_be_batched(name):
+    """An image would depend on the others: kornia draws one kernel size or order a call."""
     with pytest.raises(ValueError, match=f"{name} shares a parameter.*set batched to false"):
         KorniaAugmentation(augmentation(name), batched=True)
 
@@ -75,7 +76,8 @@ def test_a_transform_of_albumentations_gets_the_pixels_of_8_bits(albumentations)
     torch.testing.assert_close(inverted, expected, rtol=0, atol=1e-6)
 
 
-def test_dropouts_are_accepted_differ_between_images_and_move_no_pixel(albumentations):
+def test_a_dropout_blackens_other_pixels_of_each_image_and_keeps_the_rest(albumentations):
+    """It has keypoints, as transforms that move pixels have, and is accepted all the same."""
     images = uniform(3, 3, *SIZE)
     stage = Albumentations(albumentations.CoarseDropout(p=1.0))
 

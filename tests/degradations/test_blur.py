@@ -78,17 +78,17 @@ def test_kernels_of_all_families_are_the_formulas():
     ],
     ids=["default", "extreme", "sinc", "motion", "defocus"],
 )
-def test_kernels_sum_to_one_and_at_most_a_hundred_thousandth_is_cut_off(stage):
-    prepared = stage.prepare(drawn(stage, 2000))["convolution"]
+def test_kernels_sum_to_one_and_their_outer_rings_are_cut_off_below_a_hundred_thousandth(stage):
+    """So that an image keeps its brightness, and a wide but faint kernel takes no longer."""
+    convolution = stage.prepare(drawn(stage, 2000))["convolution"]
 
-    kernels = prepared["kernels"]
+    kernels = convolution["kernels"]
     half = kernels.shape[-1] // 2
     axis = torch.arange(-half, half + 1).abs()
-    ring = torch.maximum(axis, axis.view(-1, 1))
-    is_outside = ring > prepared["radius"].view(-1, 1, 1)
+    ring = torch.maximum(axis, axis.view(-1, 1))  # of each pixel around the centre
+    is_cut_off = ring > convolution["radius"].view(-1, 1, 1)
     assert_near(kernels.sum((1, 2)), torch.ones(2000), 1e-5)
-    # Outer rings with less than 1e-5 are dropped; the rest is rounding.
-    assert (kernels.abs() * is_outside).sum((1, 2)).max() < 1.1e-5
+    assert (kernels.abs() * is_cut_off).sum((1, 2)).max() < 1.1e-5  # the .1 for rounding
 
 
 def moments(kernel):
@@ -106,14 +106,16 @@ def f64(value):
 
 
 def test_motion_has_the_moments_of_a_line_whose_light_falls_off():
-    """For a length L and a direction d: d L / 6 and L^2 (3 - d^2) / 36, towards the angle.
+    """In proportion to 1 + d t, for t from -1 to 1 along a line of length L.
 
-    On either axis 1/6 is from the interpolation.
+    The integrals of that give the mean d L / 6 and the variance L^2 (3 - d^2) / 36. Interpolation
+    between pixels adds the mean of f (1 - f), for f from 0 to 1, to each axis: 1/6.
     """
     length = 30.0
     degrees = 37.0
     direction = 0.6
 
+    # Up to 17 px from the centre: half of the length, and what interpolation needs.
     [kernel] = blur.motion(f64(length), f64(degrees), f64(direction), extent=17)
 
     mean, spread = moments(kernel)
@@ -172,7 +174,8 @@ def assert_convolved(result, image, kernel):
 
 @pytest.mark.parametrize("way", ["_by_opencv", "_by_fourier", "_by_rows_and_columns"])
 @pytest.mark.parametrize("size", [(40, 50), (4, 7), (70, 1)])
-def test_each_way_of_convolving_equals_scipys_at_any_size(way, size):
+def test_convolution_by_opencv_by_fourier_and_by_rows_and_columns_equals_scipys(way, size):
+    """Sizes and the kernel decide which is used. They correlate, so the kernel is flipped."""
     image = uniform(1, 3, *size)
     kernel = asymmetric(radius=6)
     if way == "_by_rows_and_columns":
@@ -202,8 +205,8 @@ def test_a_bright_point_becomes_the_kernel(radius, size):
     assert_near(on_canvas, expected, 1e-6)
 
 
-def test_a_kernel_whose_centre_is_0_is_convolved():
-    """By division by the centre, a kernel is found to be a column times a row, or not."""
+def test_an_image_is_convolved_with_a_kernel_whose_centre_is_0():
+    """A kernel is a column times a row if these, divided by its centre, give it: here by 0."""
     image = uniform(1, 3, 20, 30)
     hole = torch.full((3, 3), 1 / 8)
     hole[1, 1] = 0

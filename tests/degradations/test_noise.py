@@ -74,7 +74,10 @@ def test_poisson_counts_of_a_constant_image_have_the_exact_distribution(value):
 @pytest.mark.parametrize("on_canvas", [False, True])
 @pytest.mark.parametrize(("distinct", "levels"), [(1, 1), (3, 4), (64, 64), (65, 128), (129, 256)])
 def test_poisson_levels_are_a_power_of_two_from_the_distinct_values(distinct, levels, on_canvas):
-    """The least power that is not below their number."""
+    """The least power that is not below their number; noise has a variance of value / levels.
+
+    So noisy images are whole numbers of these levels, and not all of twice as coarse ones.
+    """
     image = torch.zeros(1, 3, 80, 50)
     # Of these 12,000 values the stage counts every second one first: those at even places, which
     # are all alike here. So it must go on and count all.
@@ -88,10 +91,9 @@ def test_poisson_levels_are_a_power_of_two_from_the_distinct_values(distinct, le
         else:
             result = FULL(image, params)
 
-    counts = (result * levels).double()
-    assert are_counts(counts, 1e-3)
-    # They are no counts of half as many levels: half of some is not whole.
-    assert levels == 1 or not are_counts(counts / 2, 0.4)
+    assert are_counts((result * levels).double(), tolerance=1e-3)
+    if levels > 1:
+        assert not are_counts((result * levels / 2).double(), tolerance=0.4)
 
 
 def test_poisson_counts_values_inside_the_image_only():

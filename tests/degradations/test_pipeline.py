@@ -202,6 +202,7 @@ def test_an_lr_is_the_same_one_by_one_and_on_a_canvas(stage, before):
 
 
 def test_every_shipped_stage_has_a_method_for_a_canvas_or_is_pixelwise():
+    """Others run image by image, which keeps a GPU waiting."""
     for cls in concrete_subclasses(Stage, "degradations"):
         assert cls.on_canvas is not Stage.on_canvas or cls.pixelwise, cls
 
@@ -234,6 +235,7 @@ def darken_in_place(x):
         (darken_in_place, "images", "Pipeline changed the HR in place"),
         (darken_in_place, "canvas", "Probe changed its images in place"),
     ],
+    ids=["float64", "log of 0", "a column less", "in place", "in place, on a canvas"],
 )
 def test_a_mistake_in_a_stage_of_ones_own_is_named(function, executor, words):
     pipeline = Pipeline(2.0, [Probe(function)], executor=executor)

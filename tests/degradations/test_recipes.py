@@ -105,6 +105,10 @@ ROWS = [(recipe, path) for recipe in RECIPES for path in PAPERS[recipe.__name__]
 
 @pytest.mark.parametrize(("recipe", "path"), ROWS)
 def test_a_parameter_is_drawn_as_in_the_paper(recipe, path):
+    """papers.yaml has a law for each, such as `{uniform: [0.2, 3.0]}` for a deviation of a blur.
+
+    With `where` it holds for the images in which other parameters have these values.
+    """
     params = params_of_many(recipe)
     laws = PAPERS[recipe.__name__][path]
 
@@ -117,12 +121,14 @@ def test_a_parameter_is_drawn_as_in_the_paper(recipe, path):
 
 
 @pytest.mark.parametrize("recipe", [RealESRGAN, ResShift])
-def test_blur_and_noise_of_a_second_order_come_with_its_resize(recipe):
+def test_a_second_order_is_resize_and_noise_and_for_some_images_a_blur(recipe):
+    """An image has all of it or none, as ResShift gives a second order to half of them."""
     params = params_of_many(recipe)
 
     resized = params["resize2"]["applied"]
-    assert not (params["blur2"]["applied"] & ~resized).any()
+    blurred = params["blur2"]["applied"]
     np.testing.assert_array_equal(params["noise2"]["applied"], resized)
+    assert resized[blurred].all()
 
 
 SECOND_ORDER = [recipe for recipe in RECIPES if recipe is not BSRGAN]
@@ -145,7 +151,8 @@ def test_isotropic_kernels_have_one_deviation(recipe):
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_sizes_are_the_factor_of_hr_and_in_a_second_order_of_lr(recipe):
+def test_a_factor_of_resize_is_relative_to_hr_and_that_of_resize2_to_lr(recipe):
+    """As in the released code; sides are rounded down. At x4 LR has a quarter of HR's side."""
     for path in PAPERS[recipe.__name__]:
         if path.endswith(".factor"):
             resize = value_at(params_of_many(recipe), path.removesuffix(".factor"))
@@ -199,6 +206,7 @@ ONCE_A_BATCH = {
 
 @pytest.mark.parametrize("recipe", [RealESRGAN, RealESRGANLight, ResShift])
 def test_faithful_draws_once_a_batch_what_upstream_does(recipe):
+    """And all else for each image, unless the recipe has only one value for it."""
     shared = set(ONCE_A_BATCH)
     if recipe is ResShift:
         shared |= {"resize2.applied", "noise2.applied"}
@@ -208,9 +216,8 @@ def test_faithful_draws_once_a_batch_what_upstream_does(recipe):
 
     for path, values in leaves(batch):
         if np.ndim(values) == 1:  # one number an image
-            varies = len(set(values)) > 1
-            should_vary = len(set(without_faithful[path])) > 1 and path not in shared
-            assert varies == should_vary, path
+            is_constant = path in shared or len(set(without_faithful[path])) == 1
+            assert (len(set(values)) == 1) == is_constant, path
 
 
 def test_faithful_draws_differ_between_batches():
@@ -222,8 +229,11 @@ def test_faithful_draws_differ_between_batches():
     assert len(factors) > 50  # of 99; a tenth of the factors are 1
 
 
-def test_faithful_repeats_the_chroma_of_a_jpeg():
-    """If it were smoothed, LR would have 0.7 of the finest detail in chroma, and the same luma."""
+def test_faithful_jpegs_repeat_subsampled_chroma_instead_of_interpolating_it():
+    """As Real-ESRGAN's code does. So LR has more detail in its colours than other decoders give.
+
+    Interpolation leaves 0.7 of the differences between neighbours in chroma, and all in luma.
+    """
     image = as_tensor(photograph(256, 256, "coffee", corner=0))
     recipe = RealESRGAN(4.0, usm=False, faithful=True)
 
@@ -252,7 +262,8 @@ def test_faithful_repeats_the_chroma_of_a_jpeg():
 def test_bsrgan_shuffles_but_shrinks_before_the_lr():
     order = params_of_many(BSRGAN)["shuffled"]["order"]
 
-    blur, blur2, shrink, to_lr, noise, jpeg = np.argsort(order, axis=1).T  # the place of each
+    places = np.argsort(order, axis=1)  # of the six stages, for each image
+    blur, blur2, shrink, to_lr, noise, jpeg = places.T
     assert (shrink < to_lr).all()
     for place in (blur, blur2, noise, jpeg):
         is_any_of(place, range(6))
@@ -261,7 +272,11 @@ def test_bsrgan_shuffles_but_shrinks_before_the_lr():
 
 
 @pytest.mark.parametrize("divisor", [2, 3])
-def test_sampling_a_gaussian_shifts_nothing(divisor):
+def test_blurring_and_taking_every_nth_pixel_shifts_nothing(divisor):
+    """Else LR would not lie on HR. A ramp stays one: an LR pixel has the value at its centre.
+
+    For an even n no HR pixel lies there, so the Gaussian is shifted by half a pixel.
+    """
     stage = SampleGaussian(float(divisor), sigma=(1.5, 1.5))
     side = 12 * divisor
     ramp = (torch.arange(side) / side).expand(1, 3, side, side)
@@ -282,15 +297,16 @@ def test_channel_noise_has_the_drawn_covariance():
 
     noise = (stage(images, params) - images).flatten(2) * 255
 
-    for n, family in enumerate(params["family"].tolist()):  # independent, grey, correlated
+    for n, family in enumerate(params["family"].tolist()):
         variance = params["level"][n].item() ** 2
         correlated = params["factor"][n] @ params["factor"][n].T
+        # By family: independent, grey and correlated channels.
         expected = [np.eye(3) * variance, np.full((3, 3), variance), correlated.numpy()][family]
         tolerance = 0.1 * max(expected.max(), 1)  # of 64x64 pixels
         np.testing.assert_allclose(noise[n].cov(), expected, atol=tolerance)
         if family == 2:
-            # Eigenvalues are at most the largest level squared, 25^2; then the source takes
-            # absolute values of the entries, which makes them larger.
+            # Eigenvalues are at most the largest level squared, 25^2; then the released code takes
+            # absolute values of the entries: sqrt(3) times at most, and here less than 1.6.
             assert np.linalg.eigvalsh(expected).max() <= 25**2 * 1.6
             assert expected.min() >= -1e-3
 
@@ -358,6 +374,6 @@ def test_a_compiled_canvas_gives_nearly_the_lr_of_a_plain_one():
 
     lr = compiled(hr, torch.arange(4))
 
-    off = (lr - plain(hr, torch.arange(4))).abs()
-    # More than a level is off only where JPEG amplifies roundings that differ.
-    assert (off > 1.02 / 255).float().mean() <= 0.12
+    is_off = (lr - plain(hr, torch.arange(4))).abs() > 1.02 / 255  # more than a level
+    # Only where JPEG amplifies roundings that differ: a block of 8 x 8 may change as a whole.
+    assert is_off.float().mean() <= 0.12

@@ -47,6 +47,7 @@ def test_resample_with_antialiasing_equals_pillow(mode, size):
 @pytest.mark.parametrize(("side", "target"), [(4096, 4095), (4095, 4096), (4093, 1365)])
 @pytest.mark.parametrize("mode", ["area", "bilinear"])
 def test_positions_within_large_sides_are_exact(mode, side, target):
+    """Below 4096, numbers of float32 are 2^-12 apart: weights of such positions are off by that."""
     image = uniform(1, 1, side, 1)
     size = (target, 1)
 
@@ -93,7 +94,8 @@ def test_a_canvas_is_resized_to_the_lr_by_bicubic(size):
 
 
 @pytest.mark.parametrize("divisor", [1.0, 3.7])
-def test_sizes_are_the_drawn_factor_of_a_divided_image_and_at_least_1(divisor):
+def test_sides_are_those_of_hr_over_the_divisor_times_the_factor_and_at_least_1(divisor):
+    """With the scale as the divisor, factors are relative to LR."""
     stage = Resize(divisor=divisor)
     count = 24
     params = stage.draw(Draws(np.arange(count)), torch.Size((count, 3, 50, 3)))
@@ -115,8 +117,10 @@ def test_sizes_are_the_drawn_factor_of_a_divided_image_and_at_least_1(divisor):
         (Resize(p=(0.0, 1.0, 0.0), down=(0.1, 0.3), divisor=3.7), 1.0),
         (Resize(up=(1.0, 2.9), divisor=2.3), 2.9),
     ],
+    ids=["default: up to x1.5", "never enlarged", "up to x2.9"],
 )
 def test_the_canvas_is_large_enough_and_not_much_larger(stage, largest_factor, size):
+    """For results of any factor; a larger one would take time and memory for nothing."""
     params = drawn(stage, 2000, size)
 
     extents = stage.extent(size)

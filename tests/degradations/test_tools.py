@@ -120,23 +120,27 @@ def run(arguments):
     return preview.main(["--config", "recipe.yaml", *arguments.split()])
 
 
-def test_a_preview_logs_the_parameters_and_draws_each_stage(folder, caplog):
+def test_a_preview_logs_the_parameters_of_each_stage(folder, caplog):
     caplog.set_level("INFO")
+    run("photo.png --rows=2 --crop=64 --seed=7 --scale=2")
+    assert "Stage by stage, seed 8" in caplog.text  # the second of two rows, from 7 on
+    assert "1. first: GaussianNoise, levels 25, grey False, 64 x 64 px" in caplog.text
+    assert "LR: 32 x 32 px" in caplog.text
 
-    run("photo.png --draws=3 --rows=2 --crop=64 --seed=7 --scale=2")
-    run("photo.png --draws=3 --rows=2 --crop=64 --seed=7 --scale=2")  # replaces the first sheet
+
+def test_a_preview_shows_hr_what_each_stage_makes_of_it_and_lr(folder):
+    run("photo.png --draws=2 --rows=2")
+    run("photo.png --draws=3 --rows=2 --crop=64 --seed=7 --scale=2")  # replaces the other sheet
 
     degradation = degradation_of([folder / "recipe.yaml"], scale=2.0)
     hr = as_tensor(photograph(64, 64, corner=(512 - 64) // 2))  # the middle
     [step], lr = preview.run(degradation, hr, degradation.params_of(torch.tensor([7]), hr.shape))
     sheet = np.asarray(Image.open("preview.png"))
-    for number, image in enumerate((hr, step.image, lr)):  # as squares of 256 pixels, 16 apart
-        left = 16 + number * (256 + 16)
-        tile = as_image(image).resize((256, 256), Image.Resampling.NEAREST)
-        np.testing.assert_array_equal(sheet[48 : 48 + 256, left : left + 256], tile)
-    assert "Stage by stage, seed 8" in caplog.text  # the second of two rows, from 7 on
-    assert "1. first: GaussianNoise, levels 25, grey False, 64 x 64 px" in caplog.text
-    assert "LR: 32 x 32 px" in caplog.text
+    side = preview.SIDE
+    for number, image in enumerate((hr, step.image, lr)):  # side by side, 48 px below the top
+        left = preview.GAP + number * (side + preview.GAP)
+        tile = as_image(image).resize((side, side), Image.Resampling.NEAREST)
+        np.testing.assert_array_equal(sheet[48 : 48 + side, left : left + side], tile)
 
 
 @pytest.mark.parametrize(
@@ -190,16 +194,17 @@ def test_the_previewed_steps_are_those_that_the_degradation_makes(seed):
     assert torch.equal(Bicubic(2.0)(last, torch.tensor([0])), lr)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_the_steps_of_a_mixture_are_those_of_the_chosen_recipe(seed):
+# Each seed draws the recipe of its number; bicubic has no stages.
+@pytest.mark.parametrize(("seed", "has_steps"), [(0, False), (1, True)], ids=["bicubic", "own"])
+def test_the_previewed_steps_of_a_mixture_are_those_of_the_drawn_recipe(seed, has_steps):
     hr = uniform(1, 3, 24, 20)
     mixture = Mixture(2.0, {"bicubic": Bicubic, "own": nested})
     params = mixture.params_of(torch.tensor([seed]), hr.shape)
 
     steps, _ = preview.run(mixture, hr, params)
 
-    assert params["which"][0] == seed  # the seed 0 draws bicubic, which has no steps
-    assert bool(steps) == (seed == 1)
+    assert params["which"][0] == seed
+    assert bool(steps) == has_steps
     assert all(step.name.startswith("own / ") for step in steps)
 
 

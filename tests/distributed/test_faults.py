@@ -174,7 +174,28 @@ def assert_each_epoch_has_all_crops_of_each_image(batches):
         assert set(epoch.values()) == {CROPS}
 
 
+def write_report(rounds, minutes):
+    """Write what `make test-faults` publishes."""
+    done = steps_of(rounds.net.folder / "harmed", rank=0)
+    report = {
+        "command": "make test-faults",
+        "commit": commit(),
+        "machine": machine(),
+        "seed": SEED,
+        "results": {
+            "steps": STEPS,
+            "steps done by the first process, repeated ones included": len(done),
+            "bit-equal to the undisturbed run": True,
+            "global batches equal": True,
+            "rounds": rounds.rounds,
+            "minutes": minutes,
+        },
+    }
+    Path(os.environ["ENLARGER_FAULTS"]).write_text(json.dumps(report, indent=2) + "\n")
+
+
 def test_a_run_through_losses_of_power_and_all_other_faults_equals_one_without(net):
+    """Started again after each fault, it ends with the same bits, and saw the same crops."""
     rounds = Rounds(net)
     began = time.monotonic()
     rounds.note("none", rounds.start("whole"), [0, 0])
@@ -190,21 +211,4 @@ def test_a_run_through_losses_of_power_and_all_other_faults_equals_one_without(n
     assert global_batches(net.folder / "harmed") == whole
     assert_each_epoch_has_all_crops_of_each_image(whole)
     if "ENLARGER_FAULTS" in os.environ:
-        results = {
-            "steps": STEPS,
-            "steps done by the first process, repeated ones included": len(
-                steps_of(net.folder / "harmed", 0)
-            ),
-            "bit-equal to the undisturbed run": True,
-            "global batches equal": True,
-            "rounds": rounds.rounds,
-            "minutes": round((time.monotonic() - began) / 60, 1),
-        }
-        report = {
-            "command": "make test-faults",
-            "commit": commit(),
-            "machine": machine(),
-            "seed": SEED,
-            "results": results,
-        }
-        Path(os.environ["ENLARGER_FAULTS"]).write_text(json.dumps(report, indent=2) + "\n")
+        write_report(rounds, minutes=round((time.monotonic() - began) / 60, 1))

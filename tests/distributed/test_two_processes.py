@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 from lightning.pytorch import Callback
 from torch.nn import functional
 
@@ -21,6 +20,7 @@ from lightning_modules.base import SuperResolver
 from tests.conftest import REPO
 from tests.distributed.processes import LIMIT, ends, srun_tasks, start, succeeds
 from tests.distributed.records import global_batches, images_of, newest, steps_of
+from tests.make import assert_near
 
 pytestmark = pytest.mark.distributed
 FIT = "fit --config tiny.yaml"
@@ -54,10 +54,6 @@ def test_a_run_on_two_four_and_one_process_has_the_batches_and_weights_of_one(ti
         assert_near(images_of(Path("moved"), step), images_of(Path("one"), step), 1e-5)
     weights = newest(Path("runs/moved"))["state_dict"]
     assert_near(weights, newest(Path("runs/one"))["state_dict"], 1e-5)
-
-
-def assert_near(value, expected, within):
-    torch.testing.assert_close(value, expected, rtol=0, atol=within)
 
 
 @pytest.mark.slow
@@ -112,10 +108,12 @@ def output_of(tasks, status):
         (f"{FIT} --model {OWN}.Reads --trainer.strategy fsdp", "attribute `called`"),
         (f"{FIT} --model {OWN}.Plain --trainer.strategy ddp", "ddp_find_unused_parameters_true"),
     ],
+    ids=["no data", "too little data", "FSDP refuses the model", "DDP refuses the model"],
 )
 def test_an_error_of_a_command_is_printed_once_and_ends_both_processes(tiny, typed, words):
+    """Else both would print it, or one would wait half an hour for the other."""
     no_metrics = "--trainer.callbacks [] --data.val null"  # FSDP refuses EMA
-    output = output_of(srun_tasks(f"{typed} {no_metrics}"), status=2)
+    output = output_of(srun_tasks(f"{typed} {no_metrics}"), status=2)  # a mistake of the user
     assert output.count(words) == 1
 
 
@@ -138,20 +136,24 @@ def test_an_option_that_differs_between_two_nodes_is_named(tiny):
 
 @pytest.mark.slow
 def test_a_port_in_use_ends_both_processes(tiny):
-    """The second process has the pipe of the first: its output ends when both have ended."""
+    """The first starts the second, which inherits its pipe: output ends when both have ended.
+
+    SLURM starts a job again that ends with EX_TEMPFAIL, as docs/train.sbatch asks it to.
+    """
     with socket.create_server(("", 0)) as taken:
         port = taken.getsockname()[1]
         first = start(f"{FIT} --trainer.devices 2", MASTER_PORT=str(port))
-        output = output_of([first], status=75)
+        output = output_of([first], status=os.EX_TEMPFAIL)
     assert output.endswith(f"error: port {port} is in use: set MASTER_PORT\n")
 
 
 @pytest.mark.slow
 def test_a_process_that_never_starts_ends_the_other(tiny):
+    """After `wait_minutes`, 3 s here; SLURM would let it wait to the end of the job's time."""
     alone, other = srun_tasks(f"{FIT} {TWO_NODES} --run.wait_minutes 0.05", nodes=2)
     other.kill()
-    output_of([alone], status=75)  # EX_TEMPFAIL
-    assert not Path("runs/tiny/checkpoints").exists()
+    output_of([alone], status=os.EX_TEMPFAIL)
+    assert not Path("runs/tiny/checkpoints").exists()  # it has not trained alone
 
 
 # ------------------------------------------------------------------------- losses and signals
@@ -180,16 +182,20 @@ class Leaves(Callback):
             raise ValueError("no more")
 
 
+LOST = "another process, or the network to it, is lost .*: start the same command"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("way", "expected", "reason"),
     [
-        ("stops", 75, "another process, or the network to it, is lost .*: start the same command"),
-        ("raises", 1, "no more"),
+        ("stops", os.EX_TEMPFAIL, LOST),
+        ("raises", 1, "no more"),  # 1: as Python for any exception
         ("raises at the end", 1, "no more"),
     ],
 )
 def test_a_process_that_stops_taking_part_ends_the_other(tiny, way, expected, reason):
+    """Which says why: it would wait in a collective, and at last print torch's traceback alone."""
     leaves = json.dumps({"class_path": f"{__name__}.Leaves", "init_args": {"way": way}})
     first, second = srun_tasks(f"{FIT} --run.wait_minutes 0.5 --trainer.callbacks+", leaves)
     output, _ = first.communicate(timeout=LIMIT)

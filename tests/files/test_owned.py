@@ -38,7 +38,8 @@ DELETES = re.compile(
 
 
 @pytest.mark.parametrize("room", ROOMS)
-def test_no_other_module_deletes_or_replaces_anything(room):
+def test_only_files_owned_deletes_or_replaces_anything(room):
+    """It checks first that a file is not the user's; a call elsewhere could delete his data."""
     for file in [REPO / "main.py", *(REPO / room).rglob("*.py")]:
         if file != REPO / "files" / "owned.py":
             found = DELETES.search(file.read_text(encoding="utf-8"))
@@ -63,24 +64,27 @@ def test_a_write_that_fails_leaves_the_file_as_it_was(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_file_is_written_while_another_thread_begins_a_run(tmp_path, monkeypatch):
-    """Its folder joins those that each write looks at, here within such a look."""
-    first = tmp_path / "first"
-    second = tmp_path / "second"
-    first.mkdir()
-    second.mkdir()
-    hold_place(first)
+def test_a_write_does_not_fail_if_another_thread_begins_a_run_meanwhile(tmp_path, monkeypatch):
+    """A write loops over the folders of all runs, and a dict must not grow within a loop.
+
+    `samestat`, which that loop calls, stands for the other thread: it adds a folder.
+    """
+    folder = tmp_path / "run"
+    other = tmp_path / "run of another thread"
+    folder.mkdir()
+    other.mkdir()
+    hold_place(folder)
 
     def hold_another(*_):
-        hold_place(second)
+        hold_place(other)
         return True
 
     monkeypatch.setattr(os.path, "samestat", hold_another)
     try:
-        refuse_moved(first / "a.txt")
+        refuse_moved(folder / "a.txt")
     finally:
-        free_place(first)
-        free_place(second)
+        free_place(folder)
+        free_place(other)
 
 
 FULL = """
@@ -164,7 +168,11 @@ def test_a_process_that_writes_the_same_file_is_not_waited_for(tmp_path, other_w
     assert list(tmp_path.iterdir()) == [tmp_path / "a"]
 
 
-def test_on_a_disk_without_locks_the_first_of_two_writers_is_kept(tmp_path, monkeypatch):
+def test_on_a_disk_without_locks_two_writers_of_a_file_do_not_mix_their_bytes(
+    tmp_path, monkeypatch
+):
+    """The file is that of the writer who ends last: here of the outer block, the first one."""
+
     def no_locks(descriptor, operation):
         raise OSError(errno.ENOLCK, "No locks available")
 
@@ -188,11 +196,11 @@ def test_a_link_is_deleted_and_not_followed(tmp_path):
     assert list(tmp_path.iterdir()) == [tmp_path / "mine"]
 
 
-def test_a_folder_moved_aside_gets_a_free_name(tmp_path):
-    for name in ("a.old-0", "a.old-1", "a.old-2"):
-        (tmp_path / "a" / name).mkdir(parents=True)
-        assert move_aside(tmp_path / "a", "old") == tmp_path / name
-        assert (tmp_path / name / name).is_dir()
+def test_a_folder_moved_aside_gets_the_next_number_and_keeps_its_content(tmp_path):
+    for number in (0, 1, 2):
+        (tmp_path / "a" / f"content {number}").mkdir(parents=True)
+        assert move_aside(tmp_path / "a", "old") == tmp_path / f"a.old-{number}"
+        assert (tmp_path / f"a.old-{number}" / f"content {number}").is_dir()
 
 
 def test_what_is_moved_aside_without_a_suffix_gets_a_free_name(tmp_path, monkeypatch):

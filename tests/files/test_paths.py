@@ -24,6 +24,7 @@ def here(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ODD)
 def test_what_exists_as_written_is_taken_as_written(here, name):
+    """Users have names in which YAML, a shell, `glob`, a URL or UTF-8 would see something else."""
     Path(name).mkdir()
     Path(name, "a.png").touch()
     assert expand_path(name, what="x") == name
@@ -106,12 +107,17 @@ def test_paths_below_a_root_are_relative_to_it(here):
         lambda: glob_paths("set/**/*.png"),
         lambda: glob_paths("set/*/*.png"),
     ],
+    ids=["walk", "list_images", "**", "*"],
 )
 def test_a_folder_that_cannot_be_listed_is_named(here, monkeypatch, listed):
+    """Else its images would be missing in silence.
+
+    Permissions would not do: root, as whom tests in a container run, may list any folder.
+    """
     (here / "set" / "closed").mkdir(parents=True)
     scandir = os.scandir
 
-    def refuse(path="."):  # root, too
+    def refuse(path="."):
         if Path(path).name == "closed":
             raise PermissionError(errno.EACCES, "Permission denied", os.fspath(path))
         return scandir(path)
@@ -136,6 +142,7 @@ def bind(path):
     ids=["named pipe", "socket", "folder", "device"],
 )
 def test_only_regular_files_are_opened(here, make):
+    """Reading would wait for a pipe's writer, and never end at a device such as /dev/zero."""
     make("x")
     with pytest.raises(OSError, match="not a regular file"):
         open_regular("x")

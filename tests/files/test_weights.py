@@ -65,11 +65,6 @@ def test_weights_are_found_in_files_of_all_kinds(path, content):
     assert weights.name == str(path)
 
 
-def test_safetensors_are_read(tmp_path):
-    save_file(TENSORS, tmp_path / "w.safetensors")
-    assert_tensors(tmp_path / "w.safetensors")
-
-
 def test_an_index_of_several_files_is_read_if_all_of_them_are_there(tmp_path):
     save_file({"a.weight": TENSORS["a.weight"]}, tmp_path / "0.safetensors")
     save_file({"a.bias": TENSORS["a.bias"]}, tmp_path / "1.safetensors")
@@ -94,24 +89,28 @@ def test_a_damaged_index_is_named(tmp_path, content):
 # --------------------------------------------------------------------------------------- averages
 
 
-@pytest.mark.parametrize(
-    ("content", "group"),
-    [
-        ({"params": OLD, "params_ema": TENSORS}, "params_ema"),
-        ({"model": OLD, "ema": TENSORS, "opt": {"state": {0: {"a": torch.ones(1)}}}}, "ema"),
-        ({"state_dict": OLD, "state_dict_ema": MODULE}, "state_dict_ema"),
-        ({"model": OLD, "model_ema": {"module": TENSORS}}, "model_ema"),
-        ({"trainer": {"gpt_fsdp": OLD, "gpt_ema_fsdp": TENSORS}}, "gpt_ema_fsdp"),
-        ({"model": OLD, "ema": {"decay": torch.ones(1), "shadow": TENSORS}}, "ema"),
-        ({"model": OLD, "polyak": TENSORS}, "polyak"),
-        ({"swa": {"n_averaged": torch.tensor(3), **MODULE}, "model": OLD}, "swa"),
-        (OLD | below("model_ema", TENSORS | {"decay": torch.ones(1)}), "model_ema"),
-        ({"state_dict": below("ema_model", TENSORS) | {"step": torch.ones(1)}}, "ema_model"),
-        ({"pytorch-lightning_version": "2", "state_dict": OLD, "ema_state": TENSORS}, "ema_state"),
-        ({"model": "a.Run", "state_dict": OLD, "callbacks": {"EMA": {"weights": TENSORS}}}, "EMA"),
-    ],
-)
+DECAY = {"decay": torch.ones(1)}  # of averages, among which some authors store it
+LIGHTNING = {"pytorch-lightning_version": "2"}
+OUR_CALLBACKS = {"EMA": {"weights": TENSORS}}
+AVERAGED = {
+    "a group": ({"params": OLD, "params_ema": TENSORS}, "params_ema"),
+    "before an optimiser": ({"model": OLD, "ema": TENSORS, "opt": {"state": {0: DECAY}}}, "ema"),
+    "a prefix of DDP": ({"state_dict": OLD, "state_dict_ema": MODULE}, "state_dict_ema"),
+    "a group in a group": ({"model": OLD, "model_ema": {"module": TENSORS}}, "model_ema"),
+    "both in a group": ({"trainer": {"gpt_fsdp": OLD, "gpt_ema_fsdp": TENSORS}}, "gpt_ema_fsdp"),
+    "a decay beside": ({"model": OLD, "ema": {**DECAY, "shadow": TENSORS}}, "ema"),
+    "polyak": ({"model": OLD, "polyak": TENSORS}, "polyak"),
+    "swa": ({"swa": {"n_averaged": torch.tensor(3), **MODULE}, "model": OLD}, "swa"),
+    "a prefix": (OLD | below("model_ema", TENSORS | DECAY), "model_ema"),
+    "averages alone": ({"state_dict": below("ema_model", TENSORS) | DECAY}, "ema_model"),
+    "Lightning's": ({**LIGHTNING, "state_dict": OLD, "ema_state": TENSORS}, "ema_state"),
+    "our own": ({"model": "a.Run", "state_dict": OLD, "callbacks": OUR_CALLBACKS}, "EMA"),
+}
+
+
+@pytest.mark.parametrize(("content", "group"), AVERAGED.values(), ids=AVERAGED)
 def test_averages_are_used_whatever_their_group_is_called(path, caplog, content, group):
+    """The authors' published results are of averages (TENSORS), not of the last step (OLD)."""
     caplog.set_level("INFO")
     torch.save(content, path)
     assert_tensors(path)
@@ -144,7 +143,8 @@ def test_averages_without_names_are_refused(path):
         read_weights(path)
 
 
-def test_averages_of_lightnings_litema_have_names_without_dots(path):
+def test_averages_of_litema_whose_names_have_no_dots_are_used(path):
+    """LitEma of latent diffusion keeps them as buffers, in whose names torch allows no dot."""
     averages = {name.replace(".", ""): value for name, value in TENSORS.items()}
     vae = {"vae.b": torch.ones(1)}
     torch.save({"state_dict": FLAT | vae | below("model_ema", averages)}, path)
@@ -187,11 +187,12 @@ def test_tensors_that_are_no_weights_are_refused(weight, word):
 
 
 def test_buffers_may_be_infinite_or_integers():
+    """Such as an attention's mask, an index, or a count of batches; weights may be in float16."""
     network = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
     network.register_buffer("mask", torch.zeros(2, 2).fill_diagonal_(-torch.inf))
     network.register_buffer("index", torch.tensor([0, 1]))
     state = {name: value.clone() for name, value in network.half().state_dict().items()}
-    state["0.weight"] += 1
+    state["0.weight"] += 1  # by which loading is seen
 
     load_strictly(network, state, "w.pth")
 
@@ -224,6 +225,7 @@ def test_a_file_that_contradicts_the_checksum_beside_it_is_refused(tmp_path, sav
     save(TENSORS, tmp_path / name)
     digest = hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
     checksum = tmp_path / f"{name}.sha256"
+    # Two ways of writing a right checksum, and a file of another meaning, which says nothing.
     for text in (digest, f"{digest.upper()} *{name}", "no digest"):
         checksum.write_text(text)
         read_weights(tmp_path / name)

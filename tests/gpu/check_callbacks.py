@@ -142,9 +142,10 @@ def _stand_ins(features, monkeypatch):
     ids=lambda cls: cls.__name__,
 )
 def test_a_metric_waits_no_more_often_than_its_limit(cls, tmp_path):
+    """A GPU is idle after a metric for which the host waits, in each batch of an evaluation."""
     examples = {LPIPS: lambda: LPIPS("squeeze"), **IMAGES, **SETS}
     default = OF_SETS if issubclass(cls, SetMetric) else 0
-    side = 304 if "Patch" in cls.__name__ else 208
+    side = 304 if "Patch" in cls.__name__ else 208  # more than crops of 299; four blocks of NIQE
     data = (Clips if cls in CLIPS else Images)(count=4, side=side)
     metric = build(cls, examples, "")
 
@@ -154,20 +155,22 @@ def test_a_metric_waits_no_more_often_than_its_limit(cls, tmp_path):
     assert waits.total() <= LIMITS.get(cls.__name__, default), f"a batch waits:\n{waits}"
 
 
-def test_digests_of_images_are_those_of_the_cpu_and_cost_no_wait(tmp_path):
+def test_hashes_of_hr_are_those_of_the_cpu_and_cost_no_wait(tmp_path):
+    """By them results of two machines are known to be of the same images."""
     data = Images(count=4, side=9)
 
     waits = waits_of_a_batch(tmp_path, Echo(), data, PSNR(), Results())
 
-    digests = {row.image: row.digest for row in read_file(tmp_path / "images.json")}
+    # A digest is the hash of HR, a space, and the detail of LR.
+    stored = {row.image: row.digest.split()[0] for row in read_file(tmp_path / "images.json")}
     hashes = hashes_of(torch.stack([data[index]["hr"] for index in range(4)]))
     for key, expected in zip(data.keys, hashes.tolist(), strict=True):
-        assert digests[key].split()[0] == f"{expected:08x}"
+        assert stored[key] == f"{expected:08x}"
     assert not waits, f"a batch waits:\n{waits}"
 
 
-def test_middles_of_images_are_cut_out_on_the_device_without_a_wait():
-    """They are copied to the host when the validation ends."""
+def test_validation_images_are_cut_out_on_the_device_without_a_wait():
+    """They go to the host, for TensorBoard, only when the validation ends."""
     data = Images(count=2, side=64)
     with pretended_gpu():
         batch = collate([data[0], data[1]])

@@ -10,6 +10,8 @@ FIT = """fit --config tiny.yaml --trainer.accelerator gpu --trainer.callbacks+ c
 
 
 def test_a_run_of_more_steps_waits_no_more_often(tiny, enlarger):
+    """A step after which the host waits for the GPU leaves it idle until the next one begins."""
+
     def waits_of(name, steps):
         with pretended_gpu(), counted() as waits:
             enlarger(f"{FIT} --run.name {name} --trainer.max_steps {steps}")

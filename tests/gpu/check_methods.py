@@ -117,7 +117,9 @@ def training_step_of(model, batch):
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize(("name", "make"), CASES)
-def test_a_training_step_and_outputs_wait_at_most_the_limit(name, make, tmp_path, request):
+def test_a_step_and_outputs_stay_within_the_limits_of_their_method(name, make, tmp_path, request):
+    """A GPU is idle whenever the host waits for it, and convolves channels_last images faster."""
+    # The limit of this case, or else of the class.
     limit = LIMITS.get(request.node.callspec.id, LIMITS.get(name, Limit()))
     torch.manual_seed(0)
     model = make(SCALE, tmp_path)
@@ -134,7 +136,7 @@ def test_a_training_step_and_outputs_wait_at_most_the_limit(name, make, tmp_path
         if isinstance(model, LatentPerceptual):  # it has no outputs
             return
         with torch.no_grad():  # under inference mode, no dispatch would be seen
-            model._trainer = None
+            model._trainer = None  # the stand-in of `against_a_discriminator` cannot test
             model.eval().test_step(batch, 0)
             with counted() as waits:
                 sr = model.test_step(batch, 0)["sr"]

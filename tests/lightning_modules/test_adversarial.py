@@ -160,7 +160,7 @@ def test_guard_skips_the_update_of_the_part_with_a_nan_alone(tmp_path, part, upd
 
 
 def test_guard_stops_a_run_whose_discriminator_is_nan(tmp_path):
-    # The second update is NaN; Guard reads its verdict one update later.
+    # Its second update is left out, and Guard reads that with the third, so as not to wait for it.
     with pytest.raises(ValueError, match="after step 3: 1 updates in a row"):
         fit(tmp_path, Pair(nan="discriminator"), batches(4), Guard(in_a_row=1))
 

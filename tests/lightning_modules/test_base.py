@@ -180,20 +180,19 @@ def test_a_part_that_a_subclass_does_not_name_is_frozen_with_a_warning(caplog):
 
 # ------------------------------------------------------------------------------------- checkpoints
 
-PARAMETERS = {
-    "net.0.weight",
-    "net.0.bias",
-    "net.1.weight",
-    "net.1.bias",
-    "tail.weight",
-    "tail.bias",
-}
+PARAMETERS = {"net.0.weight", "net.0.bias", "net.1.weight", "net.1.bias"}
+PARAMETERS |= {"tail.weight", "tail.bias"}
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
-STATE = PARAMETERS | {"seen"}  # a buffer of the model
+STATE = PARAMETERS | {"seen"}  # a buffer of the model itself
 STATE |= {f"net.1.{name}" for name in STATISTICS} | {f"whiten.{name}" for name in STATISTICS}
 
 
 def test_a_checkpoint_holds_parameters_and_buffers_but_nothing_of_the_frozen_part(tmp_path):
+    """Which may be gigabytes, and has its own file. EMA averages what trains: the parameters.
+
+    The model has trained layers, `net` and `tail`, a norm without parameters, `whiten`, `frozen`,
+    and a buffer that is not persistent, `derived`.
+    """
     fit(tmp_path, make.Model(), EMA(decay=0.9)).save_checkpoint(tmp_path / "step.ckpt")
     content = torch.load(tmp_path / "step.ckpt", weights_only=True)
     assert content["state_dict"].keys() == STATE
@@ -273,9 +272,7 @@ class Fixed(make.Model):
 
 
 @pytest.mark.parametrize(
-    "shape",
-    [(1, 3, 24, 16), (3, 12, 16)],
-    ids=["rows enlarged by 4", "no dimension of the batch"],
+    "shape", [(1, 3, 24, 16), (3, 12, 16)], ids=["rows enlarged by 4", "no dimension of the batch"]
 )
 def test_an_output_of_another_size_is_refused(shape):
     made = "x".join(map(str, shape))

@@ -25,6 +25,7 @@ def label(method):
 
 
 def test_settings_and_samplers_are_in_the_label():
+    """Results of one label are taken for those of the same outputs."""
     round_trip = lm.RoundTrip(2.0, lm.PixelSpace(), "bicubic")
     diffusion = lm.Diffusion(1.0, wrapped(), sampler=Sampler(steps=3, eta=1.0))
     assert label(round_trip) == "released.pth, of bicubic"
@@ -37,6 +38,7 @@ def test_settings_and_samplers_are_in_the_label():
     ids=["text encoder", "autoencoder"],
 )
 def test_the_hash_of_a_frozen_parts_file_is_in_the_label(make_method, part):
+    """With another encoder or autoencoder, the method's own weights make other images."""
     method = make_method()
     getattr(method, part).source = "a 0123456789abcdef"
     assert f", {part} 0123456789abcdef, " in label(method)
@@ -88,10 +90,10 @@ def test_weights_are_kept_with_the_settings_that_no_tensors_shape_shows(one, oth
     assert unlike(one().trained_with, other().trained_with) == expected
 
 
-def test_the_file_of_a_part_that_weights_require_is_not_in_the_label(tmp_path):
-    """As the name of the run says it already."""
-    run = invsr()
+def test_the_hash_of_a_frozen_part_is_not_in_the_label_of_a_run_that_was_trained_with_it(tmp_path):
+    """The run's weights load with this part alone, so naming the run is enough."""
+    run = invsr(patch=16)
     run.space.source = "a 0000000000000000"
     path = make.save_run(run, tmp_path / "a.ckpt")
     run.load_weights(path)
-    assert made_by(run) == f"{path}, timesteps 200, patch 16"  # settings alone
+    assert made_by(run) == f"{path}, timesteps 200, patch 16"  # InvSR's default of one step

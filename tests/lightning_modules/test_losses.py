@@ -132,7 +132,7 @@ def dists(vgg16, tmp_path):
 
 
 def test_dists_is_torchmetrics(dists, vgg16, monkeypatch):
-    model = SimpleNamespace(features=vgg16)
+    model = SimpleNamespace(features=vgg16)  # of which torchmetrics would download the weights
     monkeypatch.setattr(torchmetrics.dists, "vgg16", lambda weights: model)
     theirs = torchmetrics.dists.deep_image_structure_and_texture_similarity
     sr = images(0, side=48).requires_grad_()
@@ -230,7 +230,9 @@ def test_the_gan_losses_by_hand(kind, generator, of_real, of_fake):
 
 @pytest.mark.parametrize("kind", ["vanilla", "lsgan", "hinge"])
 def test_maps_of_logits_count_alike_whatever_their_sizes(kind):
+    """Else a discriminator of many scales would be judged by its largest map."""
     loss = losses.GAN(kind=kind)
-    maps = [torch.tensor([[[[-3.0]]]]), torch.ones(1, 1, 3, 3)]
+    # FAKE's two logits on a small and a large map.
+    maps = [torch.full((1, 1, 1, 1), -3.0), torch.full((1, 1, 3, 3), 1.0)]
     assert_close(loss.generator(maps), loss.generator(FAKE))
     assert_close(loss.discriminator(maps, maps), loss.discriminator(FAKE, FAKE))

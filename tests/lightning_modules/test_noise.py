@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import math
 
 import pytest
 import torch
@@ -96,31 +96,32 @@ def test_a_tiles_field_is_its_part_of_the_images_field(factor, top, left):
     [(2301, 6213), (2301, 7593), (2301, 7013), (2300, 2950), (2304, 9216)],
     ids=["x2.7", "x3.3", "a prime side", "x1.28", "x4"],
 )
-@pytest.mark.parametrize("field", ["output", "lr", "twice lr", "half of lr"])
-def test_overlapping_tiles_draw_the_same_noise_at_any_ratio(side, out_side, field):
-    """A tile's own ratio of output to LR is often not the image's, as its sides are rounded."""
+@pytest.mark.parametrize("per_lr_pixel", ["as in the output", 1, 2, 0.5])
+def test_tiles_draw_the_same_noise_where_they_overlap_at_any_ratio(side, out_side, per_lr_pixel):
+    """A tile's own ratio of output to LR is often not the image's, as its sides are rounded.
+
+    A row of tiles draws fields with a number for each output pixel, or so many for each of LR.
+    """
     (row,) = grid((16, side), (40, out_side), tile=(200, 200), overlap=32, multiple=2)
-    begins = []
+    ends = []
     fields = []
-    for each in row:
-        tile = each.tile
-        start = tile.columns.lr.start
-        width = tile.side[1]
-        begin, count = {
-            "output": (tile.columns.out.start, tile.size[1]),
-            "lr": (start, width),
-            "twice lr": (2 * start, 2 * width),
-            "half of lr": (start // 2, -(-width // 2)),
-        }[field]
-        noise = PlacedNoise(torch.tensor([0]), [tile])
-        begins.append(begin)
-        fields.append(noise.normal((1, 1, count))[0, 0])
+    overlaps = []
+    for weighted in row:
+        columns = weighted.tile.columns
+        start, end = columns.out.start, columns.out.stop
+        if per_lr_pixel != "as in the output":
+            start = int(columns.lr.start * per_lr_pixel)  # a multiple of 2 in LR
+            end = math.ceil(columns.lr.stop * per_lr_pixel)
+        if ends:
+            overlaps.append(ends[-1] - start)
+        ends.append(end)
+        noise = PlacedNoise(torch.tensor([0]), [weighted.tile])
+        fields.append(noise.normal((1, 1, end - start))[0, 0])
 
     assert len(fields) > 10
-    for before, after in itertools.pairwise(range(len(fields))):
-        shared = begins[before] + len(fields[before]) - begins[after]
-        assert shared >= 16  # the overlap of 32, in half of LR
-        assert torch.equal(fields[before][-shared:], fields[after][:shared])
+    assert min(overlaps) >= 16  # of 32 LR pixels, half as many numbers
+    for left, right, overlap in zip(fields, fields[1:], overlaps, strict=False):
+        assert torch.equal(left[-overlap:], right[:overlap])
 
 
 # ----------------------------------------------------------------------------------- the run's seed
@@ -149,6 +150,7 @@ def test_the_runs_seed_changes_what_is_drawn(kind):
 
 @pytest.mark.parametrize("kind", [make.Model, Tiled, make.Painter, Bicubic])
 def test_a_model_knows_whether_it_drew_noise(kind):
+    """By which results name the seed, and are repeated with others; bicubic's are not."""
     model = kind(2.0).eval()
     assert not model.drew_noise
     model.predict_step(make.batch_of(1, side=20), 0)

@@ -118,8 +118,9 @@ def test_a_norm_with_statistics_of_each_process_is_refused(make, name, strategy)
 @pytest.mark.parametrize(
     "norm",
     [nn.InstanceNorm2d(3, affine=True), nn.GroupNorm(1, 3), nn.BatchNorm2d(3).eval()],
+    ids=["instance: by image", "group: by image", "batch, with statistics that stay"],
 )
-def test_other_norms_train_on_several_processes(norm):
+def test_a_norm_that_is_the_same_on_each_process_is_accepted(norm):
     check_before_training(regression(norm), DDPStrategy())
 
 

@@ -145,6 +145,7 @@ def test_mixed_precision_is_within_its_limits(name, precision, tmp_path):
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("name", quick(METHODS, *QUICK))
 def test_converted_models_are_within_their_limits_or_refused(name, tmp_path):
+    """`half_outputs` says which: `setup` refuses the others, as the next test shows."""
     *_, limit = LIMITS[name]
     distances = []
     for model in examples(name, tmp_path):
@@ -154,7 +155,7 @@ def test_converted_models_are_within_their_limits_or_refused(name, tmp_path):
             if model.half_outputs:
                 distances.append(distance(output_of, model, precision))
             else:
-                # Torch says so of two dtypes; without an error the method would be refused in vain.
+                # Torch's error of mixed types; a method that raises none need not be refused.
                 with pytest.raises(RuntimeError, match="same"):
                     output_of(model, precision)
     if distances:
@@ -205,8 +206,9 @@ def test_an_autoencoder_stays_in_float32_where_a_model_is_converted(space):
 
 
 def test_the_tokenizers_decoder_computes_in_float32_under_autocast():
+    """Its features may exceed fp16's largest number, too."""
     space = next_scale_parts.space()
-    total = normal(1, 4, 4, 4)
-    expected = space.images(total)
+    codes = normal(1, next_scale_parts.BITS, *next_scale_parts.GRIDS[-1])
+    expected = space.images(codes)
     with torch.autocast("cpu", torch.float16):
-        assert torch.equal(space.images(total), expected)
+        assert torch.equal(space.images(codes), expected)

@@ -26,10 +26,13 @@ def rates(scheduler, count):
 
 
 def resume(scheduler, stopped, folder):
-    """Let a schedule go on where another one stopped, from a file that runs no code."""
+    """Let a schedule go on where another one stopped, from a file that runs no code.
+
+    Without `released`, as in files from before that was an option.
+    """
     torch.save([stopped.optimizer.state_dict(), stopped.state_dict()], folder / "state.pt")
     of_optimizer, of_schedule = torch.load(folder / "state.pt", weights_only=True)
-    of_schedule.pop("released", None)  # as of a checkpoint from before it was an option
+    of_schedule.pop("released", None)
     scheduler.optimizer.load_state_dict(of_optimizer)
     scheduler.load_state_dict(of_schedule)
 
@@ -38,11 +41,13 @@ def resume(scheduler, stopped, folder):
     ("warm_up", "released", "expected"),
     [
         (4, False, [0.25, 0.5, 0.75, 1, 1, 1]),
-        (4, True, [1, 0.25, 0.5, 0.75, 1, 1]),  # one step late
+        (4, True, [1, 0.25, 0.5, 0.75, 1, 1]),
         (0, True, [1, 1]),
     ],
+    ids=["ours", "released", "released, without a warm-up"],
 )
-def test_a_warm_up_rises_and_stays(warm_up, released, expected):
+def test_a_warm_up_rises_to_the_optimisers_rate_and_stays(warm_up, released, expected):
+    """`released`: one step late, as in ResShift's code, which sets the rate after a step."""
     schedule = WarmUp(optimizer(rate=1.0), warm_up, released)
     assert rates(schedule, len(expected)) == pytest.approx(expected)
 
@@ -85,7 +90,7 @@ def test_a_resumed_schedule_goes_on_where_it_stopped(stop, tmp_path):
     resume(second, first, tmp_path)
 
     expected = released_rates(rate=5e-5, **SETTINGS)
-    assert before + rates(second, 12 - stop) == pytest.approx(expected)
+    assert before + rates(second, SETTINGS["steps"] - stop) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

@@ -184,8 +184,5 @@ class Table:
         rows = {f"{name} {way}": vars(outcome) for (name, way), outcome in self.outcomes.items()}
         return {"seconds": round(seconds), "cells": rows}
 
-    def passed(self) -> int:
-        return sum(outcome.status == "ok" for outcome in self.outcomes.values())
-
-    def failed(self) -> int:
-        return sum(outcome.status == "FAIL" for outcome in self.outcomes.values())
+    def count(self, status: str) -> int:
+        return sum(outcome.status == status for outcome in self.outcomes.values())

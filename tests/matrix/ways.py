@@ -143,7 +143,7 @@ def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
 
 
 def train(cell: Cell) -> None:
-    """Its own command, in one process."""
+    """The recipe's own command in one process: finite weights, shards or results."""
     build(cell)
     if cell.recipe.verb == "fit":
         cell.fit()
@@ -152,7 +152,7 @@ def train(cell: Cell) -> None:
     if cell.recipe.verb == "encode":
         assert list(cell.own.glob("*.tar"))
     elif not metrics_are_off(cell):
-        assert_measured(cell.own)
+        assert measured(cell), "no results"
 
 
 def metrics_are_off(cell: Cell) -> bool:
@@ -178,16 +178,14 @@ def build(cell: Cell) -> None:
         options = cell.recipe.command[1:]
         main.main([cell.recipe.verb, "--config", "recipe.yaml", *options])
 
-    log = Path("build.log").absolute()
+    run_apart(act, "build")
+
+
+def run_apart(act: Callable[[], None], name: str) -> None:
+    """Run a function in a process of its own, which must succeed."""
+    log = Path(f"{name}.log").absolute()
     if any(start(act, log)):
-        raise Failed("build", [1], last_line(log.with_suffix(".0.log")))
-
-
-def assert_measured(run: Path) -> None:
-    measured = json.loads((run / "results.json").read_text())["results"]
-    assert measured, "no results"
-    wrong = [entry["metric"] for entry in measured if not abs(entry["value"]) < float("inf")]
-    assert not wrong, f"not finite: {wrong}"
+        raise Failed(name, [1], last_line(log.with_suffix(".0.log")))
 
 
 def resume(cell: Cell) -> None:
@@ -197,7 +195,7 @@ def resume(cell: Cell) -> None:
 
 
 def ddp(cell: Cell) -> None:
-    """Two processes: one process's weights."""
+    """Training on two processes: the weights of training on one."""
     assert_close(cell, cell.fit(processes=2))
 
 
@@ -323,12 +321,12 @@ def sigterm(cell: Cell) -> None:
 
 
 def workers(cell: Cell) -> None:
-    """Two reader processes: the bits of none."""
+    """Two workers that read data: the bits of training without workers."""
     assert_same(cell.fit(STEPS, "--data.init_args.workers", 2), newest(cell.trained))
 
 
 def accumulate(cell: Cell) -> None:
-    """In bfloat16, four batches a step, of epochs with another number of them."""
+    """In bfloat16, four batches a step, where an epoch has another number: finite weights."""
     cell.fit(2, "--trainer.precision", "bf16-mixed", *accumulation(cell))
 
 
@@ -369,7 +367,11 @@ def compilable(model: Any) -> list[tuple[str, dict[str, Any]]]:
 
 
 def evaluate(cell: Cell) -> None:
-    """Each command that uses a run: one process and two give one number; files; an export."""
+    """Each command that uses a run, with finite numbers.
+
+    `validate` on two processes has the numbers of one; `predict` writes files, and the same ones
+    with weights of `export`.
+    """
     take_run(cell)
     data = cell.recipe.small["data"]["init_args"]
     if data.get("val"):
@@ -383,9 +385,8 @@ def evaluate(cell: Cell) -> None:
         cell.run("test")
         measured(cell)
     kind = type_of(cell.recipe.small["model"]["class_path"])
-    if not issubclass(kind, SuperResolver | Generator):  # such as a metric
-        return
-    if not take_inputs(cell):
+    makes_images = issubclass(kind, SuperResolver | Generator)  # other than a metric
+    if not makes_images or not take_inputs(cell):
         return
     cell.run("predict", "--writer.folder", "run")
     files = outputs("run")
@@ -495,7 +496,8 @@ def measured(cell: Cell) -> dict[str, float]:
     if not path.is_file():
         return {}
     results = json.loads(path.read_text())["results"]
-    assert all(abs(entry["value"]) < float("inf") for entry in results)
+    wrong = [entry["metric"] for entry in results if not abs(entry["value"]) < float("inf")]
+    assert not wrong, f"not finite: {wrong}"
     return {f"{e.get('split')} {e.get('dataset')} {e['metric']}": e["value"] for e in results}
 
 
@@ -544,9 +546,7 @@ def lightning(cell: Cell) -> None:
         trainer.fit(made.model, datamodule=made.datamodule)
         assert all(p.isfinite().all() for p in made.model.parameters())
 
-    log = Path("cli.log").absolute()
-    if any(start(act, log)):
-        raise Failed(log.stem, [1], last_line(log.with_suffix(".0.log")))
+    run_apart(act, "cli")
 
 
 def with_files(given: dict[str, Any], scale: float) -> None:
@@ -573,9 +573,7 @@ def gpu(cell: Cell) -> None:
         with pretended_gpu():
             main.main([*words, "--trainer.accelerator", "gpu"])
 
-    log = Path("gpu.log").absolute()
-    if any(start(act, log)):
-        raise Failed(log.stem, [1], last_line(log.with_suffix(".0.log")))
+    run_apart(act, "gpu")
     got = newest(Path("runs/gpu"))
     assert_finite(got)
     if not json.loads(Path("watch.0.json").read_text())["draws"]:
@@ -649,9 +647,7 @@ FEW = {
 def left_out(cell: Cell) -> str:
     """Return why a recipe does not meet a way; "" if it does."""
     recipe, way = cell.recipe, cell.way
-    if way == "train":
-        return ""
-    if way in FEW:
+    if way == "train" or way in FEW:
         return ""
     if not recipe.trains and (way != "evaluate" or recipe.verb == "encode"):
         return f"its command is {recipe.verb}: nothing is trained"

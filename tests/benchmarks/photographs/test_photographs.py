@@ -48,14 +48,13 @@ def smooth(hr):
     return functional.avg_pool2d(hr, 5, stride=1, padding=2, count_include_pad=False)
 
 
-@pytest.mark.parametrize("target", [24.0, 12.0])
-def test_noise_lowers_psnr_to_that_asked_for(smooth, hr, target):
+def test_grey_noise_of_a_control_lowers_psnr_to_the_target(smooth, hr):
+    """Noise passes many metrics of detail, so a model is compared with it at equal PSNR."""
+    target = 12.0  # dB: so much noise that some of it is clipped
     assert psnr_y(smooth, hr, BORDER) > target
 
     image = noisy(smooth, hr, target, BORDER, key="kodim01")
-    other = noisy(smooth, hr, target, BORDER, key="kodim02")
 
-    assert not torch.equal(image, other)  # the noise follows from the key
     assert psnr_y(image, hr, BORDER) == pytest.approx(target, abs=0.05)
     assert torch.equal(image * 255, (image * 255).round())  # as in a file of 8 bits
     not_clipped = ((image > 0) & (image < 1)).all(1)[0]
@@ -64,7 +63,15 @@ def test_noise_lowers_psnr_to_that_asked_for(smooth, hr, target):
     assert_near(noise, noise[:1].expand_as(noise), 1.01 / 255)
 
 
+def test_noise_of_a_control_differs_between_images(smooth, hr):
+    """It follows from the image's name, so it is the same in each measurement."""
+    one = noisy(smooth, hr, target=24.0, border=BORDER, key="kodim01")
+    other = noisy(smooth, hr, target=24.0, border=BORDER, key="kodim02")
+    assert not torch.equal(one, other)
+
+
 def test_an_image_whose_psnr_is_below_the_target_stays(smooth, hr):
+    """Noise and sharpening would take it further from the target."""
     target = 60.0  # dB
     assert psnr_y(smooth, hr, BORDER) < target
 
@@ -76,6 +83,7 @@ def test_an_image_whose_psnr_is_below_the_target_stays(smooth, hr):
 
 
 def test_sharpening_lowers_psnr_to_that_asked_for_and_raises_contrast(smooth, hr):
+    """Sharpening passes many metrics of detail: a model is compared with it at equal PSNR."""
     target = 23.0  # dB
     assert psnr_y(smooth, hr, BORDER) > target
 
@@ -94,7 +102,7 @@ def test_sharpening_lowers_psnr_to_that_asked_for_and_raises_contrast(smooth, hr
     ],
 )
 def test_a_difference_holds_fails_or_is_open(others, expected):
-    """Of NIQE, lower is better; of PSNR, higher."""
+    """It is open if its 95 % interval contains 0. A lower NIQE is better, and a higher PSNR."""
     row = [3.0, 4.0, 5.0, 6.0]
     of_niqe = compare({"niqe": row}, {"niqe": others}, "niqe")
     of_psnr = compare({"psnr": others}, {"psnr": row}, "psnr")
@@ -121,8 +129,12 @@ def test_a_claim_has_the_verdict_of_its_worst_part():
     assert verdict([]) == OPEN
 
 
-def test_the_distance_of_sets_has_a_value_an_image_whose_mean_is_the_distance(tmp_path):
-    """Their mean is that only for an unbiased distance, as KID is (the jackknife)."""
+def test_jackknife_values_of_the_images_have_the_kid_of_their_sets_as_mean(tmp_path):
+    """A distance of sets has no number for each image, which an interval needs.
+
+    The jackknife gives image i of n the value n KID(all) - (n - 1) KID(all but i). As KID is
+    unbiased, the mean of these is KID(all).
+    """
     sr = uniform(8, 3, 16, 16) ** 2
     hr = uniform(8, 3, 16, 16, seed=1) ** 2
     for name, images in (("sr", sr), ("hr", hr)):
@@ -138,6 +150,10 @@ def test_the_distance_of_sets_has_a_value_an_image_whose_mean_is_the_distance(tm
     expected = metric.distance(of_sr, of_hr)
     assert np.mean(values["kid_thumb"]) == pytest.approx(expected, rel=0.02)  # files have 8 bits
     assert {len(of_metric) for of_metric in values.values()} == {8}
+
+
+# That CasArbi at scale 4 has more detail than the regression and the controls, at equal PSNR.
+MORE_DETAIL = Claim(text="more detail", row="casarbi", tables=("x4",))
 
 
 def numbers(niqe, swd):
@@ -156,24 +172,32 @@ def numbers(niqe, swd):
 )
 def test_a_claim_of_detail_holds_only_if_the_row_beats_regression_and_noise(row, noise, expected):
     """Of both numbers, lower is better."""
-    claim = Claim("detail", "casarbi", ("x4",))
-    measured = {"casarbi": {"x4": {"row": row, "regression + noise": noise}}}
-    regression = {"regression": {"x4": {"row": numbers(niqe=7, swd=1)}}}
+    measured = {
+        "casarbi": {"x4": {"row": row, "regression + noise": noise}},
+        "regression": {"x4": {"row": numbers(niqe=7, swd=1)}},
+    }
 
-    judged = page.judged(claim, PHOTOGRAPHS, measured | regression)
-    without_regression = page.judged(claim, PHOTOGRAPHS, measured)
+    judged = page.judged(MORE_DETAIL, PHOTOGRAPHS, measured)
 
     assert judged["verdict"] == expected
     assert len(judged["parts"]) == 4  # NIQE and SWD, against regression and noise
-    assert without_regression["verdict"] == page.UNKNOWN
 
 
-@pytest.mark.parametrize("first", [0, 9])
-def test_resshift_from_hr_with_a_network_without_error_gives_hr(hr, first):
-    """From any timestep: `first` is the one that it starts at."""
+def test_a_claim_of_detail_is_not_judged_before_the_regression_is_measured():
+    measured = {"casarbi": {"x4": {"row": numbers(niqe=3, swd=0.3)}}}
+    judged = page.judged(MORE_DETAIL, PHOTOGRAPHS, measured)
+    assert judged["verdict"] == page.UNKNOWN
+
+
+@pytest.mark.parametrize("timestep", [0, 9])
+def test_resshift_from_hr_with_a_network_that_knows_hr_gives_hr(hr, timestep):
+    """It starts at HR with the noise of `timestep`, to show what the steps from there on can do.
+
+    So what differs from HR in its result is to be the network's error alone, here none.
+    """
     network = torch.nn.Module()
-    process = ResidualShift(kappa=1.0)
-    model = ResShiftFromHR(first, scale=4, network=network, space=PixelSpace(), process=process)
+    process = ResidualShift(steps=15)
+    model = ResShiftFromHR(timestep, scale=4, network=network, space=PixelSpace(), process=process)
     network.forward = lambda x, t, lr: model.space.encode(hr)
     batch = {"hr": hr, "lr": functional.avg_pool2d(hr, 4), "size": (96, 96)}
 
@@ -184,19 +208,21 @@ def test_resshift_from_hr_with_a_network_without_error_gives_hr(hr, first):
 
 @pytest.mark.parametrize("name", TABLES)
 def test_a_table_has_a_command_for_each_training_and_row_whose_files_exist(name):
+    """Else a missing file would be noticed when its turn comes, after hours of training."""
     table = TABLES[name]
 
-    commands = command._commands(table, table.wanted([]))
+    commands = command._commands(table, table.wanted(only=[]))  # of all rows
 
     assert len(commands) == len(table.trainings) + len(table.rows)
     for words in commands:
-        assert texts(words)  # it reads the configurations that the words name
+        texts(words)  # reads the configurations among the words, or raises FileNotFoundError
 
 
 def test_with_a_budget_of_0_no_command_is_run(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(command, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(command, "REPOSITORY", tmp_path)  # has no main.py: a command would fail
     monkeypatch.chdir(tmp_path)  # which the command leaves
 
+    # InvSR is compared with bicubic and the regression, so these come before it.
     words = ["--table", str(CUDA), "--small", "--only", "invsr", "--budget", "0"]
     status = command.main(words)
 
@@ -228,8 +254,11 @@ def test_a_spent_budget_stops_a_command_which_may_write_a_checkpoint(tmp_path, m
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TABLES)
-def test_commands_of_a_table_are_those_of_main(name, accepted, capsys):
-    """Each training, and a row of each set; they name no run of another table."""
+def test_main_accepts_the_commands_of_a_table(name, accepted, capsys):
+    """Each training, and a row of each set.
+
+    A run that a command names is one of its own table: networks of another have other sizes.
+    """
     table = TABLES[name]
     rows = {row.set: table.test_command(row) for row in table.rows}
     trainings = [table.training_command(training) for training in table.trainings]

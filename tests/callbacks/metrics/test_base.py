@@ -22,7 +22,7 @@ import callbacks
 from callbacks.evaluation import are_finite
 from callbacks.metrics.base import ImageMetric
 from callbacks.metrics.pixels import PSNR, to_pixels
-from callbacks.metrics.torchmetric import TorchMetric
+from callbacks.metrics.torchmetric import SEED, TorchMetric
 from callbacks.results.files import read_file
 from callbacks.results.results import Results
 from tests.callbacks.tiny import (
@@ -37,7 +37,7 @@ from tests.callbacks.tiny import (
     validate,
 )
 from tests.conftest import REPO
-from tests.make import keys
+from tests.make import keys, uniform
 
 
 class MeanDifference(ImageMetric):
@@ -61,6 +61,7 @@ def mean_difference(count):
 
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_the_mean_of_all_images_is_logged_and_recorded(tmp_path, batch_size):
+    """In batches of 3, the last one has one image: a mean over batches would weigh it thrice."""
     metric = MeanDifference()
     images = Images(count=7, name="tiny", scale=2)
 
@@ -96,6 +97,8 @@ def test_a_metric_that_writes_into_the_images_does_not_change_another(tmp_path):
 
 
 def test_compute_sees_the_scale_of_its_dataset(tmp_path):
+    """PSNR, for one, cuts off a border that depends on it."""
+
     class Scale(MeanDifference):
         def compute(self, sr, hr, batch):
             return torch.full((len(sr),), self.scale)
@@ -110,6 +113,7 @@ def test_compute_sees_the_scale_of_its_dataset(tmp_path):
 
 
 def test_a_repeated_image_counts_once(tmp_path):
+    """Distributed samplers repeat images, so that each process has equally many."""
     metric = MeanDifference()
     images = Images(count=7)
     padded = DataLoader(images, batch_size=2, sampler=[0, 1, 2, 3, 4, 5, 6, 0], collate_fn=collate)
@@ -120,13 +124,14 @@ def test_a_repeated_image_counts_once(tmp_path):
     assert metric.records[0]["value"] == mean_difference(count=7)
 
 
-def test_a_part_of_the_dataset_is_in_the_protocol(tmp_path):
+def test_a_number_of_a_part_of_the_dataset_has_the_count_of_images_in_its_protocol(tmp_path):
+    """Else it would replace the number of the whole dataset among the results."""
     metric = MeanDifference()
 
     validate(tmp_path, metric, data=loader(Images(count=7), batch_size=2), limit_val_batches=2)
 
     assert metric.records[0]["value"] == mean_difference(count=4)
-    assert metric.records[0]["protocol"]["images"] == 4
+    assert metric.records[0]["protocol"]["images"] == 4  # 2 batches of 2
 
 
 def test_images_without_hr_are_measured_by_metrics_that_need_none(tmp_path, caplog):
@@ -203,8 +208,9 @@ class Pooled(MeanDifference):
         ([PSNR()], ["a", "a"], "two datasets are named 'a'"),
         ([Pooled()], ["a"], r"Pooled.compute gave the shape \(\); expected one value"),
     ],
+    ids=["two metrics of one name", "two datasets of one name", "one value for a batch"],
 )
-def test_equal_names_and_values_of_another_shape_are_refused(tmp_path, metrics, names, words):
+def test_numbers_not_told_apart_by_name_and_image_are_refused(tmp_path, metrics, names, words):
     datasets = [loader(Images(count=3, name=name)) for name in names]
 
     with pytest.raises(ValueError, match=words):
@@ -213,13 +219,13 @@ def test_equal_names_and_values_of_another_shape_are_refused(tmp_path, metrics, 
 
 # ------------------------------------------------------------------ presets of configs/callbacks
 
+# As the papers' tables or code have it, by the remarks in each preset's file.
 PRESETS = {
+    # Table 1, on DIV2K: the scale and 6 pixels are cut off, and outputs are not rounded.
     "liif-div2k": {"psnr": {"color": "rgb", "border": "scale+6", "round_8bit": False}},
     "idm-faces": {"psnr": {"color": "rgb", "border": 0}, "lpips": {"net": "alex"}},
-    "invsr-imagenet": {
-        "psnr": {"color": "y", "border": 0},
-        "ssim": {"color": "y", "border": 0},
-    },
+    # By pyiqa, on Y without a border; NSARM does not say, and is taken to do the same.
+    "invsr-imagenet": {"psnr": {"color": "y", "border": 0}, "ssim": {"color": "y", "border": 0}},
     "resshift": {"psnr": {"color": "y", "border": 0}, "ssim": {"color": "y", "border": 0}},
     "nsarm-real": {"psnr": {"color": "y", "border": 0}, "ssim": {"color": "y", "border": 0}},
     "selfcascade-fid": {"fid": {"preset": "clean-fid"}, "kid": {}, "pfid": {}},
@@ -240,7 +246,7 @@ def metrics_of(preset):
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_presets_measure_as_in_their_papers(preset):
+def test_a_preset_measures_by_the_protocol_of_its_paper_or_library(preset):
     metrics = metrics_of(preset)
 
     for name, expected in PRESETS[preset].items():
@@ -248,6 +254,7 @@ def test_presets_measure_as_in_their_papers(preset):
 
 
 def test_self_cascades_metrics_have_a_folder_as_reference_and_need_no_hr():
+    """Its outputs are generated: they have no HR, and are compared with real images of the user."""
     metrics = metrics_of("selfcascade-fid")
 
     for name in PRESETS["selfcascade-fid"]:
@@ -265,7 +272,7 @@ THEIR_SSIM = partial(StructuralSimilarityIndexMeasure, data_range=1.0)
 
 
 def whole_levels():
-    """The tiny model's outputs, and HR, as they are in files."""
+    """The tiny model's outputs, and HR, rounded to 8 bits as metrics measure them."""
     sr, hr = outputs(COUNT, SIDE)
     return (sr * 255).round() / 255, (hr * 255).round() / 255
 
@@ -289,10 +296,7 @@ def evaluated(folder, metric):
 
 @pytest.mark.parametrize(
     ("make", "name"),
-    [
-        (THEIR_PSNR, "peak_signal_noise_ratio"),
-        (THEIR_SSIM, "structural_similarity_index_measure"),
-    ],
+    [(THEIR_PSNR, "peak_signal_noise_ratio"), (THEIR_SSIM, "structural_similarity_index_measure")],
 )
 def test_a_torchmetrics_number_is_the_mean_of_those_of_each_image(tmp_path, make, name):
     metric = TorchMetric(make)
@@ -309,11 +313,13 @@ def test_a_torchmetrics_number_is_the_mean_of_those_of_each_image(tmp_path, make
     ("settings", "data_range", "convert"),
     [
         ({"color": "y"}, 1.0, lambda x: to_pixels(x, "y").float() / 255),
-        ({"pixels": "signed"}, 1.0, lambda x: x * 2 - 1),
+        ({"pixels": "signed"}, 2.0, lambda x: x * 2 - 1),
         ({"pixels": "uint8"}, 255.0, lambda x: (x * 255).round().byte()),
     ],
+    ids=["luma", "from -1 to 1", "8 bits"],
 )
 def test_a_torchmetric_gets_pixels_as_its_settings_say(tmp_path, settings, data_range, convert):
+    """Metrics of torchmetrics differ in the range and the type that they take."""
     seen = []
 
     class Seen(PeakSignalNoiseRatio):
@@ -348,6 +354,8 @@ def test_a_torchmetric_has_the_direction_of_its_class(make, direction):
 
 def test_lr_can_be_an_input_of_a_torchmetric(tmp_path):
     class DarkLR(Images):
+        """At scale 1, LR would else be equal to HR."""
+
         def __getitem__(self, index):
             sample = super().__getitem__(index)
             return {**sample, "lr": sample["lr"] / 2}
@@ -380,7 +388,11 @@ class Half(torchmetrics.Metric):
 
 
 def test_a_torchmetric_and_one_within_it_do_not_synchronise_processes(monkeypatch):
-    """Processes have different numbers of images: one would wait forever. Here none is there."""
+    """Processes have different numbers of images, so one would wait for the others forever.
+
+    The patch tells torchmetrics that there are several; to synchronise would be an error, as there
+    is one.
+    """
     monkeypatch.setattr("torchmetrics.metric.jit_distributed_available", lambda: True)
     sr, hr = outputs(count=1)
     psnr = TorchMetric(THEIR_PSNR)
@@ -401,13 +413,15 @@ def test_a_metric_within_another_is_reset_for_each_image(tmp_path):
 
 
 def test_a_torchmetric_draws_the_same_random_numbers_for_each_image(tmp_path):
+    """Else its number would depend on what has drawn from the global generator before."""
+
     class Drawn(Half):
         def compute(self):
             return torch.rand(())
 
     values = evaluated(tmp_path, TorchMetric(Drawn))
 
-    assert len(set(values)) == 1
+    assert values == [uniform(1, seed=SEED).item()] * COUNT
 
 
 def test_the_protocol_of_a_torchmetric_has_its_arguments_and_defaults(tmp_path):
@@ -424,8 +438,11 @@ def test_the_protocol_of_a_torchmetric_has_its_arguments_and_defaults(tmp_path):
 
 
 def test_a_torchmetric_with_other_weights_has_another_protocol():
+    """Else results would compare numbers by different networks."""
+
     def protocol_of_new_weights():
-        make = partial(LearnedPerceptualImagePatchSimilarity, net_type=nn.Linear(2, 2))
+        net = nn.Linear(2, 2)  # in the place of LPIPS's network; its weights are random
+        make = partial(LearnedPerceptualImagePatchSimilarity, net_type=net)
         return TorchMetric(make, higher_is_better=False).protocol()
 
     assert protocol_of_new_weights() != protocol_of_new_weights()

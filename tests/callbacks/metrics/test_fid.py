@@ -69,7 +69,7 @@ def test_the_frechet_distance_equals_scipys_also_for_singular_covariances(n, m, 
     assert distance == pytest.approx(by_scipy(a, b), rel=1e-5)
 
 
-@pytest.mark.parametrize("size", [(70, 90), (299, 299), (301, 1200)])
+@pytest.mark.parametrize("size", [(70, 90), (299, 299), (301, 1200)])  # smaller, equal, larger
 def test_images_are_resized_as_by_clean_fid_with_pillow_in_float(size):
     image = pixels(1, *size).float()
 
@@ -92,14 +92,15 @@ def test_features_are_those_of_torch_fidelity_with_the_same_weights(inception):
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
-def test_levels_are_rounded_to_the_nearest(inception):
-    """torchmetrics' `normalize=True` truncates instead."""
+def test_fid_rounds_pixels_to_the_nearest_level(inception):
+    """As saved files have them; torchmetrics' `normalize=True` truncates instead."""
     metric = FID()
     metric.load()
     images = pixels(2, height=40, width=40)
-    brighter = (images + 0.4).clamp(0, 255)
+    offsets = 0.8 * uniform(2, 3, 40, 40, seed=1) - 0.4  # less than half a level, up or down
+    shifted = (images + offsets).clamp(0, 255)
 
-    features = metric.features(brighter / 255, keys(2))
+    features = metric.features(shifted / 255, keys(2))
 
     assert torch.equal(features, metric.features(images / 255, keys(2)))
 
@@ -131,10 +132,11 @@ def test_the_estimate_of_kid_is_the_papers(n, m):
 
 
 @pytest.mark.parametrize("size", [10, 5], ids=["whole sets", "subsets"])
-def test_paired_kernel_distance_of_equal_sets_is_0_and_unpaired_is_below(size):
-    """Of equal sets, the unpaired one compares images with themselves, which raises mean k(a, b).
+def test_kernel_distance_of_a_set_to_itself_is_0_if_paired_and_else_negative(size):
+    """Of mean k(a, a') + mean k(b, b') - 2 mean k(a, b), only the last compares a row with itself.
 
-    The paired one leaves these pairs out, as both do within a set.
+    So it is with an output and its own HR, which are alike: the distance is too small. `paired`
+    leaves these pairs out.
     """
     x = normal(10, 3).double()
 
@@ -147,15 +149,16 @@ def test_paired_kernel_distance_of_equal_sets_is_0_and_unpaired_is_below(size):
 
 # Above 5000 images, the kernels of each subset are computed instead of those of all pairs once.
 @pytest.mark.parametrize("count", [30, pytest.param(5001, marks=pytest.mark.slow)])
-def test_kid_of_random_subsets_is_near_that_of_all_pairs(count):
+def test_kid_of_random_subsets_is_reproducible_and_near_that_of_all_pairs(count):
     a = gaussian(count, width=4, rank=4, seed=0)
     b = gaussian(30, width=4, rank=4, seed=10)
 
     mean, deviation = kernel_distance(a, b, subsets=5, size=10)
 
-    assert (mean, deviation) == kernel_distance(a, b, subsets=5, size=10)  # the same subsets
+    assert (mean, deviation) == kernel_distance(a, b, subsets=5, size=10)
     assert deviation > 0
-    assert abs(mean - polynomial_mmd(a, b)) < 4 * deviation  # the mean of 5 has half of it
+    # The deviation is that of a single subset; the mean of five deviates by less.
+    assert abs(mean - polynomial_mmd(a, b)) < 4 * deviation
 
 
 class Levels(Dataset):
@@ -174,7 +177,7 @@ class Levels(Dataset):
 @pytest.mark.slow
 def test_kid_is_torch_fidelitys_with_the_same_subsets(inception):
     sr = pixels(count=6)
-    hr = (pixels(count=8)[1:] * 0.8).byte()  # 7 others, none at the place of its own
+    hr = (255 - pixels(count=7)) // 2  # other images, and darker
     metric = KID("torch-fidelity")
     metric.load()
 
@@ -219,8 +222,9 @@ def test_a_pixel_of_a_thumbnail_is_the_mean_of_its_area():
     thumbnails = KIDThumb().features(images, keys(2)).view(2, 3, 8, 8)
 
     levels = (images * 255).round() / 255
-    row_3_column_5 = levels[1, 2, 12:16, 20:24]  # of 8, each the mean of 4x4 pixels, in [-1, 1]
-    torch.testing.assert_close(thumbnails[1, 2, 3, 5], row_3_column_5.mean() * 2 - 1)
+    area = levels[:, :, 12:16, 20:24]  # the 4x4 pixels of a thumbnail's row 3 and column 5
+    expected = area.mean((2, 3)) * 2 - 1  # thumbnails are in [-1, 1]
+    torch.testing.assert_close(thumbnails[:, :, 3, 5], expected)
 
 
 # --------------------------------------------------------------------------------- pFID, pKID
@@ -237,6 +241,7 @@ class Corners(PatchFID):
 
 
 def test_places_of_crops_depend_on_the_images_key_alone():
+    """Then an output and its HR are cropped at the same places, in each run."""
     images = uniform(3, 3, 310, 320)
     metric = Corners()
 
@@ -256,10 +261,11 @@ def test_crops_are_at_several_places_and_not_resized():
     [corners] = Corners().features(images, keys(1))
 
     assert len(corners.unique(dim=0)) > 1
-    # A crop of 299 pixels begins in the first 12 of 310 rows and 22 of 320 columns.
+    # Its first pixel is one of the image, unless it is resized; a crop of 299x299 pixels begins in
+    # one of 310 - 299 + 1 = 12 rows and 320 - 299 + 1 = 22 columns.
     possible = (images[0, :, :12, :22] * 255).round().flatten(1).T
     for corner in corners:
-        assert (possible == corner).all(1).any()
+        assert corner.tolist() in possible.tolist()
 
 
 def test_a_crop_has_the_features_of_an_image_of_its_size(inception):

@@ -62,12 +62,14 @@ def distance_from(mean_color):
 
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_a_set_has_the_same_numbers_for_any_batch_size(tmp_path, batch_size):
+    """They are of all images at once, and no means over batches."""
     metric = Color()
 
     run = validate(tmp_path, metric, data=loader(Images(count=7), batch_size))
 
     sr, hr = outputs(count=7)
-    spread_of_sr, spread_of_hr = (images.mean((2, 3)).std(0) for images in (sr, hr))
+    spread_of_sr = sr.mean((2, 3)).std(0)
+    spread_of_hr = hr.mean((2, 3)).std(0)
     expected_spread = (spread_of_sr - spread_of_hr).norm().item()
     record, spread = metric.records
     assert record["metric"] == "color"
@@ -143,6 +145,7 @@ def change(folder):
 
 
 def test_outputs_are_compared_with_the_current_images_of_a_reference_folder(tmp_path, real):
+    """Features of the folder are kept, but those of replaced images must not be used."""
     metric = Color(reference=str(real))
     data = loader(Images(count=7))
 
@@ -152,7 +155,7 @@ def test_outputs_are_compared_with_the_current_images_of_a_reference_folder(tmp_
     assert record["value"] == distance_from(mean_colors(real).mean(0))
     assert record["n"] == 7
     assert record["protocol"]["reference_n"] == 11
-    assert record["protocol"]["reference"].startswith("real, as they are, ")
+    assert record["protocol"]["reference"].startswith("real, as they are, ")  # not resized
     assert metric.measured == 7 + 11  # outputs, and images of the folder
 
     change(real)
@@ -187,6 +190,7 @@ def test_features_of_a_reference_are_computed_again_for_another_protocol(real):
 
 
 def test_features_of_a_reference_are_computed_again_if_pixels_or_a_name_change(real):
+    """A name is the seed of the places where an image's patches and crops are taken."""
     metric = Color()
     find_reference(metric, str(real))
 

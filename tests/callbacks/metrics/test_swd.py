@@ -78,6 +78,7 @@ def test_a_difference_in_brightness_alone_does_not_count(photographs):
 
 
 def test_places_of_patches_depend_on_the_images_key(photographs):
+    """Then an output and its HR have patches at the same places, in each run."""
     metric = SWD(levels=3, patches=9)
 
     features = metric.features(photographs, {"key": ["a", "b", "c", "d"]})

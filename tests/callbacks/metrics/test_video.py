@@ -52,12 +52,16 @@ def test_a_still_clip_has_no_flicker():
 
 
 def test_a_still_clip_whose_brightness_alternates_by_10_levels_has_a_flicker_of_10():
+    """`flicker_static` compares places that do not move, `flicker` places along the optical flow.
+
+    The flow takes a part of the change for motion, so that `flicker` is a lower bound.
+    """
     light = torch.tensor([0.0, 10, 0, 10]).view(1, -1, 1, 1, 1) / 255
 
     values = flicker(moving(step=0) + light)
 
     assert values["flicker_static"] == pytest.approx(10, abs=0.5)  # half a level by rounding
-    assert 2 < values["flicker"] <= 10.5  # the flow takes some of it for motion
+    assert 2 < values["flicker"] <= 10.5
 
 
 def test_noise_in_each_frame_counts_as_flicker():
@@ -77,6 +81,7 @@ def test_swd_of_frames_is_that_of_as_many_images():
     sr = of_frames.features(darker, keys(3)).double()
     hr = of_frames.features(clips, keys(3)).double()
 
+    # A frame's patches are drawn by the key of its clip and its number.
     frames = {"key": [f"a/{clip}/{frame}" for clip in range(3) for frame in range(4)]}
     sr_frames = of_images.features(darker.flatten(0, 1), frames).double()
     hr_frames = of_images.features(clips.flatten(0, 1), frames).double()
@@ -110,11 +115,7 @@ class LikeI3D(nn.Module):
     """A network with the arguments of the usual I3D file."""
 
     def forward(
-        self,
-        x: Tensor,
-        rescale: bool = True,
-        resize: bool = True,
-        return_features: bool = False,
+        self, x: Tensor, rescale: bool = True, resize: bool = True, return_features: bool = False
     ) -> Tensor:
         features = x.mean((3, 4)).flatten(1)
         return features if return_features and not rescale and not resize else features * 0
@@ -166,7 +167,16 @@ def test_fvd_and_kvd_are_the_distances_of_fid_and_kid_of_the_networks_features(t
     clip = features_of("clip")
     assert fvd.records[0]["value"] == pytest.approx(frechet_distance(sr, clip), rel=1e-4)
     assert kvd.records[0]["value"] == pytest.approx(polynomial_mmd(sr, clip), rel=1e-4)
-    protocol = fvd.records[0]["protocol"]
+
+
+def test_the_protocol_of_fvd_identifies_its_network_frames_and_small_sets(tmp_path):
+    """Numbers of other I3D files, lengths of clips, or of few clips are not to be compared."""
+    file = save(Halves(), tmp_path / "net.pt")
+    metric = FVD(file, frames=4)
+
+    validate_clips(tmp_path, metric)
+
+    protocol = metric.records[0]["protocol"]
     assert protocol["weights"] == "net.pt"
     assert protocol["sha256"] == hashlib.sha256(Path(file).read_bytes()).hexdigest()
     assert protocol["frames"] == "the first 4"
@@ -181,13 +191,16 @@ def test_a_network_with_the_arguments_of_i3d_is_asked_for_its_features(tmp_path)
     assert metric.records[0]["value"] > 0.01  # with other arguments, all features would be 0
 
 
-@pytest.mark.parametrize("weights", [None, "$NOWHERE/i3d.pt"])
-def test_fvd_without_its_network_is_off_unless_weights_are_strict(tmp_path, caplog, weights):
+@pytest.mark.parametrize(
+    ("weights", "problem"), [(None, "is not given"), ("$NOWHERE/i3d.pt", "is no file")]
+)
+def test_without_a_network_fvd_is_off_or_fails_if_strict(tmp_path, caplog, weights, problem):
     metric = FVD(weights)
 
     validate_clips(tmp_path, metric)
 
     assert metric.records == []
-    assert "fvd is off, no number will appear: its network, `weights` of FVD, is n" in caplog.text
-    with pytest.raises(FileNotFoundError, match="`weights` of KVD, is n"):
+    warning = f"fvd is off, no number will appear: its network, `weights` of FVD, {problem}"
+    assert warning in caplog.text
+    with pytest.raises(FileNotFoundError, match=f"`weights` of KVD, {problem}"):
         validate_clips(tmp_path, KVD(weights, strict_weights=True))

@@ -120,9 +120,13 @@ def test_an_image_of_the_same_name_in_another_tar_is_enlarged_again(tmp_path):
         assert grey_of_output(f"{server.url}/20.tar") == 30
 
 
-# Of a source with files, root and files do not count: each input is compared by its own path.
 @pytest.mark.parametrize("option", ["root", "files", "gain"])
 def test_an_output_of_a_source_without_files_is_made_again_if_its_options_change(tmp_path, option):
+    """Its images have no files to compare, so the options alone tell what they are of.
+
+    Where each input is a file, `root` and `files` do not count.
+    """
+
     def grey_of_output(value, grey):
         image = np.full((4, 5, 3), grey, np.uint8)
         source = {"class_path": "my.Archive", "init_args": {option: value}}
@@ -167,17 +171,17 @@ def names(root):
 def test_each_clip_is_a_folder_of_frames(tmp_path):
     make_clips(tmp_path, count=2, suffix="_x2")
 
-    first = [f"000000_x2/000{number}.png" for number in (1, 2, 3)]
-    second = [f"000001_x2/000{number}.png" for number in (1, 2, 3)]
-    lines = stored(tmp_path / "out")
-    pixels = [np.asarray(Image.open(tmp_path / "out" / path)) for path in (*first, *second)]
-    assert names(tmp_path) == [*first, *second, NAME]
-    assert pixels[0].shape == (6, 9, 3)
-    assert [frame[0, 0, 0] for frame in pixels] == [0, 26, 51] * 2  # 0, 0.1 and 0.2 of 255
-    assert pixels[0][0, 0, 1] != pixels[3][0, 0, 1]  # the clips have seeds of their own
-    outputs = sorted(line["output"] for line in lines if "hash" in line)
-    assert outputs == ["000000_x2", "000001_x2"]
-    assert lines[0]["size"] == [6, 9]
+    paths = [f"00000{clip}_x2/000{frame}.png" for clip in (0, 1) for frame in (1, 2, 3)]
+    frames = [np.asarray(Image.open(tmp_path / "out" / path)) for path in paths]
+    reds = [frame[0, 0, 0] for frame in frames]
+    assert names(tmp_path) == [*paths, NAME]
+    assert frames[0].shape == (6, 9, 3)
+    assert reds == [0, 26, 51, 0, 26, 51]  # 0, 0.1 and 0.2 of 255
+    assert frames[0][0, 0, 1] != frames[3][0, 0, 1]  # green: the clips have seeds of their own
+    # A clip has a line before its frames, and one with a hash when it is complete.
+    complete = [line for line in stored(tmp_path / "out") if "hash" in line]
+    assert sorted(line["output"] for line in complete) == ["000000_x2", "000001_x2"]
+    assert complete[0]["size"] == [6, 9]
 
 
 def test_only_clips_that_are_new_deleted_or_of_other_settings_are_made(tmp_path):
@@ -223,9 +227,12 @@ def test_a_clip_whose_process_was_killed_is_made_again(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "settings"), [("notes.txt", {"exif": "drop"}), ("0001.png", {"format": "jpg"})]
+    ("name", "settings"),
+    [("notes.txt", {"exif": "drop"}), ("0001.png", {"format": "jpg"})],
+    ids=["a file of the user", "frames of another format"],
 )
 def test_a_clip_is_not_made_again_among_files_that_would_stay(tmp_path, name, settings):
+    """New frames replace those of the same names only: the folder would hold a mixture."""
     make_clips(tmp_path, count=1)
     (tmp_path / "out/000000/notes.txt").write_text("mine")
     before = names(tmp_path)
@@ -248,8 +255,8 @@ def test_a_foreign_file_or_link_in_the_place_of_a_clip_is_kept_with_an_error(tmp
     else:
         place.write_text("mine")
 
-    with pytest.raises(ValueError, match="000000"):
-        make_clips(tmp_path, count=2)
+    with pytest.raises(ValueError, match=r"000000 exists, and no line of predictions\.jsonl"):
+        make_clips(tmp_path, count=1)
 
     assert (tmp_path / "mine/0001.png").read_text() == "mine"
     assert os.path.lexists(place)

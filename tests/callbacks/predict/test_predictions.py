@@ -128,7 +128,7 @@ def test_an_output_of_another_seed_is_done_unless_noise_was_drawn(tmp_path):
     assert not is_done(tmp_path, run(), seed=1)
 
 
-def test_the_last_line_of_an_output_without_an_error_counts(tmp_path):
+def test_of_the_lines_of_an_output_the_last_one_without_an_error_counts(tmp_path):
     other = run(options=OTHER_STEPS)
 
     add(tmp_path, run())
@@ -187,11 +187,15 @@ def test_an_output_of_an_input_that_changed_or_is_gone_is_not_done(tmp_path):
 
 
 def test_options_of_a_run_are_those_that_change_an_output():
+    """Else all outputs would be made again on another number of devices, say.
+
+    Left out are settings of the training, of memory and of reading, places, and what is not set.
+    """
     arguments = {
         "scale": 4.0,
         "steps": 15,
         "start": None,
-        "weights": "w.ckpt",
+        "weights": "w.ckpt",  # which are compared by their content
         "network": {"class_path": "b.Net", "init_args": {"widths": [32, 64]}},
         "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 1.0}},
         "lr_scheduler": {"class_path": "x.Y"},
@@ -223,6 +227,7 @@ def test_options_of_a_run_are_those_that_change_an_output():
 
 
 def test_options_of_a_source_are_those_that_change_an_image():
+    """How many images it has, and where it keeps copies, changes none of them."""
     arguments = {"count": 3, "cache_dir": "d", "size": [64, 32], "scale": None}
     source = {"class_path": "datamodules.Seeds", "init_args": arguments}
 
@@ -252,9 +257,10 @@ def test_a_network_without_tensors_has_no_digest():
 
 
 def test_no_line_is_written_to_a_folder_that_was_moved(tmp_path):
+    """Else a run would go on in a new folder of the old name, without the outputs so far."""
     folder = tmp_path / "outputs"
     folder.mkdir()
-    hold_place(folder)
+    hold_place(folder)  # as a run does at its beginning
     folder.rename(tmp_path / "moved")
 
     with pytest.raises(MovedError):

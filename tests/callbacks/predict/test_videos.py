@@ -165,12 +165,12 @@ def from_first(times):
 @pytest.mark.parametrize(
     ("name", "codec", "audio"),
     [
-        ("a.mkv", "libx264", "libopus"),
-        ("a.mov", "libx264", "pcm_s16le"),
-        ("a.avi", "libx264", "libmp3lame"),  # without times of frames that are shown later
-        ("a.mkv", "libx264", "pcm_s16le"),  # without a layout of channels
-        ("a.avi", "mpeg4", "pcm_s24le"),
-        ("a.mkv", "libx264", "alac"),  # without a duration
+        pytest.param("a.mkv", "libx264", "libopus", id="Matroska"),
+        pytest.param("a.mov", "libx264", "pcm_s16le", id="QuickTime"),
+        pytest.param("a.avi", "libx264", "libmp3lame", id="no times of frames shown later"),
+        pytest.param("a.mkv", "libx264", "pcm_s16le", id="no layout of channels"),
+        pytest.param("a.avi", "mpeg4", "pcm_s24le", id="AVI"),
+        pytest.param("a.mkv", "libx264", "alac", id="no durations of packets"),
     ],
 )
 def test_other_containers_keep_times_and_sound(tmp_path, name, codec, audio):
@@ -422,12 +422,15 @@ def test_a_video_with_a_frame_that_is_not_finite_is_given_up_and_the_next_one_ma
 
     predict(tmp_path, tmp_path / "out", model, workers=1)
 
-    assert model.made <= 5 + len(SHORT) + 5  # at most 5 of a.mp4 were read ahead
+    # Of the 70 frames of a.mp4, only those come after the fifth that the worker has read ahead.
+    assert model.made <= 5 + 5 + len(SHORT)
     assert files(tmp_path / "out") == ["b_x2.mp4"]
     assert "not finite" in stored(tmp_path / "out")[0]["error"]
 
 
 def test_an_out_of_memory_error_ends_the_run(tmp_path, monkeypatch):
+    """It is no fault of this video: all others would fail in the same way."""
+
     def fail(*_):
         raise RuntimeError("CUDA out of memory")
 

@@ -68,8 +68,9 @@ def test_the_tail_for_few_images_is_that_of_students_quantile(n, t):
 
 def test_a_gain_on_each_image_is_shown_although_images_differ_by_far_more(tmp_path):
     """Differences are taken image by image, so that the spread of images does not matter."""
-    images = 30 + 10 * noise(1)
-    a = run(tmp_path / "a", images + 0.1 + 0.02 * noise(2))
+    gain = 0.1
+    images = 30 + 10 * noise(seed=1)
+    a = run(tmp_path / "a", images + gain + 0.02 * noise(seed=2))
     b = run(tmp_path / "b", images)
     other_pairs = run(tmp_path / "c", np.roll(images, 1))
 
@@ -78,8 +79,8 @@ def test_a_gain_on_each_image_is_shown_although_images_differ_by_far_more(tmp_pa
 
     low, high = difference.interval
     assert difference.verdict == "A is better"
-    assert low < 0.1 < high  # the gain
-    assert high - low < 0.1
+    assert low < gain < high
+    assert high - low < gain
     assert difference.notes == []
     assert left_out == []
     assert of_other_pairs.verdict == "no difference shown"
@@ -99,6 +100,7 @@ def test_a_gain_on_each_image_is_shown_although_images_differ_by_far_more(tmp_pa
     ],
 )
 def test_a_difference_is_shown_by_an_interval_without_0(interval, higher_is_better, words):
+    """The interval is of A - B. Without a direction, no run is better, but one may be higher."""
     assert verdict(interval, higher_is_better) == words
 
 
@@ -114,7 +116,7 @@ def test_each_image_is_averaged_over_seeds_before_runs_are_compared(tmp_path):
     [difference], _ = compared(tmp_path / "a", b)
 
     assert difference.interval == pytest.approx((0.5, 0.5))  # each image's mean gains 0.5
-    assert difference.a.std == 0.1
+    assert difference.a.std == 0.1  # kept, for reports
 
 
 # ------------------------------------------------------------------------ images that are left out
@@ -137,12 +139,16 @@ def assert_better_by_1_without_image_3(difference):
     assert "set5/3" in difference.notes[0]
 
 
+# Other pixels, also by an early version, and LR of another degradation.
 @pytest.mark.parametrize("digest", ["00000002 9.00", "00000002", "00000001 9.20"])
 def test_images_whose_pixels_or_degradation_differ_are_left_out(tmp_path, digest):
-    """A digest is a hash of HR and, but for earlier versions, the detail of LR."""
-    digests = dict.fromkeys(KEYS, "00000001 9.00") | {"set5/0": "00000001"}
-    of_a = digests | {"set5/1": "00000001"}
-    of_b = digests | {"set5/2": "00000001 9.01", "set5/3": digest}  # 9.01: LR rounded otherwise
+    """A digest is a hash of HR's pixels and the detail of LR; early versions have the hash alone.
+
+    Details that differ by up to 1 % are of one degradation, rounded otherwise by another device.
+    """
+    digests = dict.fromkeys(KEYS, "00000001 9.00")
+    of_a = digests | {"set5/0": "00000001", "set5/1": "00000001"}
+    of_b = digests | {"set5/0": "00000001", "set5/2": "00000001 9.01", "set5/3": digest}
     a = run(tmp_path / "a", better_by_1_except_image_3(-100.0), digests=of_a)
     b = run(tmp_path / "b", noise(), digests=of_b)
 
@@ -152,8 +158,9 @@ def test_images_whose_pixels_or_degradation_differ_are_left_out(tmp_path, digest
     assert left_out == []
 
 
-@pytest.mark.parametrize("mean", [{"value": 31.0, "not_finite": 1}, {}])  # {}: inf, as of 0.1.0
+@pytest.mark.parametrize("mean", [{"value": 31.0, "not_finite": 1}, {"value": math.inf}])
 def test_images_of_infinite_psnr_are_left_out_of_both_runs(tmp_path, mean):
+    """A run stores the mean of its finite numbers, 31 say; version 0.1.0 stored an infinite one."""
     a = run(tmp_path / "a", better_by_1_except_image_3(math.inf), mean=mean)
     b = run(tmp_path / "b", noise())
 
@@ -191,6 +198,7 @@ def test_only_images_in_both_runs_are_compared(tmp_path):
 
 
 def test_a_metric_of_sets_is_left_out_if_the_images_differ(tmp_path):
+    """FID has no numbers of images; the digest of its set begins with a hash of all pixels."""
     append(tmp_path / "a", [row(metric="fid", digest="00000001 9.00")])
     append(tmp_path / "b", [row(metric="fid", digest="00000002 9.00")])
 
@@ -238,6 +246,7 @@ def test_of_several_checkpoints_one_is_named_by_a_part_of_its_name(tmp_path):
 
 
 def test_bicubic_is_compared_only_if_it_is_named(tmp_path):
+    """A run has the numbers of bicubic enlargement beside those of its model."""
     a = run(tmp_path / "a", noise(), checkpoint="bicubic")
     run(tmp_path / "a", noise() + 1, checkpoint="c/best.ckpt")
 
@@ -276,23 +285,28 @@ def table_of(*runs):
     return of_runs([load_run(run) for run in runs], ALL)
 
 
-def test_the_best_is_bold_and_differences_have_intervals(tmp_path):
+def test_the_best_is_bold_and_differences_have_intervals_in_a_table(tmp_path):
     values = 30.0 + np.arange(12)  # 35.5 on average
     gains = np.array([1, 1.02] * 6)  # 1.01 on average
     worse = run(tmp_path / "a", values)
-    better = run(tmp_path / "b_1", values + gains)
+    better = run(tmp_path / "b", values + gains)
     same_mean = run(tmp_path / "c", values + gains + [0.1, -0.1] * 6)
 
-    cells, notes = table_of(worse, better, same_mean)
+    cells, _ = table_of(worse, better, same_mean)
 
     low, high = mean_interval(-gains)
-    half = f"{(high - low) / 2:.2f}"
+    half_width = f"{(high - low) / 2:.2f}"
     assert cells[0] == ["", "psnr, set5 x2 ↑ (n = 12)"]
     assert cells[1][1] == "35.50"
-    assert cells[2][1] == f"**36.51** (+1.01 ± {half})"
+    assert cells[2][1] == f"**36.51** (+1.01 ± {half_width})"
     assert cells[3][1].startswith("**36.51**")
-    assert f"/b_1 | **36.51** (+1.01 ± {half}) |" in as_markdown(cells, notes)
-    assert rf"/b\_1 & \textbf{{36.51}} ($+1.01 \pm {half}$) \\" in as_latex(cells, notes)
+
+
+def test_bold_numbers_with_intervals_are_written_as_markdown_and_as_latex():
+    cells = [["", "psnr"], ["runs/b_1", "**36.51** (+1.01 ± 0.02)"]]
+
+    assert "| runs/b_1 | **36.51** (+1.01 ± 0.02) |" in as_markdown(cells, notes=[])
+    assert r"runs/b\_1 & \textbf{36.51} ($+1.01 \pm 0.02$) \\" in as_latex(cells, notes=[])
 
 
 @pytest.mark.parametrize(
@@ -317,11 +331,12 @@ def test_a_column_is_of_the_images_with_a_finite_number_in_all_runs(tmp_path):
     values = np.array([30.0, 31, 32, 33, 34, 35, 36, 20, 20, 10, 38, 39])
     infinite = values - 1
     infinite[7:9] = np.inf
-    of_nine = {"keys": KEYS[:9], "protocol": row().protocol | {"images": 9}}
+    of_nine = {"keys": KEYS[:9], "protocol": row().protocol | {"images": 9}}  # of 12
 
     cells, _ = table_of(
         run(tmp_path / "full", values),
         run(tmp_path / "nine", values[:9] - 0.5, **of_nine),
+        # Its ten finite numbers have a mean of 30.8.
         run(tmp_path / "infinite", infinite, mean={"value": 30.8, "not_finite": 2}),
     )
 

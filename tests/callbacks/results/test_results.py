@@ -45,7 +45,7 @@ def stored_images(folder):
 
 
 @pytest.mark.parametrize("verb", ["validate", "test"])
-def test_numbers_are_stored_with_protocol_and_weights(tmp_path, verb):
+def test_results_json_says_how_each_number_was_made(tmp_path, verb):
     tiny = Images(count=7, name="tiny", scale=2)
     other = Images(count=3, name="other", scale=4)
 
@@ -61,35 +61,38 @@ def test_numbers_are_stored_with_protocol_and_weights(tmp_path, verb):
         ("tiny", 2.0, "ssim", 7),
         ("other", 4.0, "ssim", 3),
     ]
-    first = content["results"][0]
-    assert first["protocol"] == PSNR().protocol()
-    assert first["checkpoint"] == Trained.weights_source
-    assert first["higher_is_better"]
-    assert "seeds" not in first  # the model draws no noise
+    psnr = content["results"][0]
+    assert psnr["protocol"] == PSNR().protocol()
+    assert psnr["checkpoint"] == Trained.weights_source
+    assert psnr["higher_is_better"]
+    assert "seeds" not in psnr  # the model draws no noise
 
 
-def test_numbers_of_every_image_and_of_bicubic_are_stored(tmp_path):
+def test_a_number_of_every_image_and_of_its_bicubic_enlargement_is_stored(tmp_path):
+    images = Images(count=7, scale=2, side=24)
+
+    evaluate(tmp_path, PSNR(control=True), data=loader(images))
+
+    sr, hr = outputs(count=7, side=24)
+    lr = torch.stack([sample["lr"] for sample in images])
+    for checkpoint, enlarged in (("a.ckpt", sr), ("bicubic", resize(lr, (24, 24)))):
+        expected = PSNR(border=2).compute(enlarged, hr, keys(7)).tolist()
+        rows = [row for row in stored_images(tmp_path) if row.checkpoint == checkpoint]
+        assert [row.image for row in rows] == images.keys
+        assert [row.value for row in rows] == pytest.approx(expected)
+
+
+def test_the_number_of_each_dataset_and_its_bicubic_is_the_mean_over_its_images(tmp_path):
     tiny = Images(count=7, name="tiny")
     other = Images(count=3, name="other")
 
     evaluate(tmp_path, PSNR(control=True), data=[loader(tiny), loader(other)])
 
-    images = stored_images(tmp_path)
-    sr, hr = outputs(count=7)
-    lr = torch.stack([sample["lr"] for sample in tiny])
-    for checkpoint, enlarged in (("a.ckpt", sr), ("bicubic", resize(lr, (24, 24)))):
-        expected = PSNR(border=2).compute(enlarged, hr, keys(7)).tolist()
-        of_tiny = [i for i in images if (i.dataset, i.checkpoint) == ("tiny", checkpoint)]
-        assert [image.image for image in of_tiny] == tiny.keys
-        assert [image.value for image in of_tiny] == pytest.approx(expected)
-    assert [(number.dataset, number.checkpoint) for number in stored(tmp_path)] == [
-        ("tiny", "a.ckpt"),
-        ("other", "a.ckpt"),
-        ("tiny", "bicubic"),
-        ("other", "bicubic"),
-    ]
-    for number in stored(tmp_path):
-        values = [image.value for image in images if image.number == number.number]
+    numbers = stored(tmp_path)
+    assert [number.dataset for number in numbers] == ["tiny", "other", "tiny", "other"]
+    assert [number.checkpoint for number in numbers] == ["a.ckpt", "a.ckpt", "bicubic", "bicubic"]
+    for number in numbers:
+        values = [row.value for row in stored_images(tmp_path) if row.number == number.number]
         assert len(values) == number.n
         assert number.value == sum(values) / number.n
 
@@ -159,36 +162,42 @@ class Changed(Images):
 
 
 @pytest.mark.parametrize("metric", [PSNR(), SWD(levels=1)], ids=["of images", "of sets"])
-@pytest.mark.parametrize("changed", ["nothing", "hr", "lr"])
-def test_numbers_of_other_images_of_the_same_names_are_dropped(tmp_path, caplog, metric, changed):
-    """Metrics that were not measured again would be of other images than the one that was."""
+@pytest.mark.parametrize(("changed", "dropped"), [("nothing", False), ("hr", True), ("lr", True)])
+def test_numbers_of_changed_images_are_dropped(tmp_path, caplog, metric, changed, dropped):
+    """If one metric is measured again on changed images, the others' numbers do not belong to it.
+
+    They would stand beside it in one table.
+    """
     evaluate(tmp_path, PSNR(), SSIM(), SWD(levels=1))
 
     evaluate(tmp_path, metric, data=loader(Changed(changed)))
 
-    remaining = {"psnr", "ssim", "swd"} if changed == "nothing" else {metric.name}
-    assert {number.metric for number in stored(tmp_path)} == remaining
-    assert {image.metric for image in stored_images(tmp_path)} == remaining - {"swd"}
-    assert ("are replaced: tiny x2" in caplog.text) == (changed != "nothing")
+    kept = {metric.name} if dropped else {"psnr", "ssim", "swd"}
+    assert {number.metric for number in stored(tmp_path)} == kept
+    # SWD, of sets, has no number of an image.
+    assert {image.metric for image in stored_images(tmp_path)} == kept - {"swd"}
+    assert ("are replaced: tiny x2" in caplog.text) == dropped
 
 
-@pytest.mark.parametrize("content", ["before", "after"])
-def test_numbers_of_other_weights_of_the_same_name_are_dropped(tmp_path, caplog, content):
+@pytest.mark.parametrize(("content", "dropped"), [("same", False), ("other", True)])
+def test_numbers_of_changed_weights_are_dropped(tmp_path, caplog, content, dropped):
+    """Training on writes other weights into `last.ckpt`; the file's hash tells them apart."""
+    file = tmp_path / "last.ckpt"
     model = Trained()
-    model.weights_source = f"{tmp_path / 'm.pth'} (EMA)"
-    (tmp_path / "m.pth").write_text("before")
+    model.weights_source = f"{file} (EMA)"  # its averages
+    file.write_text("same")
     evaluate(tmp_path, PSNR(), SSIM(), model=model)
-    (tmp_path / "m.pth").write_text(content)
+    file.write_text(content)
 
     evaluate(tmp_path, PSNR(), model=model)
 
-    is_dropped = content == "after"
     metrics = {number.metric for number in stored(tmp_path)}
-    assert metrics == ({"psnr"} if is_dropped else {"psnr", "ssim"})
-    assert ("no longer among the results: ssim on tiny x2" in caplog.text) == is_dropped
+    assert metrics == ({"psnr"} if dropped else {"psnr", "ssim"})
+    assert ("no longer among the results: ssim on tiny x2" in caplog.text) == dropped
 
 
 def test_other_images_at_another_scale_drop_nothing(tmp_path, caplog):
+    """Each scale has images of its own; a digest is a hash of HR and the detail of LR."""
     append(tmp_path, [row(scale=2.0, digest="00000001 9.0")])
 
     append(tmp_path, [row(scale=4.0, digest="00000002 9.0")])
@@ -201,17 +210,20 @@ def killed(path, text):
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("writes", [0, 1, 2])
+@pytest.mark.parametrize("writes", [0, 1, 2])  # before the kill, of three
 @pytest.mark.parametrize("digest", ["00000001", "00000002"], ids=["old images", "new images"])
 def test_numbers_of_old_and_new_images_are_never_mixed_by_a_kill(
     tmp_path, monkeypatch, writes, digest
 ):
-    """New images are measured by a process that is killed after so many writes; PSNR again."""
+    """PSNR and SSIM are of old images; a process that measures PSNR of new ones is killed.
+
+    The next process measures PSNR of old or new images, and no number of the others may be left.
+    """
 
     def measure(digest, *metrics):
         rows = []
         for metric in metrics:
-            rows.append(row(metric=metric, value=int(digest)))
+            rows.append(row(metric=metric, value=int(digest)))  # 1 of old images, 2 of new ones
             rows.append(row(metric=metric, image="set5/baby", digest=digest))
         append(tmp_path, rows)
 
@@ -273,28 +285,45 @@ class Stochastic(Trained):
         return {"sr": (sr + 0.01 * self.noise_seed).clamp(0, 1)}
 
 
-def test_the_number_of_several_seeds_is_their_mean_and_deviation(tmp_path, capsys):
-    model = Stochastic()
+def evaluate_seeds(folder, *evaluations):
+    """Evaluate a model with noise by the seeds of each evaluation, as `--run.seeds` does.
+
+    Yields the PSNR of each seed when its numbers are stored.
+    """
     results = Results()
-    run = trainer(tmp_path, PSNR(control=True), results)
-    results.repeats = 3
-    values = []
-    for seed in (4, 5, 6):
-        model.set_noise_seed(seed)
-        run.test(model, loader(), verbose=False)
-        values.append(run.callback_metrics["test/psnr"].double())
-        assert stored(tmp_path)[0].seeds == list(range(4, seed + 1))  # stored after each seed
+    run = trainer(folder, PSNR(control=True), results)
+    model = Stochastic()
+    for seeds in evaluations:
+        results.repeats = len(seeds)
+        for seed in seeds:
+            model.set_noise_seed(seed)
+            run.test(model, loader(), verbose=False)
+            yield run.callback_metrics["test/psnr"].double()
+
+
+def test_the_number_of_several_seeds_is_their_mean_and_deviation(tmp_path):
+    values = torch.stack(list(evaluate_seeds(tmp_path, [4, 5, 6])))
 
     number, bicubic = stored(tmp_path)
-    assert number.value == pytest.approx(torch.stack(values).mean().item(), rel=1e-6)
-    assert number.std == pytest.approx(torch.stack(values).std().item(), rel=1e-4)
+    assert number.value == pytest.approx(values.mean().item(), rel=1e-6)
+    assert number.std == pytest.approx(values.std().item(), rel=1e-4)
     assert number.std > 0
     assert bicubic.seeds is None  # which draws no noise
     assert {image.seed for image in stored_images(tmp_path)} == {4, 5, 6, None}
-    assert capsys.readouterr().out.count("checkpoint") == 1  # one table, at the end
 
-    run.test(model, loader(), verbose=False)
-    assert stored(tmp_path)[0].seeds == [6]  # another evaluation replaces them
+
+def test_each_seed_is_stored_at_once_and_all_are_shown_in_one_table(tmp_path, capsys):
+    """An interrupt then loses no seed that has been measured."""
+    seeds = [stored(tmp_path)[0].seeds for _ in evaluate_seeds(tmp_path, [4, 5, 6])]
+
+    assert seeds == [[4], [4, 5], [4, 5, 6]]
+    assert capsys.readouterr().out.count("checkpoint") == 1  # a heading of the table
+
+
+def test_another_evaluation_replaces_all_seeds_of_the_one_before(tmp_path):
+    list(evaluate_seeds(tmp_path, [4, 5], [6]))
+
+    assert stored(tmp_path)[0].seeds == [6]
 
 
 @pytest.mark.parametrize("broken_seed", [0, 1])

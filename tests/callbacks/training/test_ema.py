@@ -54,9 +54,10 @@ def average_of(ema):
 @pytest.mark.parametrize(
     ("decay", "first"),
     [(0.3, 0), (0.999, 0), (0.9, 1), (0.9, None)],
-    ids=["until step 4, of 4 / 13", "in all steps", "from n = 1, as InvSR", "none, as ResShift"],
+    ids=["warm-up of 3 steps", "warm-up in all steps", "first n of InvSR", "none, as ResShift"],
 )
 def test_the_average_follows_its_formula_with_warm_up(tmp_path, decay, first):
+    """A decay of 0.3 is less than (1 + n) / (10 + n) from n = 3 on: 4 / 13 = 0.31."""
     note = Note()
     ema = EMA(decay, first=first)
 
@@ -121,7 +122,10 @@ def test_validation_uses_the_average_within_fit_only(tmp_path):
 
 @pytest.mark.parametrize("weights_only", [False, True])
 def test_a_checkpoint_written_during_validation_holds_the_trained_weights(tmp_path, weights_only):
-    """Also that of an exception; the averages, which are in their place then, are beside them."""
+    """Validation has the averages in the place of the weights, which a resumed run would train.
+
+    A callback writes one checkpoint, and Lightning another after its exception.
+    """
 
     class SavesAndFails(Callback):
         def on_validation_batch_end(self, trainer, *_):
@@ -143,7 +147,7 @@ def test_a_checkpoint_written_during_validation_holds_the_trained_weights(tmp_pa
     assert torch.equal(early["state_dict"]["net.weight"], note.trained[-1])
     assert torch.equal(broken["state_dict"]["net.weight"], note.trained[-1])
     assert_near(average, expected_average(note.trained), 1e-6)
-    assert not model._state_dict_hooks  # by which checkpoints get the trained weights
+    assert not model._state_dict_hooks  # the hook that gave them to checkpoints is gone
 
 
 def test_a_checkpoint_holds_averages_of_trained_parameters_only(tmp_path):
@@ -159,7 +163,10 @@ def test_a_checkpoint_holds_averages_of_trained_parameters_only(tmp_path):
 
 
 def test_a_checkpoint_between_a_step_and_its_average_resumes_exactly(tmp_path):
-    """Resuming has to make up for the average of the sixth step."""
+    """After an exception, a checkpoint may have the weights of step 6 but the average of step 5.
+
+    Resuming has to make up for the missing update.
+    """
 
     class FailsAfterStep6(Callback):
         def on_train_batch_end(self, trainer, *_):
@@ -181,7 +188,8 @@ def test_a_checkpoint_between_a_step_and_its_average_resumes_exactly(tmp_path):
 
     uninterrupted = Note()
     trainer(tmp_path, uninterrupted, max_steps=6, max_epochs=-1).fit(Tiny(), FOUR_BATCHES)
-    after_step_6, after_step_7 = resumed.trained  # on another batch, because the epoch starts again
+    # Step 7 is on the first batch, as the epoch starts again.
+    after_step_6, after_step_7 = resumed.trained
     assert ema.updates == 7
     assert torch.equal(after_step_6, uninterrupted.trained[-1])
     expected = expected_average([*uninterrupted.trained, after_step_7], 0.9)
@@ -223,14 +231,15 @@ def test_bfloat16_weights_are_averaged_in_float32():
     assert module.weight.item() == 2
 
 
-def test_tied_parameters_are_averaged_once_and_saved_under_both_names():
+def test_tied_parameters_have_one_average_and_keep_both_names_in_checkpoints():
+    """Checkpoints hold the trained weights under each name, also while averages replace them."""
     module = nn.ModuleDict({"a": nn.Linear(2, 2, bias=False), "b": nn.Linear(2, 2, bias=False)})
     module["b"].weight = module["a"].weight
     trained = module["a"].weight.detach().clone()
     ema = EMA()
     ema.track(module)
     averages = ema.state_dict()["weights"]
-    averages["a.weight"].zero_()  # others than the trained weights
+    averages["a.weight"].zero_()  # unlike the trained weights
 
     ema.swap_in(module)
     in_a_checkpoint = module.state_dict()

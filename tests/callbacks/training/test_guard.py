@@ -169,7 +169,11 @@ def scaled(scale):
 
 
 def test_updates_that_the_scaler_skips_while_it_lowers_its_scale_are_not_counted(tmp_path):
-    """4 times 2^15 and 2^14 are above float16's 65504: the scaler halves its scale twice."""
+    """A scaler finds its scale by overflows, which are no fault that may stop the run.
+
+    The gradient is 4 times the scale: 4 x 2^15 and 4 x 2^14 = 65,536 are above float16's 65,504, so
+    that the scaler halves its scale of 2^15 twice.
+    """
     data = batches([0, 1, 2, 3])
     guard = Guard()
     model = Overflows(optimizer=UNFUSED_ADAM)
@@ -331,14 +335,18 @@ def test_fsdp_skips_the_same_updates_as_ddp(tiny):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("hook", ["batch_start", "backward", "batch_end", "validation"])
-@pytest.mark.parametrize("batch", [4, 9])
+@pytest.mark.parametrize("batch", [4, 9], ids=["first epoch", "second epoch"])
 def test_a_resumed_run_that_skips_updates_equals_an_uninterrupted_one(
     tiny, enlarger, monkeypatch, hook, batch
 ):
+    """A verdict is read one update later, so a checkpoint must count those that are not yet read.
+
+    The run is interrupted at a hook of a batch, and resumes from the checkpoint of the last step.
+    """
     command = write_own(["callbacks.EMA", guard(in_a_row=13)])  # never stops: there are 12 steps
     command += " --trainer.val_check_interval 2 --checkpoint.every_n_steps 1"
     command += " --trainer.callbacks+ tests.commands.test_resume.Interruption --run.name"
-    enlarger(f"{command} whole")
+    enlarger(f"{command} uninterrupted")
     monkeypatch.setattr(Interruption, "hook", hook)
     monkeypatch.setattr(Interruption, "batch", batch)
     with pytest.raises(RuntimeError, match="interrupted"):
@@ -346,5 +354,5 @@ def test_a_resumed_run_that_skips_updates_equals_an_uninterrupted_one(
 
     enlarger(f"{command} stopped")
 
-    assert newest("whole")["callbacks"]["Guard"]["skipped"] > 2
-    assert_same("stopped", "whole")
+    assert newest("uninterrupted")["callbacks"]["Guard"]["skipped"] > 2  # of 12 steps
+    assert_same("stopped", "uninterrupted")

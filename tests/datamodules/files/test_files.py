@@ -47,18 +47,19 @@ def streamed(path):
 @pytest.mark.parametrize(
     ("suffixes", "roles", "unused"),
     [
-        ("png txt json", "hr txt json", ""),
-        ("hr.png lr.webp caption", "hr lr txt", ""),
-        ("jpg jpg.txt jpg.json", "hr txt json", ""),
-        ("hr.jpg hr.jpg.txt rst", "hr txt", ""),
-        ("JPG JPG.TXT", "hr txt", ""),
-        ("hr.png lq.png", "hr", "lq.png"),
-        ("png mask.png depth.x.tif", "hr", "mask.png depth.x.tif"),
-        ("latent.npy lr.png lr_latent.npy", "latent lr lr_latent", ""),
-        ("txt cls hr.txt", "txt", ""),
+        pytest.param("png txt json", "hr txt json", "", id="an image alone is HR"),
+        pytest.param("hr.png lr.webp caption", "hr lr txt", "", id="a pair and its caption"),
+        pytest.param("jpg jpg.txt jpg.json", "hr txt json", "", id="texts named as the image"),
+        pytest.param("hr.jpg hr.jpg.txt rst", "hr txt", "", id="hr in the text's name; no role"),
+        pytest.param("JPG JPG.TXT", "hr txt", "", id="upper case"),
+        pytest.param("hr.png lq.png", "hr", "lq.png", id="lq is not LR"),
+        pytest.param("png mask.png depth.x.tif", "hr", "mask.png depth.x.tif", id="other images"),
+        pytest.param("latent.npy lr.png lr_latent.npy", "latent lr lr_latent", "", id="latents"),
+        pytest.param("txt cls hr.txt", "txt", "", id="hr.txt is no second caption"),
     ],
 )
-def test_roles_follow_from_suffixes(suffixes, roles, unused):
+def test_roles_of_a_samples_members_follow_from_their_suffixes(suffixes, roles, unused):
+    """Images without a role are told to the user; other members are passed over."""
     found = roles_of(tuple(suffixes.split()))
     assert list(found.members) == roles.split()
     assert found.unused == tuple(unused.split())
@@ -68,10 +69,8 @@ def test_roles_follow_from_suffixes(suffixes, roles, unused):
     "suffixes",
     [
         pytest.param("png hr.png", id="two HR"),
-        pytest.param("png jpg", id="two HR of plain names"),
         pytest.param("hr.png lr.png lr.webp", id="two LR"),
         pytest.param("png txt caption", id="two captions"),
-        pytest.param("png txt png.txt", id="two captions of one ending"),
         pytest.param("lr.png", id="LR alone"),
     ],
 )
@@ -95,9 +94,9 @@ def test_an_image_without_a_role_is_counted_by_all_readers(tmp_path, caplog):
     streamed(path)
     pack([str(path), str(tmp_path / "out"), "--workers", "0"])
 
-    assert "left out 2 images without a role: ['0.lq.png'" in caplog.text
-    assert "left out images without a role, such as 0.lq.png" in caplog.text
-    assert "members lq.png: images without a role, kept: 2" in caplog.text
+    assert "left out 2 images without a role: ['0.lq.png'" in caplog.text  # Shards
+    assert "left out images without a role, such as 0.lq.png" in caplog.text  # Stream
+    assert "members lq.png: images without a role, kept: 2" in caplog.text  # the packer
 
 
 def test_hr_and_lr_as_images_of_their_own_are_refused(tmp_path):
@@ -109,7 +108,7 @@ def test_hr_and_lr_as_images_of_their_own_are_refused(tmp_path):
 
 
 def check_sides(sides, scale):
-    """Check the images of folders: four square ones of the same names in each, of its side."""
+    """Check folders of square images, whose side is given; each has those named 0000 to 0003."""
     keys = [f"{folder}/{number:04}" for folder in sides for number in range(4)]
 
     def size_of(index):

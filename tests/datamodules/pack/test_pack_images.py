@@ -120,7 +120,8 @@ def test_a_jpeg_with_a_truncated_header_segment_is_encoded(tmp_path, kind):
     assert_array_equal(image(members).rgb, decode(data, "original").rgb)
 
 
-def test_a_jpeg_has_the_quality_asked_for_chroma_of_all_pixels_and_srgb(tmp_path):
+def test_a_jpeg_has_its_quality_full_chroma_and_the_colours_of_srgb(tmp_path):
+    """Readers of shards may ignore profiles, and halved chroma would be an artefact to learn."""
     smooth = np.asarray(Image.fromarray(pixels((5, 4))).resize((120, 90), Image.Resampling.BICUBIC))
     path = tmp_path / "a.png"
     path.write_bytes(encoded(smooth, icc_profile=rgb_profile()))
@@ -147,31 +148,39 @@ def test_a_jpeg_of_too_many_pixels_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("length", "side", "step", "expected"),
     [
-        (2040, 480, 240, [0, 240, 480, 720, 960, 1200, 1440, 1560]),  # DIV2K, as BasicSR
-        (960, 480, 240, [0, 240, 480]),
-        (961, 480, 240, [0, 240, 480, 481]),
-        (5, 5, 3, [0]),
+        pytest.param(2040, 480, 240, [0, 240, 480, 720, 960, 1200, 1440, 1560], id="DIV2K"),
+        pytest.param(960, 480, 240, [0, 240, 480], id="the third square ends at the border"),
+        pytest.param(961, 480, 240, [0, 240, 480, 481], id="one pixel is left: a fourth square"),
+        pytest.param(5, 5, 3, [0], id="as long as a square"),
     ],
 )
-def test_squares_are_cut_at_the_places_of_basicsr(length, side, step, expected):
+def test_squares_start_every_step_and_the_last_one_ends_at_the_border(length, side, step, expected):
+    """As in BasicSR's `extract_subimages`."""
     assert square_starts(length, side, step) == expected
 
 
-@pytest.mark.parametrize("size", [(12, 8), (13, 9)])  # twice LR; 1 more, which is cut off
-@pytest.mark.parametrize("encoding", [PNG, JPEG])
-def test_pairs_are_cut_alike_and_only_hr_becomes_a_jpeg(tmp_path, size, encoding):
+@pytest.mark.parametrize("size", [(12, 8), (13, 9)], ids=["twice LR", "1 more, which is cut off"])
+def test_hr_and_lr_of_a_pair_are_cut_at_the_same_places(tmp_path, size):
     hr = save(tmp_path / "a.png", size, seed=1)
     lr = save(tmp_path / "lr" / "a.png", (6, 4), seed=2)
 
-    samples = packed(hr, lr, scale=2.0, crop=4, step=4, encode=encoding).samples
+    samples = packed(hr, lr, scale=2.0, crop=4, step=4, encode=PNG).samples
     _, fifth = samples[4]  # the middle one of the lower row
 
     assert len(samples) == 6  # two rows of three squares of 4 pixels in 12x8
+    assert_array_equal(image(fifth, "hr").rgb, pixels(size, seed=1)[4:8, 4:8])
     assert_array_equal(image(fifth, "lr").rgb, pixels((6, 4), seed=2)[2:4, 2:4])
-    if encoding == PNG:
-        assert_array_equal(image(fifth).rgb, pixels(size, seed=1)[4:8, 4:8])
-    else:
-        assert list(fifth) == ["hr.jpg", "lr.png"]
+
+
+def test_of_a_pair_only_hr_becomes_a_jpeg(tmp_path):
+    """Encoded again, LR would have artefacts that are not of its degradation."""
+    hr = save(tmp_path / "a.png", (8, 8))
+    lr = save(tmp_path / "lr" / "a.png", (4, 4))
+
+    members = members_of(packed(hr, lr, scale=2.0, crop=8, encode=JPEG))
+
+    assert list(members) == ["hr.jpg", "lr.png"]
+    assert_array_equal(image(members, "lr").rgb, pixels((4, 4)))
 
 
 @pytest.mark.parametrize(

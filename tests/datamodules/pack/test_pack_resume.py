@@ -53,7 +53,7 @@ def packed_at_once(images):
 # ------------------------------------------------------------------------------------------ parts
 
 
-@pytest.mark.parametrize("parts", [2, 40])
+@pytest.mark.parametrize("parts", [2, 40])  # fewer and more than the 60 / 4 = 15 shards
 def test_any_number_of_parts_gives_the_same_bytes(images, out, parts, caplog):
     for part in reversed(range(parts)):
         assert run(images, out, "--part", f"{part}/{parts}") in (0, 1)  # 1: it has broken images
@@ -73,9 +73,6 @@ def test_parts_of_other_options_or_images_are_refused(images, out):
         run(images, out, "--encode", "webp", "--part", "0/2")
     shutil.copy(images / "11.png", images / "10.png")  # another size under its name
     with pytest.raises(ValueError, match="images was '60 of names and sizes"):
-        run(images, out, "--part", "0/2")
-    (images / "10.png").unlink()
-    with pytest.raises(ValueError, match="now it is '59 of names and sizes"):
         run(images, out, "--part", "0/2")
 
 
@@ -102,15 +99,19 @@ def test_a_killed_command_goes_on_and_its_workers_end(tmp_path, out):
     assert content(out) == content(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("written", ["before", "after"])
-def test_a_command_goes_on_after_ctrl_c_at_a_shards_record(images, out, monkeypatch, written):
-    """It is the last file before the shard gets its name."""
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_command_goes_on_after_ctrl_c_around_a_records_writing(images, out, monkeypatch, moment):
+    """A shard's record is the last file before the shard gets its name.
+
+    So the second shard has no name yet when its record stops the command, and is made anew.
+    """
     write_whole = shard_set.write_whole
 
     def interrupt(path, text):
-        if written == "after" or path.name != "shard-000001.json":
+        is_second_record = path.name == "shard-000001.json"
+        if moment == "after" or not is_second_record:
             write_whole(path, text)
-        if path.name == "shard-000001.json":
+        if is_second_record:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -118,12 +119,12 @@ def test_a_command_goes_on_after_ctrl_c_at_a_shards_record(images, out, monkeypa
         with pytest.raises(KeyboardInterrupt):
             run(images, out)
 
-    [first] = out.glob("*.tar")
-    written_at = first.stat().st_mtime_ns
+    [finished] = out.glob("*.tar")
+    written_at = finished.stat().st_mtime_ns
     run(images, out)
 
-    assert first.name == "shard-000000.tar"
-    assert first.stat().st_mtime_ns == written_at  # it is not made again
+    assert finished.name == "shard-000000.tar"
+    assert finished.stat().st_mtime_ns == written_at  # it is not made again
     assert content(out) == packed_at_once(images)
 
 

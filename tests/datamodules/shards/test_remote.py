@@ -33,13 +33,14 @@ from tests.datamodules.image_files import encoded, image_bytes, indexed, pixels,
 from tests.datamodules.server import serving
 
 CONTENT = bytes(range(256)) * 20_000  # 5 MB
+REQUEST = 1 << 20  # bytes of one request
 FORK = multiprocessing.get_context("fork")
 
 
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch):
     monkeypatch.setattr(remote, "FIRST_PAUSE", 0.01)  # seconds
-    monkeypatch.setattr(remote, "CHUNK", 1 << 20)  # bytes of one request
+    monkeypatch.setattr(remote, "CHUNK", REQUEST)
 
 
 @pytest.fixture
@@ -94,7 +95,10 @@ def first_keys(url):
     ],
 )
 def test_a_signed_address_is_sent_as_it_is_written(server, prepared, target):
-    """Escaped otherwise, it would not be the address that was signed."""
+    """Escaped otherwise, it would not be the address that was signed.
+
+    This server refuses all targets but that one, to which its /here.tar redirects.
+    """
     server.signed[target] = "t-000.tar"
     server.redirects["/here.tar"] = server.url + target
     for url in (server.url + target, f"{server.url}/here.tar"):
@@ -106,13 +110,13 @@ def test_a_signed_address_is_sent_as_it_is_written(server, prepared, target):
 @pytest.mark.parametrize(
     ("written", "sent"),
     [
-        ("/a b/ü.tar", "/a%20b/%C3%BC.tar"),
-        ("/a.tar?b=c d", "/a.tar?b=c+d"),
-        ("/100%.tar", "/100%.tar"),
+        pytest.param("/a b/ü.tar", "/a%20b/%C3%BC.tar", id="space and umlaut in the path"),
+        pytest.param("/a.tar?b=c d", "/a.tar?b=c+d", id="space in the query"),
+        pytest.param("/100%.tar", "/100%.tar", id="a request may hold %"),
     ],
 )
-def test_characters_that_no_request_may_hold_are_escaped(server, written, sent):
-    server.signed[sent] = "f.bin"
+def test_only_characters_that_no_request_may_hold_are_escaped(server, written, sent):
+    server.signed[sent] = "f.bin"  # given for this target alone; others are refused
     assert read_small(f"{server.url}{written}") == CONTENT
 
 
@@ -125,7 +129,12 @@ def test_secrets_are_not_shown():
 
 
 @pytest.mark.parametrize("faults", [[503, 500], [None, "cut", "cut"], ["stall"], [429, "cut"]])
-def test_a_file_is_read_despite_failures(server, monkeypatch, faults):
+def test_a_file_is_read_despite_failed_requests(server, monkeypatch, faults):
+    """Faults are the answers to the first requests, one each; the others get what they ask for.
+
+    503, 500, 429: that status. cut, stall: half of the bytes, then the connection ends, or nothing
+    comes any more. None: no fault.
+    """
     monkeypatch.setattr(remote, "STALL", 0.5)
     server.faults = [*faults]
     with open_remote(f"{server.url}/f.bin") as file:
@@ -134,13 +143,17 @@ def test_a_file_is_read_despite_failures(server, monkeypatch, faults):
     assert server.got("f.bin") == 5 + len(failures)  # 5 requests of 1 MB, each until it succeeds
 
 
-@pytest.mark.parametrize("size", [100, 2 << 20, (1 << 20) + 1])  # a request has 1 << 20
-@pytest.mark.parametrize("ranges", [True, False])
-def test_a_file_of_any_size_is_read(server, ranges, size):
+@pytest.mark.parametrize("size", [100, REQUEST, REQUEST + 1, 2 * REQUEST])
+@pytest.mark.parametrize("ranges", [True, False], ids=["ranges", "no ranges"])
+def test_a_file_of_any_size_is_read_once(server, ranges, size):
+    """A server without ranges sends the whole file at each request, again and again.
+
+    Of a file as long as a request, that looks like the next part, and reading would never end.
+    """
     server.ranges = ranges
     (server.root / "f.bin").write_bytes(CONTENT[:size])
     with open_remote(f"{server.url}/f.bin") as file:
-        assert file.read() == CONTENT[:size]
+        assert file.read(3 * REQUEST) == CONTENT[:size]  # all, and an end
     assert read_range(f"{server.url}/f.bin", offset=90, size=5) == CONTENT[90:95]
 
 
@@ -212,17 +225,23 @@ def test_a_damaged_download_is_downloaded_again(server, prepared):
 
 
 def test_half_an_image_is_unreadable_even_for_a_crop_above_the_damage(server, prepared):
-    """Without an index, which has checksums, only the whole image tells whether it is intact."""
+    """Of an image that the packer has checked, rows below a crop are not decoded.
+
+    This tar has no index of the packer's, so its image has to be decoded as a whole.
+    """
     jpeg = encoded(pixels((64, 64)), "JPEG")
     write_tar(server.root / "t.tar", {"k.jpg": jpeg[: len(jpeg) // 2]})
     source = prepared("t.tar")
-    with pytest.raises(UnreadableImage):
-        TrainingImages(source, "train", scale=2.0, crop_size=16, flips=True)[Item(image=0, seed=0)]
+    crops = TrainingImages(source, "train", scale=2.0, crop_size=16, flips=True)
+    for seed in range(20):  # of 64 rows, 32 are there: many crops of 16 lie within these
+        with pytest.raises(UnreadableImage):
+            crops[Item(image=0, seed=seed)]
 
 
 def test_the_intact_part_of_a_truncated_shard_is_read(server, prepared):
     source = prepared("t-000.tar")
     tar = server.root / "t-000.tar"
+    # It now ends 20 bytes behind the start of its second image.
     tar.write_bytes(tar.read_bytes()[: source._table.place("hr", 1).offset + 20])
 
     check(source, count=1)
@@ -330,6 +349,7 @@ def test_a_download_onto_a_full_disk_leaves_nothing_and_is_not_repeated_at_once(
 
 
 def test_a_foreign_file_beside_the_cache_stays(files, tmp_path):
+    """webdataset removes any old file of its folder, so that is one of its own."""
     foreign = tmp_path / "cache" / "foreign.tar"
     foreign.parent.mkdir()
     foreign.write_bytes(b"x" * SIZE)
@@ -341,7 +361,7 @@ def test_a_foreign_file_beside_the_cache_stays(files, tmp_path):
     assert foreign.read_bytes() == b"x" * SIZE
 
 
-def test_two_processes_download_a_file_once_and_whole(files, tmp_path, monkeypatch):
+def test_of_two_processes_one_downloads_and_the_other_waits(files, tmp_path, monkeypatch):
     monkeypatch.setattr(remote, "FIRST_PAUSE", 1.0)
     files.faults = ["cut"]  # and a pause, in which the other process comes
     cache = cache_of(tmp_path)
@@ -353,11 +373,12 @@ def test_two_processes_download_a_file_once_and_whole(files, tmp_path, monkeypat
 
     (file,) = cache.folder.iterdir()
     assert file.read_bytes() == bytes([1]) * SIZE
-    assert files.got("f1") == 2  # the one that was cut, and another
+    assert files.got("f1") == 2  # the request that was cut, and its repetition
     assert [process.exitcode for process in processes] == [0, 0]
 
 
-def test_what_a_killed_download_left_is_removed_for_room(files, tmp_path):
+def test_the_partial_file_of_a_killed_download_is_removed_when_room_is_needed(files, tmp_path):
+    """Else such files would fill the disk, beside the shards that the cache counts."""
     files.always = "stall"
     process = FORK.Process(target=cache_of(tmp_path).fetch, args=(shard(files, 0),))
     process.start()
@@ -365,14 +386,14 @@ def test_what_a_killed_download_left_is_removed_for_room(files, tmp_path):
     process.kill()
     process.join()
     files.always = None
-    (left,) = (tmp_path / "cache" / "enlarger-shards").iterdir()
-    left.write_bytes(b"x" * SIZE)
+    (partial,) = (tmp_path / "cache" / "enlarger-shards").iterdir()
+    partial.write_bytes(b"x" * SIZE)  # as if it had come so far
 
     cache = cache_of(tmp_path, files=1)
     for number in range(2):
-        time.sleep(0.02)
+        time.sleep(0.02)  # so that times of use differ
         assert cache.fetch(shard(files, number)).read_bytes() == bytes([number]) * SIZE
-    assert names(tmp_path) == ["f0", "f1"]  # without what was left
+    assert names(tmp_path) == ["f0", "f1"]  # the newest comes on top of the one
 
 
 def test_the_next_shards_are_read_ahead(files, tmp_path):
@@ -387,6 +408,7 @@ def read_ahead(cache, shards):
 
 
 def test_a_process_ends_while_it_reads_ahead(files, tmp_path):
+    """It does not wait for its downloads, which may take minutes."""
     files.always = "stall"  # for longer than the test waits
     arguments = (cache_of(tmp_path, downloads=2), [shard(files, 0)])
     process = FORK.Process(target=read_ahead, args=arguments)
@@ -404,11 +426,12 @@ def test_without_room_samples_come_from_the_server(server, prepared, caplog):
 
 
 def test_workers_fetch_each_shard_once(server, prepared):
+    """Also if fsspec has a thread, which a fork does not inherit: here that of reading ahead."""
     source = prepared("t-{000..001}.tar", read_ahead=1)
-    source.upcoming([0])  # fsspec begins its thread before the fork of the workers
+    source.upcoming([0])
     until(lambda: server.got("t-000.tar"))
 
-    order = [0, 3, 1, 4, 2] * 4
+    order = [0, 3, 1, 4, 2] * 4  # numbers of samples, which the workers read by `collate_fn`
     loader = DataLoader(order, batch_size=None, num_workers=2, collate_fn=source.read)
 
     for index, sample in zip(order, loader, strict=True):
@@ -428,13 +451,3 @@ def test_a_cached_shard_that_is_damaged_is_fetched_again(server, prepared, tmp_p
         path.write_bytes(bytes(path.stat().st_size))
     check(source, count=1)
     assert server.got("t-000.tar") == 2
-
-
-def test_reading_beyond_a_file_of_one_request_ends_there_on_a_server_without_ranges(server):
-    server.ranges = False
-    (server.root / "f.bin").write_bytes(CONTENT[: 1 << 20])  # as long as one request
-
-    with open_remote(f"{server.url}/f.bin") as file:
-        content = file.read(3 << 20)
-
-    assert content == CONTENT[: 1 << 20]

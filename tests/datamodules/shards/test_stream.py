@@ -79,8 +79,10 @@ def test_the_order_follows_from_the_seed(tars, workers):
     assert keys_of(of_another_seed) != keys_of(whole)
 
 
+# With 2 processes in each run; with 1 and 4 in nightly runs alone.
 @pytest.mark.parametrize(("world", "workers"), quick([(1, 0), (2, 2), (4, 2)], 2))
-def test_every_sample_once_an_epoch(tars, world, workers):
+def test_each_epoch_reads_every_sample_once_in_a_new_order(tars, world, workers):
+    """World is the number of processes, which share the tars."""
     epochs = [[], [], []]  # the keys of all processes
     for rank in range(world):
         own = batches(data_module(source(tars), workers=workers), rank=rank, world=world)
@@ -94,16 +96,19 @@ def test_every_sample_once_an_epoch(tars, world, workers):
 
 
 def test_a_run_resumed_within_an_epoch_reads_its_rest_in_a_new_order(tars, caplog):
-    """3 of the 4 batches of epoch 1; samples of its first batch may come again."""
-    whole = batches(data_module(source(tars)))
-    resumed = batches(data_module(source(tars)), places=[(1, 1), (2, 0)])
-    repeated = batches(data_module(source(tars)), places=[(1, 1), (2, 0)])
+    """A pass over tars cannot begin in its middle. Samples of the first batch may come again."""
+    places = [(1, 1), (2, 0)]  # epoch 1 from its batch 1 on, and epoch 2
+    whole = batches(data_module(source(tars)))  # epochs 0, 1 and 2, of 4 batches each
+    resumed = batches(data_module(source(tars)), places)
+    repeated = batches(data_module(source(tars)), places)
+    rest, next_epoch = resumed[:3], resumed[3:]
+    rest_of_whole, next_of_whole = whole[5:8], whole[8:]
 
     assert "epoch 1 goes on at batch 1 of 4, and its other batches are read in a new" in caplog.text
-    assert len(set(keys_of(resumed[:3]))) == 24  # 3 batches of 8: all differ
-    assert keys_of(resumed[:3]) != keys_of(whole[5:8])
-    assert torch.equal(resumed[0]["seed"], whole[5]["seed"])  # of its place, not its image
-    assert_same(resumed[3:], whole[8:])
+    assert len(set(keys_of(rest))) == 24  # 3 batches of 8: all differ
+    assert keys_of(rest) != keys_of(rest_of_whole)
+    assert torch.equal(rest[0]["seed"], rest_of_whole[0]["seed"])  # of its place, not its image
+    assert_same(next_epoch, next_of_whole)
     assert_same(repeated, resumed)
 
 
@@ -142,10 +147,15 @@ def test_stream_reads_the_same_fields_as_shards_and_opens_no_pickle(tmp_path):
 
 
 @given(st.text(alphabet="ab.A/_é", max_size=12))
-def test_keys_follow_webdatasets_rule(name):
+def test_names_are_split_into_key_and_suffix_by_webdatasets_rule(name):
+    """Except that hidden files, metadata, and suffixes such as `__key__` belong to no sample.
+
+    Two spellings of a path, `a/x` and `./a//x`, are one key.
+    """
     key, suffix = base_plus_ext(name)
-    hidden = key is None or key.endswith("/")
-    if METADATA.match(name) or hidden or not suffix or suffix.startswith("__"):
+    is_hidden = key is None or key.endswith("/")
+    is_reserved = METADATA.match(name) or not suffix or suffix.startswith("__")
+    if is_hidden or is_reserved:
         assert split_name(name) is None
     else:
         assert split_name(name) == (PurePosixPath(key).as_posix(), suffix.lower())
@@ -184,9 +194,9 @@ def flipped(data, offset):
         pytest.param(cut, 300, [], id="ends in the first header"),
         pytest.param(cut, 512 + 40, [], id="ends in the first image"),
         pytest.param(cut, 1024, [], id="ends where a tar could end"),
-        pytest.param(flipped, 10, [], id="the first header"),
-        pytest.param(flipped, 1024 + 10, [], id="the second header"),
-        pytest.param(flipped, 2 * 1024 + 10, ["0"], id="the last header"),
+        pytest.param(flipped, 10, [], id="first header damaged"),
+        pytest.param(flipped, 1024 + 10, [], id="second header damaged"),
+        pytest.param(flipped, 2 * 1024 + 10, ["0"], id="last header damaged"),
     ],
 )
 def test_whole_samples_of_a_broken_tar_are_read_and_it_is_counted(tmp_path, damage, offset, keys):
@@ -218,14 +228,17 @@ def test_a_sample_whose_tar_ends_between_its_members_is_left_out(tmp_path):
     assert len(notes) == 1
 
 
-@pytest.mark.parametrize(("is_tar", "message"), [(True, "no images in it"), (False, "to its end")])
-def test_a_set_without_samples_is_refused(tmp_path, is_tar, message):
-    tar = write_tar(tmp_path / "a.tar", {"a.txt": b"x"})
-    if not is_tar:
-        tar.write_bytes(b"<html>" * 1000)
-    data = data_module(source(tmp_path, "a.tar"))
-    with pytest.raises(ValueError, match=f"Stream.urls: no samples in a pass .*{message}"):
-        batches(data)
+def test_tars_without_images_are_refused(tmp_path):
+    """Else passes would follow each other without an end."""
+    write_tar(tmp_path / "a.tar", {"a.txt": b"x"})
+    with pytest.raises(ValueError, match=r"Stream\.urls: no samples in a pass .*no images in it"):
+        batches(data_module(source(tmp_path, "a.tar")))
+
+
+def test_urls_of_which_none_is_a_tar_are_refused(tmp_path):
+    (tmp_path / "a.tar").write_bytes(b"<html>" * 1000)
+    with pytest.raises(ValueError, match=r"Stream\.urls: no samples in a pass .*to its end"):
+        batches(data_module(source(tmp_path, "a.tar")))
 
 
 # ---------------------------------------------------------------------------------- servers, pipes
@@ -294,12 +307,13 @@ def test_there_are_no_more_workers_than_tars(tars):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"shuffle": 40}, "shuffle was 9, now"),
-        ({"samples": 40}, "number"),
-        ({"urls": "t{0..5}.tar"}, "hash of the names"),
+        ({"shuffle": 40}, r"init_args\.shuffle was 9, now it is 40"),
+        ({"samples": 40}, r"number of images in .*train was \[32\], now it is \[40\]"),
+        ({"urls": "t{0..5}.tar"}, "hash of the names of the images"),
     ],
 )
 def test_a_checkpoint_of_another_order_is_refused(tars, change, message):
+    """Else a resumed run would silently see other samples than the uninterrupted one."""
     saved = opened(source(tars)).state_dict()
     opened(source(tars)).load_state_dict(saved)
     other = opened(source(tars, **change))

@@ -135,19 +135,23 @@ def test_all_frames_of_a_clip_are_cropped_alike(root, workers):
         assert batch["clip"].shape == (3, 4, 3, 8, 8)
         assert batch["size"] == (8, 8)
         assert batch["frames"] == 4
+        # (B, frames, 3, H, W): red is the number of the frame, green and blue are rows and columns.
         for clip in (batch["clip"] * 255).round().int():
-            # One crop and one orientation for all frames, which differ only by their number.
-            assert_array_equal(clip[1:, 1:], clip[:-1, 1:])
-            assert_array_equal(clip[1:, 0], clip[:-1, 0] + 1)
-            places.add(str(clip[0, 1:].tolist()))
-    assert len(places) == 12  # 3 clips, 4 times each
+            number = clip[:, 0]
+            place = clip[:, 1:]
+            assert_array_equal(place[1:], place[:-1])  # one crop and one orientation
+            assert_array_equal(number[1:], number[:-1] + 1)
+            places.add(str(place[0].tolist()))
+    assert len(places) == 12  # each of 3 clips, 4 times, with crops that all differ
 
 
 def brighter(hr, seed):
+    """Draws by the seed, and from a global generator, as an augmentation of a user may."""
     return hr + np.uint8(seed % 7 + random.randint(1, 7))
 
 
-def test_all_frames_are_augmented_alike(root):
+def test_all_frames_of_a_clip_are_augmented_alike(root):
+    """Else the clip would flicker."""
     source = Clips(str(root), frames=4)
     plain = next(training(data_module(source, flips=False)))["clip"]
     changed = next(training(data_module(source, flips=False, augment=brighter)))["clip"]
@@ -162,7 +166,7 @@ def test_all_frames_are_augmented_alike(root):
 # ------------------------------------------------------------------------------------------ shards
 
 
-def test_clips_of_shards_have_frames_in_the_order_of_their_numbers_and_captions(tmp_path):
+def test_clips_of_shards_have_captions_and_frames_in_the_order_of_their_numbers(tmp_path):
     order = [10, 9, 8, 1, 2, 3, 4, 5, 6, 7]  # as a file system may list them
     for name in ("a", "b"):
         members = {f"{name}.{n}.png": encoded(frame(n)) for n in order}
@@ -205,20 +209,20 @@ def moving(**settings):
     return prepared(MovingCrops(source=image, side=10, frames=5, **settings))
 
 
-def test_a_window_moves_evenly_and_stays_inside():
+def test_a_window_moves_at_constant_speed_from_anywhere_to_any_side():
     source = moving(speed=2.0)
     clips = np.stack([drawn(source, seed) for seed in range(200)])
-    places = clips[:, :, 0, 0, :2]
+    places = clips[:, :, 0, 0, :2]  # row and column of the window's corner, of each frame
     steps = np.diff(places, axis=1)
 
     assert clips.shape == (200, 5, 10, 10, 3)
-    assert_array_equal(clips[:, :, -1, -1, :2], places + 9)
+    assert_array_equal(clips[:, :, -1, -1, :2], places + 9)  # the window has 10 pixels
     assert abs(steps).max() == 2  # the speed
-    assert (steps.max(1) - steps.min(1)).max() <= 1  # constant speed, rounded to pixels
-    # Starts reach from one border to the other: the last one is at column 90 - 10 = 80.
+    assert np.ptp(steps, axis=1).max() <= 1  # constant, but for rounding to pixels
+    # First frames begin near either border: a window of 10 fits from column 0 to 90 - 10 = 80.
     assert places[:, 0].min() < 6
     assert places[:, 0, 1].max() > 70
-    assert abs(steps.mean()) < 0.2  # windows move to all sides
+    assert abs(steps.mean()) < 0.2  # as many to one side as to the other
 
 
 def test_in_evaluation_each_clip_of_an_image_has_its_caption_and_a_path_of_its_own():

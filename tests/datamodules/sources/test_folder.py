@@ -56,15 +56,19 @@ def test_linked_folders_are_followed_once(tree):
 @pytest.mark.parametrize(
     ("names", "keys"),
     [
-        (["x.jpg", "x.png", "x.jpg.png"], ["x.jpg", "x.png", "x.jpg.png"]),
-        (["x.jpg", "x.jpg.png"], ["x", "x.jpg"]),  # no ending is needed
-        (["x.JPG", "x.jpg", "x.JPG.png"], ["x.JPG", "x.jpg", "x.JPG.png"]),
-        (["x.jpg", "y/x.png", "y/x.bmp"], ["x", "y/x.png", "y/x.bmp"]),
+        pytest.param("x.jpg x.png x.jpg.png", "x.jpg x.png x.jpg.png", id="and a third's name"),
+        pytest.param("x.jpg x.jpg.png", "x x.jpg", id="none shared"),
+        pytest.param("x.JPG x.jpg x.JPG.png", "x.JPG x.jpg x.JPG.png", id="endings of two cases"),
+        pytest.param("x.jpg y/x.png y/x.bmp", "x y/x.png y/x.bmp", id="shared in one folder"),
     ],
 )
-def test_predict_gives_files_of_one_name_keys_with_their_endings(tmp_path, names, keys):
+def test_predict_has_the_ending_in_keys_that_files_would_share(tmp_path, names, keys):
+    """Else the output of one would replace that of the other."""
+    names = names.split()
+    keys = keys.split()
     for name in names:
         save(tmp_path / name)
+    # The first file is named twice, and counts once.
     folder = prepared(Folder.of([str(tmp_path), str(tmp_path / names[0])]))
     paths = {key: folder.path(index) for index, key in enumerate(folder.keys)}
     assert paths == {key: f"{tmp_path}/{name}" for key, name in zip(keys, names, strict=True)}

@@ -36,9 +36,10 @@ def prepared(source, scale=2.0):
     return source
 
 
-def test_a_batch_has_whole_latents_the_size_of_their_images_and_the_space(tmp_path):
+def test_a_batch_of_latents_has_the_size_of_their_images_and_the_name_of_their_space(tmp_path):
+    """By these a model refuses latents of another autoencoder, and knows the size to decode to."""
     source = prepared(latents(tmp_path / "out"))
-    # Latents are crops already, so crop_size and flips have no effect.
+    # Latents are taken whole, as they were made of crops: crop_size and flips have no effect.
     dataset = TrainingLatents(source, "train", scale=2.0, crop_size=96, flips=True)
 
     batch = collate(dataset.__getitems__([Item(1, seed=1), Item(0, seed=0)]))
@@ -61,9 +62,9 @@ def npy_with_header(header):
     [
         pytest.param(npy(np.zeros((1, 2, 2), int)), r"is int64 \(1, 2, 2\)", id="integers"),
         pytest.param(npy(np.array([None, {}])), "allow_pickle", id="a pickle, which is code"),
-        pytest.param(npy_with_header(b"{'descr': '<f4', 'shape': (2,\n"), "EOF", id="header"),
+        pytest.param(npy_with_header(b"{'descr': '<f4', 'shape': (2,\n"), "EOF", id="a cut header"),
         pytest.param(b"PK\x03\x04 no archive", "zip", id="a broken archive"),
-        pytest.param(b"PK\x05\x06" + bytes(18), "dim", id="an archive"),
+        pytest.param(b"PK\x05\x06" + bytes(18), "dim", id="an empty archive"),
     ],
 )
 def test_a_damaged_latent_is_unreadable(tmp_path, data, message):
@@ -128,6 +129,7 @@ def test_seeds_have_numbers_for_keys_and_one_size():
 def test_each_line_of_a_file_is_a_prompt(tmp_path, caplog):
     """Its key is the number of the line and a hash of the text; empty lines are counted."""
     caplog.set_level("INFO")
+    # U+2028 is a line break to `str.splitlines`, but not to an editor.
     text = "\ufeffa red car\n\n  a dog \r\n\t\nün ours blanc\u2028assis\na red car"
     (tmp_path / "prompts.txt").write_text(text, encoding="utf-8")
 

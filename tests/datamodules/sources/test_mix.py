@@ -62,6 +62,7 @@ def test_squares_lie_within_their_images():
 
 
 def test_a_place_follows_from_the_name_alone():
+    """So with more squares per image, those of before stay the same."""
     many = corners(squares(per_image=5))
     few = corners(squares(per_image=2))
     assert few.items() <= many.items()
@@ -130,25 +131,34 @@ def test_one_lr_refuses_an_image_that_it_would_distort():
         source.read(0)
 
 
-def test_squares_keep_transparency_and_tell_inner_sources_about_srgb(tmp_path):
+def test_squares_have_the_transparency_of_their_place(tmp_path):
     places = located(40, 40)
+    # Red, of which alpha is a copy, is the number of the row.
     save_pixels(tmp_path / "a.png", np.dstack([places, places[..., 0]]))
-    folder = Folder(str(tmp_path))
-    crops = Crops(Mix({"x": folder}), size=8, per_image=1)
+    crops = Crops(Folder(str(tmp_path)), size=8, per_image=1)
 
-    crops.srgb = False
     crops.prepare(scale=2.0)
     sample = crops.read(0)
 
-    assert folder.srgb is False
     assert_array_equal(sample["meta"]["alpha"], sample["hr"][..., 0])
+
+
+def test_srgb_of_an_outer_source_is_that_of_the_inner_ones():
+    """`predict` sets it, to keep colour profiles or to convert them."""
+    inner = random_images(1)
+    outer = Crops(Mix({"x": inner}), size=8)
+
+    outer.srgb = False
+    outer.prepare(scale=2.0)
+
+    assert inner.srgb is False
 
 
 # --------------------------------------------------------------------------------------------- Mix
 
 
 class Grouped(Memory):
-    """Groups of five images; notes the groups that are announced."""
+    """Groups of five images, such as shards; notes the groups that are announced."""
 
     def __init__(self, count):
         super().__init__(
@@ -199,7 +209,8 @@ def test_a_mixture_within_a_mixture_keeps_its_own_shares():
     assert counts["train/rest"] == pytest.approx(512 * 10 / 60, abs=1)
 
 
-def test_sources_are_told_their_own_groups():
+def test_groups_of_a_mixture_are_announced_to_their_sources_by_their_own_numbers():
+    """A group is a shard, which its source downloads when it is announced."""
     mix = mixed()
     list(training(data_of(mix, streams=2)))
     assert mix.sources["photos"].announced == set(range(8))  # 40 images in groups of five

@@ -39,7 +39,10 @@ def gama(value):
 
 
 def cicp(*points):
-    """Primaries, transfer, matrix and range (ITU-T H.273): 12, 13 are those of Display P3."""
+    """Primaries, transfer, matrix and range (ITU-T H.273).
+
+    12, 13: those of Display P3. 0, 1: RGB of the full range, as an AVIF is decoded to, too.
+    """
     return b"cICP" + bytes(points)
 
 
@@ -86,26 +89,35 @@ TAGS = {
 }
 
 
-@pytest.mark.parametrize(("data", "expected"), TAGS.values(), ids=TAGS)
-def test_levels_are_shown_as_the_tags_say(data, expected):
-    """In training, in metrics, and in a viewer that applies the profile of `predict`'s output."""
-    stored = decode(data, "a")
-    levels = (stored.rgb // (257 if stored.bit_depth == 16 else 1)).astype(np.uint8)
-    shown = expected(levels)
-    icc = stored.icc or stored.grey_icc
+of_each_tag = pytest.mark.parametrize(("data", "expected"), TAGS.values(), ids=TAGS)
 
-    converted = decode(data, "a", srgb=True).rgb
-    if converted.dtype == np.uint16:  # nothing was to be done
-        converted = converted / 257
 
-    assert_allclose(converted, shown, atol=2)
-    assert stored.cicp is None  # kept only where no profile can be made
+def levels_of(rgb):
+    """In 8 bits; those of 16 bits are multiples of 257 here, as `png_16` writes them."""
+    return (rgb // 257).astype(np.uint8) if rgb.dtype == np.uint16 else rgb
+
+
+@of_each_tag
+def test_in_srgb_an_image_has_the_colours_that_its_tags_say(data, expected):
+    """As training and metrics read it, which take all levels for those of sRGB."""
+    stored = levels_of(decode(data, "a").rgb)
+    converted = levels_of(decode(data, "a", srgb=True).rgb)
+    assert_allclose(converted, expected(stored), atol=2)
+
+
+@of_each_tag
+def test_a_viewer_that_applies_the_profile_shows_the_colours_that_the_tags_say(data, expected):
+    """`predict` writes that profile into its output, which has no other tags of colours."""
+    image = decode(data, "a")
+    icc = image.icc or image.grey_icc
+    assert image.cicp is None  # kept only where no profile can be made
     assert (icc is None) == (expected is as_stored)
     if icc is not None:
-        image = Image.fromarray(levels if stored.icc else levels[..., 0])
+        levels = levels_of(image.rgb)
+        pixels = Image.fromarray(levels if image.icc else levels[..., 0])
         srgb = ImageCms.createProfile("sRGB")
-        viewed = ImageCms.profileToProfile(image, io.BytesIO(icc), srgb, outputMode="RGB")
-        assert_allclose(np.asarray(viewed), shown, atol=2)
+        viewed = ImageCms.profileToProfile(pixels, io.BytesIO(icc), srgb, outputMode="RGB")
+        assert_allclose(np.asarray(viewed), expected(levels), atol=2)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import errno
 import io
+import itertools
 import os
 import re
 import struct
@@ -140,9 +141,9 @@ def test_profiles_are_found_in_every_format(kind):
 
 
 @pytest.mark.parametrize("kind", ["TIFF", "JPEG"])
-def test_a_cmyk_profile_is_converted_to_srgb(kind):
-    mixtures = np.array(np.meshgrid(*[[0, 1]] * 4)).reshape(4, 1, 16).transpose(1, 2, 0)
-    inks = np.kron(mixtures, np.ones((16, 16, 1), int))  # 16 squares of flat colour
+def test_cmyk_is_converted_to_srgb_by_its_profile(kind):
+    mixtures = np.array([[*itertools.product([0, 1], repeat=4)]])  # (1, 16, 4), of full inks
+    inks = mixtures.repeat(16, axis=0).repeat(16, axis=1)  # a square of 16x16 pixels each
     cmyk = image_of((255 * inks).astype(np.uint8), "CMYK")
     options = {"quality": 100, "subsampling": 0} if kind == "JPEG" else {}
     plain = encoded(cmyk, kind, **options)
@@ -182,15 +183,19 @@ def test_a_profile_that_does_not_fit_is_ignored(profile):
     assert_array_equal(image.rgb, RGB)
 
 
-def test_16_bits_keep_their_profile_or_are_converted_as_8_bits():
-    data = inserted(PNG_16, chunk(b"iCCP", b"wide\0\0" + zlib.compress(rgb_profile())))
+WIDE_16 = inserted(PNG_16, chunk(b"iCCP", b"wide\0\0" + zlib.compress(rgb_profile())))
 
-    stored = decode(data, "a")
-    converted = decode(data, "a", srgb=True)
 
+def test_16_bits_that_are_not_converted_keep_their_profile():
+    stored = decode(WIDE_16, "a")
     assert_array_equal(stored.rgb, RGB_16)
     assert stored.icc == rgb_profile()
-    assert_allclose(converted.rgb, srgb_of_rgb(RGB_16 / 257), atol=5)  # 257 = 65535 / 255
+
+
+def test_16_bits_that_are_converted_to_srgb_become_8_and_are_reported_as_lost():
+    converted = decode(WIDE_16, "a", srgb=True)
+    in_8_bits = (RGB_16 / 257).round()  # 257 = 65535 / 255
+    assert_allclose(converted.rgb, srgb_of_rgb(in_8_bits), atol=1)
     assert converted.rgb.dtype == np.uint8
     assert converted.bit_depth == 8
     assert converted.icc is None
@@ -200,8 +205,8 @@ def test_16_bits_keep_their_profile_or_are_converted_as_8_bits():
 # ------------------------------------------------------------------------------------------- JPEG
 
 
-def test_of_several_images_in_a_jpeg_the_first_is_read():
-    """A lost preview is not reported; a lost gain map is."""
+def test_of_several_images_in_a_jpeg_the_first_is_read_and_a_gain_map_reported_as_lost():
+    """Not so a second image of another kind, such as a preview, which shows the same."""
     black = Image.new("RGB", (9, 9))
     data = encoded(RGB, "MPO", save_all=True, append_images=[black])
     assert_array_equal(decode(data, "a").rgb, Image.open(io.BytesIO(encoded(RGB, "JPEG"))))
@@ -380,7 +385,7 @@ def test_a_bad_file_that_pillow_opened_is_refused(case):
 
 
 @pytest.mark.parametrize("read", [read_image, read_size])
-def test_a_pipe_is_no_file(read, tmp_path):
+def test_a_named_pipe_is_refused_instead_of_waited_for(read, tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(UnreadableImage, match="not a regular file") as caught:
         read(tmp_path / "pipe.png")
@@ -389,7 +394,7 @@ def test_a_pipe_is_no_file(read, tmp_path):
 
 @pytest.mark.parametrize("read", [read_image, read_size])
 def test_a_forbidden_file_is_not_called_missing(read, tmp_path, monkeypatch):
-    def refuse(path):
+    def refuse(path):  # permissions would not do: root may read any file
         raise PermissionError(errno.EACCES, "Permission denied", path)
 
     monkeypatch.setattr("files.paths.check_regular", refuse)

@@ -31,13 +31,15 @@ def test_images_written_row_by_row_are_those_written_at_once(height, quality):
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16])
-def test_hidden_pixels_get_the_colour_of_the_nearest_that_is_seen(kind):
+def test_transparent_pixels_get_the_colour_of_the_nearest_that_is_not(kind):
+    """Enlarging would mix what they hide, often black, into the edge of what is seen."""
     alpha = np.ones((17, 22), kind)
     alpha[:, 8:14] = 0
     expected = np.zeros((17, 22, 3), kind)
-    expected[:, :11] = (200, 10, 20)  # the middle of the hidden columns 8 to 13
+    expected[:, :11] = (200, 10, 20)  # 11: the middle of the transparent columns 8 to 13
     expected[:, 11:] = (30, 40, np.iinfo(kind).max)
-    image = np.where(alpha[..., None] == 0, 77, expected).astype(kind)
+    hidden = 77  # a level that is nowhere else
+    image = np.where(alpha[..., None] == 0, hidden, expected).astype(kind)
 
     result = without_hidden_colours(image, alpha)
 

@@ -149,6 +149,7 @@ def test_chroma_is_read_where_the_file_says(tmp_path, codec, place):
 
 @pytest.mark.parametrize("place", PLACES)
 def test_chroma_of_y4m_is_read_where_the_file_says(tmp_path, place):
+    # Y4M has no tag of the matrix: without one, videos of up to 576 lines have that of BT.601.
     frame = frame_of("yuv420p", chroma(place), BT709._replace(matrix=BT601))
     write(tmp_path / "a.y4m", "wrapped_avframe", frame, chroma_sample_location=place)
     assert_shows_the_scene(tmp_path / "a.y4m")

@@ -94,17 +94,19 @@ def t5(tmp_path_factory):
 
 
 def test_t5_gives_features_of_each_token_which_do_not_depend_on_padding(t5):
+    """Three words and one, each with a token for the end; the shorter text is padded by two."""
     encoder = T5(t5)
 
-    both = encoder(["a red car", "car"])
+    padded = encoder(["a red car", "car"])
 
-    assert both.features.shape == (2, 4, small_t5.WIDTH)
-    assert both.lengths.tolist() == [4, 2]  # words, and the end of the text
-    assert_close(both.features[1, :2], encoder(["car"]).features[0])
+    assert padded.features.shape == (2, 4, small_t5.WIDTH)
+    assert padded.lengths.tolist() == [4, 2]
+    assert_close(padded.features[1, :2], encoder(["car"]).features[0])
     assert_frozen(encoder)
 
 
 def test_the_fingerprint_of_t5_does_not_depend_on_how_its_folder_is_written(t5, monkeypatch):
+    """By it, a checkpoint from a machine with another path is recognised to have the same T5."""
     monkeypatch.setenv("T5", t5)
     expected = fingerprint(T5(t5).model.state_dict())
     assert T5(t5).source == f"{t5} {expected}"
@@ -129,21 +131,29 @@ def written(tmp_path, monkeypatch):
 
 
 def test_a_fixed_prompt_is_what_the_text_encoder_made_of_invsrs_prompt(written):
+    """For each of so many images, and for the negative prompt of guidance."""
     encoder = TextEncoder("sd")
 
     prompt = FixedPrompt(INVSRS_FILE)
 
     assert_close(prompt.condition(3).text, encoder([PROMPT] * 3))
     assert_close(prompt.unconditional(2).text, encoder([NEGATIVE] * 2))
-    assert prompt.source.startswith(f"{INVSRS_FILE} ")
+
+
+def test_a_fixed_prompt_moves_with_the_model_and_checkpoints_have_only_its_source(written):
+    prompt = FixedPrompt(INVSRS_FILE)
+    assert prompt.double().condition(1).text.dtype == torch.float64
     assert prompt.state_dict() == {}
-    assert prompt.double().condition(1).text.dtype == torch.float64  # it moves with the model
+    assert prompt.source.startswith(f"{INVSRS_FILE} ")
 
 
-def test_a_file_of_embeddings_has_their_texts_and_is_not_replaced(written):
+def test_a_file_of_embeddings_has_their_texts(written):
     with safe_open(written, "pt") as file:
         texts = json.loads(file.metadata()["texts"])
     assert texts == {"prompt": PROMPT, "negative": NEGATIVE}
+
+
+def test_the_command_does_not_replace_a_file_of_embeddings(written):
     with pytest.raises(ValueError, match="already exists"):
         prompts.main(["--model", "sd"])
 
@@ -165,6 +175,7 @@ def test_a_fixed_text_is_what_t5_made_of_it_for_each_image(fixed_text, t5):
 
 
 def test_features_of_captions_beside_a_fixed_text_are_refused(fixed_text):
+    """One of the two would be ignored without a word."""
     features = make.normal(1, 4, small_t5.WIDTH)
     batch = {"key": ["a"], "text_features": features, "text_lengths": torch.tensor([4])}
     with pytest.raises(ValueError, match=r"a has features .*encoder is for all"):

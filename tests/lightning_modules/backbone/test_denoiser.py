@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -25,6 +27,7 @@ WIDTH = FLAT["cross_attention_dim"]  # of a token
 @KINDS
 @torch.no_grad()
 def test_a_network_from_a_folder_is_that_of_diffusers(kind, tmp_path):
+    """Same outputs; frozen, it names the folder and the hash of its weights as their source."""
     z, t, text = inputs(kind)
     network = bare(kind)
     network.save_pretrained(tmp_path / "unet")
@@ -33,8 +36,12 @@ def test_a_network_from_a_folder_is_that_of_diffusers(kind, tmp_path):
 
     assert torch.equal(denoiser(z, t, Condition(text=text)), network(z, t, text).sample)
     assert denoiser.source == f"{tmp_path} {fingerprint(network.state_dict())}"
+
+
+def test_without_a_text_a_network_that_has_no_null_text_is_refused():
+    z, t, _ = inputs()
     with pytest.raises(ValueError, match="no null text"):
-        denoiser(z, t)
+        wrapped(null="none")(z, t)
 
 
 @torch.no_grad()
@@ -75,27 +82,27 @@ def test_without_a_text_a_learned_null_is_a_token_in_any_number():
 
 @KINDS
 @torch.no_grad()
-def test_features_are_the_skips_and_the_middle_that_the_up_blocks_get(kind):
+def test_features_are_what_the_up_blocks_get_as_skip_connections_and_from_the_middle(kind):
     z, t, text = inputs(kind)
+    condition = Condition(text=text)
     denoiser = wrapped(kind)
-    features = denoiser.features(z, t, Condition(text=text), middle=True)
-    assert denoiser.features(z, t, Condition(text=text)).middle is None
-    skips_of_blocks = []
-    inputs_of_blocks = []
 
-    def note(_, args, kwargs):
-        skips_of_blocks.append(kwargs["res_hidden_states_tuple"])
-        inputs_of_blocks.append(kwargs["hidden_states"])
+    features = denoiser.features(z, t, condition, middle=True)
+    without_middle = denoiser.features(z, t, condition)
 
+    calls = []  # arguments of each block of the way up
     for block in denoiser.unet.up_blocks:
-        block.register_forward_pre_hook(note, with_kwargs=True)
-    denoiser(z, t, Condition(text=text))
-
-    # The first block up takes the last skips.
-    expected = [skip for skips in reversed(skips_of_blocks) for skip in skips]
-    assert len(expected) == len(skip_shapes(denoiser.unet))
-    assert_close(list(features.skips), expected, rtol=0, atol=0)
-    assert torch.equal(features.middle, inputs_of_blocks[0])
+        block.register_forward_pre_hook(
+            lambda _, args, named: calls.append(named), with_kwargs=True
+        )
+    denoiser(z, t, condition)
+    skips = []
+    for named in reversed(calls):  # the first block takes the last skips
+        skips += named["res_hidden_states_tuple"]
+    assert len(skips) == len(skip_shapes(denoiser.unet))
+    assert_close(list(features.skips), skips, rtol=0, atol=0)
+    assert torch.equal(features.middle, calls[0]["hidden_states"])
+    assert without_middle.middle is None
 
 
 @KINDS
@@ -126,6 +133,7 @@ def test_residuals_are_added_and_missing_ones_are_zero(kind, given):
 
 @torch.no_grad()
 def test_a_frozen_network_in_bfloat16_takes_and_gives_float32():
+    """Also with residuals, here of 0. Each layer rounds by up to 2^-9; 0.05 is for all layers."""
     z, t, text = inputs()
     expected = wrapped()(z, t, Condition(text=text))
     denoiser = wrapped(flags=Flags(frozen=True, dtype="bfloat16"))
@@ -134,11 +142,11 @@ def test_a_frozen_network_in_bfloat16_takes_and_gives_float32():
 
     assert output.dtype == torch.float32
     assert {parameter.dtype for parameter in denoiser.unet.parameters()} == {torch.bfloat16}
-    # It rounds, by 2^-9 at each layer.
     assert 0 < (output - expected).abs().mean() < 0.05 * expected.abs().mean()
 
 
 def test_bfloat16_of_a_network_that_trains_is_refused():
+    """Its weights stay in float32, as bfloat16 rounds small steps away."""
     with pytest.raises(ValueError, match=r"trains.*trainer\.precision"):
         Flags(frozen=False, dtype="bfloat16")
 
@@ -146,23 +154,27 @@ def test_bfloat16_of_a_network_that_trains_is_refused():
 @KINDS
 @pytest.mark.parametrize("frozen", [False, True])
 def test_gradient_checkpointing_runs_blocks_twice_and_gives_the_same_gradients(kind, frozen):
-    """Of images it is diffusers', of videos ours, as diffusers has none."""
-    gradients = []
-    calls = []
-    for checkpointing in (False, True):
+    """The backward pass runs blocks again, instead of keeping their activations in memory.
+
+    For images diffusers does it, for videos our own code, as diffusers has none.
+    """
+    gradients = {}
+    calls = {False: 0, True: 0}
+    for checkpointing in calls:
         denoiser = wrapped(kind, flags=Flags(frozen, gradient_checkpointing=checkpointing)).train()
         block = denoiser.unet.down_blocks[1].resnets[0]
-        block.register_forward_pre_hook(lambda *_: calls.append(checkpointing))  # noqa: B023
         z, t, text = inputs(kind)
         z.requires_grad_()
         torch.manual_seed(0)  # diffusers drops out a tenth of what is between frames
 
-        denoiser(z, t, Condition(text=text)).square().sum().backward()
+        with patch.object(block, "forward", wraps=block.forward) as forward:
+            denoiser(z, t, Condition(text=text)).square().sum().backward()
 
-        gradients.append([p.grad for p in (z, *denoiser.parameters()) if p.grad is not None])
-    assert calls == [False, True, True]  # once without, twice with it
-    assert (len(gradients[0]) == 1) == frozen  # of z alone
-    assert_close(gradients[0], gradients[1])
+        calls[checkpointing] = forward.call_count
+        gradients[checkpointing] = [p.grad for p in (z, *denoiser.parameters())]
+    assert calls == {False: 1, True: 2}
+    assert all(gradient is None for gradient in gradients[True][1:]) == frozen  # of the weights
+    assert_close(gradients[True], gradients[False])
 
 
 @pytest.mark.parametrize(

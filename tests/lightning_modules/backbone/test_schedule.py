@@ -18,9 +18,10 @@ from tests.make import assert_near
 
 @pytest.mark.parametrize("kind", [Schedule, ResidualShift])
 def test_tables_are_the_same_where_a_model_is_built_on_the_meta_device(kind):
+    """There tensors have no values, and a checkpoint, which would fill them, has no tables."""
     with torch.device("meta"):
         schedule = kind()
-    assert schedule.level(7).alpha == kind().level(7).alpha
+    assert schedule.level(t=7).alpha == kind().level(t=7).alpha
 
 
 # -------------------------------------------------------------------------------------- diffusion
@@ -71,7 +72,7 @@ def test_spacings_are_those_of_diffusers(count, spacing):
     assert spaced(1000, count, spacing) == theirs.timesteps.tolist()
 
 
-def test_a_schedule_from_the_configuration_of_diffusers():
+def test_a_schedule_from_the_configuration_of_diffusers_has_its_levels_and_prediction():
     theirs = diffusers.EulerDiscreteScheduler(
         **SD, beta_schedule="scaled_linear", prediction_type="v_prediction"
     )
@@ -79,8 +80,8 @@ def test_a_schedule_from_the_configuration_of_diffusers():
     level = schedule.level(999)
     assert schedule.prediction == "v_prediction"
     assert level.sigma / level.alpha == pytest.approx(theirs.sigmas[0].item(), rel=1e-4)
-    # The default beta_start of diffusers.
-    assert Schedule.from_config({}).level(0).sigma ** 2 == pytest.approx(1e-4)
+    # What a configuration lacks has diffusers' default: beta_start, sigma^2 at 0, is 0.0001.
+    assert Schedule.from_config({}).level(0).sigma ** 2 == pytest.approx(0.0001)
 
 
 def test_a_configuration_with_trained_betas_is_refused():
@@ -107,12 +108,12 @@ def test_shifts_are_those_of_the_released_code(steps, min_noise, printed):
     ("kappa", "form", "first", "last"),
     [
         (2.0, "paper", (0.04 / 2) ** 2, 0.999),
-        (1.0, "paper", 0.001, 0.999),  # at most 0.001
+        (1.0, "paper", 0.001, 0.999),
         (1.0, "released", (0.04 / 1) ** 2, 0.99**2),
     ],
 )
-def test_the_first_and_last_shift(kappa, form, first, last):
-    """The first is (min_noise / kappa)^2."""
+def test_shifts_run_from_min_noise_over_kappa_squared_to_nearly_1(kappa, form, first, last):
+    """In the paper from at most 0.001 to 0.999, in the released code without a limit to 0.99^2."""
     process = ResidualShift(steps=15, kappa=kappa, min_noise=0.04, form=form)
     assert process.eta(0) == pytest.approx(first)
     assert process.eta(14) == pytest.approx(last)
@@ -121,8 +122,8 @@ def test_the_first_and_last_shift(kappa, form, first, last):
 def test_a_chain_of_posteriors_has_the_marginals():
     """With a known x0, x_t is normal: of mean x0 + eta (y - x0) and variance kappa^2 eta.
 
-    A step is linear in x and the noise, so its factors of both are its outputs for 1 of one and 0
-    of the other.
+    A step is linear in x_t, x0 and the noise, so its factor of one of them is its output if that
+    is 1 and the others are 0.
     """
     process = ResidualShift(steps=15, kappa=2.0)
     zero = torch.zeros((), dtype=torch.float64)
@@ -135,6 +136,7 @@ def test_a_chain_of_posteriors_has_the_marginals():
     for t in range(14, -1, -1):
         eta = process.eta(t)
         previous = process.eta(t - 1)
+        # Arguments: x_t, x0, eta at t and at t - 1.
         factor_of_noise = residual_shift(zero, zero, eta, previous, kappa=2.0, noise=one)
         factor_of_x = residual_shift(one, zero, eta, previous, kappa=2.0, noise=zero)
         mean = residual_shift(mean, x0, eta, previous, kappa=2.0, noise=zero)
@@ -148,18 +150,22 @@ ONES = torch.ones(2, 1, 1, 1, dtype=torch.float64)
 
 
 def test_inputs_are_divided_by_their_deviation_in_latents_or_by_their_range_in_pixels():
-    """(kappa^2 eta + 1)^1/2, or 3 kappa sqrt(eta) + 1."""
+    """With noise of deviation s = kappa sqrt(eta): by sqrt(s^2 + 1), where x0 has deviation 1.
+
+    In pixels by 3 s + 1, where x0 is within -1 and 1, and the noise mostly within -3 s and 3 s.
+    """
     t = torch.tensor([0, 14])  # of eta (0.04 / 2)^2 and 0.99^2
     root = torch.tensor([0.02, 0.99], dtype=torch.float64).view(2, 1, 1, 1)
     latent = ResidualShift(steps=15, kappa=2.0, min_noise=0.04, input_scale="latent")
     pixel = ResidualShift(steps=15, kappa=2.0, min_noise=0.04, input_scale="pixel")
     assert_close(latent.scale_input(ONES, t), (2**2 * root**2 + 1) ** -0.5)
     assert_close(pixel.scale_input(ONES, t), 1 / (3 * 2 * root + 1))
-    assert_close(pixel.scale_input(ONES[:1], 14), 1 / (3 * 2 * root[1:] + 1))  # one for all
+    assert_close(pixel.scale_input(ONES[:1], 14), 1 / (3 * 2 * root[1:] + 1))  # one t for all
 
 
-def test_the_prior_is_the_anchor_with_the_noise_of_the_last_step():
-    assert_close(ResidualShift(kappa=2.0).prior(ONES, eps=ONES), ONES + 2 * 0.99)
+def test_sampling_starts_from_the_anchor_with_the_noise_of_the_last_timestep():
+    """Of deviation kappa sqrt(eta), where sqrt(eta) is 0.99 at the last timestep."""
+    assert_close(ResidualShift(kappa=2.0).prior(5 * ONES, eps=ONES), 5 * ONES + 2.0 * 0.99)
 
 
 PREDICTIONS = ["sample", "epsilon", "scaled_epsilon", "residual"]
@@ -189,8 +195,8 @@ def test_the_clean_sample_follows_from_x_t_and_what_is_predicted(prediction):
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_the_loss_is_the_squared_error_but_of_scaled_noise_that_of_the_noise(prediction):
-    """As released: divided by kappa^2 eta, so that errors of all timesteps count alike."""
+def test_the_squared_error_of_scaled_noise_is_divided_by_its_variance_and_no_other(prediction):
+    """By kappa^2 eta, as released, so that errors of all timesteps count alike."""
     process = ResidualShift(steps=4, min_noise=0.2, prediction=prediction)
     x0, anchor, eps, raw = make.normal(4, 4, 3, 2, 2)
     t = torch.arange(4)

@@ -31,6 +31,7 @@ SPACES = {
 
 @pytest.mark.parametrize("kind", SPACES)
 def test_gradients_pass_through_a_space_whose_weights_are_frozen(kind):
+    """As a loss of decoded images needs; `train()` of the method changes no mode of the space."""
     space = SPACES[kind]().train()
     images = IMAGES.clone().requires_grad_()
 
@@ -91,13 +92,14 @@ def test_a_run_with_another_number_of_groups_in_its_norms_is_refused(tmp_path):
 
 
 def test_the_same_weights_with_another_number_of_groups_are_another_space():
+    """So stored latents, which have the identity of their space, are refused for another one."""
     four = kl_with(groups=4)
     eight = kl_with(groups=8)
     eight.load_state_dict(four.state_dict())
     assert eight.identity != four.identity
 
 
-def test_kl_from_a_folder_of_diffusers(tmp_path):
+def test_an_autoencoder_from_a_folder_of_diffusers_encodes_as_the_one_that_was_saved(tmp_path):
     vae = small_kl()
     vae.save_pretrained(tmp_path / "vae")
     space = KLSpace(str(tmp_path), subfolder="vae")
@@ -135,14 +137,15 @@ def released():
 
 
 def test_the_default_space_of_bits_is_the_released_one(released):
+    """That of NSARM and Infinity-8B: 14 bits for 8x8 pixels, and 2x2 of these in a token."""
     assert released.channels == 14
     assert released.factor == 8
-    assert released.bits == 2 * 2 * 14  # a token has 2 x 2 positions
+    assert released.bits == 2 * 2 * 14
 
 
 @pytest.mark.parametrize(("latent", "ratio"), [((128, 128), 1), ((180, 90), 2), ((90, 180), 0.5)])
 def test_scales_of_latents_are_the_published_ones_of_their_aspect_ratio(released, latent, ratio):
-    """Height over width, at about a million pixels."""
+    """Height over width; latents of 128x128 are 1024x1024 pixels, the others about as many."""
     assert released.scales(latent) == published(ratio, "1M", patch=2)
 
 
@@ -157,17 +160,17 @@ def test_latents_without_scales_are_coded_by_those_of_a_square_in_proportion():
     assert [tuple(scale.code.shape[-2:]) for scale in scales] == [(2, 2), (4, 3), (6, 4), (8, 6)]
 
 
-def test_images_are_decoded_from_the_sum_of_the_bits_of_all_scales():
+def test_decode_quantises_latents_to_the_codes_of_all_scales_and_images_does_not():
+    """So `decode(encode(image))` shows the loss of quantisation; transformers sum codes already."""
     bitwise = space()
     z = bitwise.encode(IMAGES)
 
     scales = bitwise.coded(z)
 
-    assert [tuple(scale.code.shape[-2:]) for scale in scales] == GRIDS
-    bits = [to_bits(scale.residual) for scale in scales]
-    total = total_after([from_bits(each) for each in bits])
-    assert torch.equal(bitwise.images(total), bitwise.decode(z))
-    assert not torch.allclose(bitwise.images(z), bitwise.decode(z))  # z is not quantised
+    codes = [from_bits(to_bits(scale.residual)) for scale in scales]
+    assert [tuple(code.shape[-2:]) for code in codes] == GRIDS
+    assert torch.equal(bitwise.decode(z), bitwise.images(total_after(codes)))
+    assert not torch.allclose(bitwise.decode(z), bitwise.images(z))
 
 
 def test_a_space_of_bits_loads_released_weights(tmp_path):

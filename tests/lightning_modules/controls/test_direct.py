@@ -27,14 +27,7 @@ from lightning_modules.noise import Noise
 from lightning_modules.sampling.solvers import Sampler
 from tests import make
 from tests.lightning_modules.backbone.texts import Words
-from tests.lightning_modules.backbone.unets import (
-    bare,
-    base,
-    inputs,
-    noted,
-    small_kl,
-    wrapped,
-)
+from tests.lightning_modules.backbone.unets import bare, base, inputs, noted, small_kl, wrapped
 
 TWICE = Step(number=0, count=50, size=(16, 16), trained=(8, 8))
 
@@ -57,6 +50,7 @@ def generated(method):
 @pytest.mark.parametrize("variance", ["preserving", "exploding"])
 @torch.no_grad()
 def test_all_steps_are_at_the_outputs_size_from_normal_noise(variance):
+    """With either variance the network gets the first noise with a deviation of 1."""
     method = direct(schedule=Schedule(variance=variance))
     calls = noted(method)
 
@@ -67,11 +61,9 @@ def test_all_steps_are_at_the_outputs_size_from_normal_noise(variance):
     assert [int(call.t[0]) for call in calls] == [751, 501, 251, 1]
 
 
-def test_nothing_is_trained_and_the_weights_are_the_bases():
-    method = direct()
-    assert not any(parameter.requires_grad for parameter in method.parameters())
-    assert method.weights_source == "base.ckpt 0123456789abcdef"
-    method.setup("test")  # accepts it
+def test_results_of_direct_inference_name_the_bases_weights():
+    denoiser = base()
+    assert direct(denoiser=denoiser).weights_source == denoiser.source
 
 
 def test_an_untrained_base_is_refused():
@@ -94,14 +86,13 @@ def diffusion(**settings):
 
 
 COSINE = Schedule(betas="squaredcos_cap_v2", prediction="v_prediction")
+EXPLODING = Schedule(variance="exploding")
 
 
-def test_a_base_is_accepted_with_the_process_of_its_run(tmp_path):
-    """Its schedule and its prediction; `setup` refuses others, as below."""
-    set_up(tmp_path, diffusion())
-    set_up(tmp_path, diffusion(schedule=COSINE), schedule=COSINE)
-    # Variance exploding: the same process, scaled.
-    set_up(tmp_path, diffusion(), schedule=Schedule(variance="exploding"))
+@pytest.mark.parametrize(("trained", "ours"), [(COSINE, COSINE), (Schedule(), EXPLODING)])
+def test_a_base_is_accepted_with_the_process_of_its_run(trained, ours, tmp_path):
+    """That is, `setup` raises nothing. An exploding variance is the same process, scaled."""
+    set_up(tmp_path, diffusion(schedule=trained), schedule=ours)
 
 
 @pytest.mark.parametrize(
@@ -210,13 +201,20 @@ def test_a_fractional_dilation_is_a_whole_one_of_the_enlarged_input():
 
 @pytest.mark.parametrize("factor", [1.5, 4])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_redilation_keeps_the_outputs_size_and_ends_also_after_an_error(factor, stride):
+def test_a_redilated_convolution_keeps_its_outputs_size(factor, stride):
     conv = nn.Conv2d(2, 3, 3, stride, padding=1)
+    x = make.normal(1, 2, 8, 9)
+    size = conv(x).shape
+    with redilated(conv, factor):
+        assert conv(x).shape == size
+
+
+@pytest.mark.parametrize("factor", [1.5, 4])
+def test_redilation_ends_with_its_context_even_after_an_error(factor):
+    conv = nn.Conv2d(2, 3, 3, padding=1)
     x = make.normal(1, 2, 8, 9)
     before = conv(x)
 
-    with redilated(conv, factor):
-        assert conv(x).shape == before.shape
     with pytest.raises(RuntimeError), redilated(conv, factor):
         conv(x[:, :1])  # one channel of two
 
@@ -248,13 +246,17 @@ def test_a_layer_has_the_factor_of_the_longest_name_that_it_begins_with():
     assert of_layers["down_blocks.0.resnets.0.conv1"] == 3
     assert of_layers["down_blocks.1.resnets.0.conv1"] == 2
     assert of_layers["mid_block.resnets.0.conv1"] == 1
-    assert "conv_in" not in of_layers
-    assert not any("shortcut" in name for name in of_layers)  # those are 1x1
+
+
+def test_only_3x3_convolutions_between_the_first_and_the_last_layer_can_be_dilated():
+    names = convolutions(base().unet)
+    assert "conv_in" not in names
+    assert not any("shortcut" in name for name in names)  # those are 1x1
 
 
 @torch.no_grad()
 def test_damped_steps_have_a_further_call_with_some_layers_undilated():
-    """Noise-damped guidance predicts without a text by a network in which these stay unchanged."""
+    """Noise-damped guidance: there a less dilated network predicts without the caption."""
     patch = ScaleCrafter(DEEP, tau=4, damped_steps=2, damped_without=("down_blocks",))
     sampler = Sampler(steps=4, guidance=3.0)
     method = direct(patch=patch, sampler=sampler, encoder=Words())
@@ -262,21 +264,22 @@ def test_damped_steps_have_a_further_call_with_some_layers_undilated():
     denoise = method.denoiser.forward
 
     def forward(z, *more):
-        calls.append((len(z), dilations(method.denoiser)))
+        of_layers = dilations(method.denoiser)
+        down = of_layers["down_blocks.0.resnets.0.conv1"]
+        middle = of_layers["mid_block.resnets.0.conv1"]
+        calls.append((len(z), down, middle))
         return denoise(z, *more)
 
     method.denoiser.forward = forward
     generated(method)
 
-    # Four steps of two images, with and without a text: 4; in the two damped ones first 2 without.
-    assert [count for count, _ in calls] == [2, 4, 2, 4, 4, 4]
-    _, of_further_call = calls[0]
-    _, of_guidance = calls[1]
-    assert of_further_call["mid_block.resnets.0.conv1"] == 2
-    assert of_guidance["mid_block.resnets.0.conv1"] == 2
+    further = (2, 1, 2)  # two images without captions; the way down is not dilated
+    guidance = (4, 2, 2)  # the two images without and with captions
+    assert calls == [further, guidance, further, guidance, guidance, guidance]
 
 
 def test_damped_guidance_adds_the_captions_difference_in_the_dilated_network():
+    """less dilated (without) + guidance * (dilated (with) - dilated (without the caption))."""
     denoiser = base()
     patch = ScaleCrafter(DEEP, tau=4, damped_steps=2, damped_without=("down_blocks",))
     text = Condition(text=torch.full((1, 1, 1), 5.0))
@@ -294,7 +297,10 @@ def test_damped_guidance_adds_the_captions_difference_in_the_dilated_network():
 
 @torch.no_grad()
 def test_freeu_scales_half_of_the_backbone_and_the_lowest_frequencies_of_the_skip():
-    """By b1 and s1 where the backbone has most channels, 16, and by b2 and s2 where it has 8."""
+    """By b1 and s1 where the backbone has most channels, 16, and by b2 and s2 where it has 8.
+
+    A layer's input has first the backbone's channels, then as many as the skip connection has.
+    """
     denoiser = base()
     z, t, text = inputs()
     layers = [layer for block in denoiser.unet.up_blocks for layer in block.resnets]
@@ -309,11 +315,13 @@ def test_freeu_scales_half_of_the_backbone_and_the_lowest_frequencies_of_the_ski
             layer.register_forward_pre_hook(lambda _, args: after.append(args[0]))
         denoiser(z, t, Condition(text=text))
 
-    for number, (width, b, s) in enumerate([(16, 1.1, 0.9)] * 3 + [(8, 1.2, 0.2)]):
+    wide = (16, freeu.b1, freeu.s1)
+    narrow = (8, freeu.b2, freeu.s2)
+    for number, (width, b, s) in enumerate([wide, wide, wide, narrow]):
         expected = before[number].clone()
         expected[:, : width // 2] *= b
         spectrum = torch.fft.fftshift(torch.fft.fft2(expected[:, width:]), (2, 3))
-        h, w = spectrum.shape[-2:]
+        h, w = spectrum.shape[-2:]  # the lowest frequencies are those around the middle
         spectrum[..., h // 2 - 1 : h // 2 + 1, w // 2 - 1 : w // 2 + 1] *= s
         expected[:, width:] = torch.fft.ifft2(torch.fft.ifftshift(spectrum, (2, 3))).real
         assert_close(after[number], expected, rtol=1e-4, atol=1e-5)
@@ -323,7 +331,10 @@ def test_freeu_scales_half_of_the_backbone_and_the_lowest_frequencies_of_the_ski
 
 
 def test_temperatures_of_attention_are_those_of_the_paper():
-    """By level, each half the side, for latents of 64 to 128 and to 256: of areas, not of sides."""
+    """sqrt(log N / log T), of N positions where the base was trained for T.
+
+    By level, each of half the side, for latents of 128 and of 256, and a base of 64.
+    """
     to_128 = [temperature((128 >> n) ** 2, (64 >> n) ** 2) for n in range(4)]
     to_256 = [temperature((256 >> n) ** 2, (64 >> n) ** 2) for n in range(4)]
     assert to_128 == pytest.approx([1.0801, 1.0954, 1.1180, 1.1547], abs=5e-5)

@@ -35,8 +35,9 @@ def test_the_base_generates_at_its_own_size_and_the_upscaler_enlarges():
 
     assert [call.z.shape for call in calls] == [(2, 3, 8, 12)] * 4
     seeds = with_noise_seeds(batch, method.noise_seed)["seed"]
+    noise = Noise(seeds).stream(0)  # the base's, apart from the upscaler's
     direct = Direct(1.0, denoiser=base(), sampler=sampler)
-    small = direct.generate(batch | {"size": (8, 12)}, Noise(seeds).stream(0)).clamp(0, 1)
+    small = direct.generate(batch | {"size": (8, 12)}, noise).clamp(0, 1)
     assert_close(sr, resize(small, (16, 24)).clamp(0, 1))
 
 
@@ -62,6 +63,10 @@ def test_an_upscaler_of_a_larger_scale_is_followed_by_resizing(fourfold):
     sr = fourfold.sample(batch)["sr"]
     assert fourfold.upscaler.got == ((2, 3, 8, 8), (32, 32), batch["text"])
     assert_close(sr, resize(fourfold.upscaler.made.clamp(0, 1), (16, 16)))
+
+
+def test_results_are_labelled_with_an_upscalers_own_scale(fourfold):
+    """By which outputs of the same weights differ."""
     assert fourfold.output_settings["upscaler_scale"] == 4.0
 
 
@@ -120,7 +125,10 @@ def test_sides_are_mirrored_up_to_multiples_of_4_and_cut_back(folder, h, w):
 
 
 def test_a_round_trip_is_of_hr_or_of_the_enlarged_lr():
-    """Through pixels, which change nothing."""
+    """No method in an autoencoder's latents exceeds its round trip of HR, which so is a bound.
+
+    Pixels are a space that changes nothing.
+    """
     batch = make.pairs((8, 10), scale=2)
     noise = Noise(batch["seed"])
     of_hr = RoundTrip(2.0, PixelSpace(), "hr").restore(batch, noise)

@@ -74,18 +74,19 @@ def test_the_loss_is_zero_for_a_network_that_knows_the_clean_sample(prediction):
     assert model.training_step(batch, 0) > 1e-4
 
 
-@pytest.mark.parametrize("timesteps", [None, (0, 1), (100, 300)])
-def test_training_draws_from_all_timesteps_of_the_setting(timesteps):
+@pytest.mark.parametrize(
+    ("timesteps", "first", "last"), [(None, 0, 999), ((0, 1), 0, 0), ((100, 300), 100, 299)]
+)
+def test_training_draws_timesteps_from_the_whole_range_that_is_set(timesteps, first, last):
     batch = images(count=2000, side=1)
     model = method(batch["hr"], timesteps=timesteps)
 
     model.training_step(batch, 0)
 
-    first, end = timesteps or (0, 1000)
-    near = 0.01 * (end - first) + 1  # of 2000 draws, one is as near to each end
     (drawn,) = model.denoiser.timesteps
-    assert first <= drawn.min() < first + near
-    assert end - near <= drawn.max() < end
+    near = 0.01 * (last - first)  # 2000 draws come nearer than this to both ends
+    assert first <= drawn.min() <= first + near
+    assert last - near <= drawn.max() <= last
 
 
 @PREDICTIONS
@@ -106,23 +107,27 @@ def test_min_snr_weighs_an_error_of_x0_alike_for_all_predictions(prediction, t):
 
 
 def test_the_loss_has_the_weight_of_min_snr():
+    """min(SNR, gamma) if the network predicts x0; at timestep 10, the only one here, gamma."""
     batch = images()
     schedule = Schedule(prediction="sample")
     model = method(batch["hr"], schedule, timesteps=(10, 11), min_snr=GAMMA)
     error = 0.1
     model.denoiser.x0 = model.denoiser.x0 + error
 
-    # At timestep 10 alone, where the signal-to-noise ratio is above gamma.
+    alpha, sigma = schedule.level(10)
+    assert (alpha / sigma) ** 2 > GAMMA
     assert_close(model.training_step(batch, 0), torch.tensor(GAMMA * error**2))
 
 
-def test_a_method_at_half_the_size_is_trained_on_means_of_pixels():
+def test_with_scale_2_a_diffusion_is_trained_on_hr_averaged_over_2x2_pixels():
+    """Images have the size of HR; the diffusion runs at half of its sides."""
     batch = images(side=16)
     smaller = functional.avg_pool2d(batch["hr"], 2)
     assert_close(method(smaller, scale=2.0).latent(batch), smaller * 2 - 1)
 
 
-def test_a_method_at_half_the_size_repeats_the_pixels_that_it_generates():
+def test_with_scale_2_generated_pixels_are_repeated_2x2():
+    """Images have the size of HR; the diffusion runs at half of its sides."""
     batch = images(side=16)
     smaller = functional.avg_pool2d(batch["hr"], 2)
 
@@ -139,6 +144,7 @@ def test_a_method_at_half_the_size_repeats_the_pixels_that_it_generates():
     ("variance", "eta"), [("preserving", 0.0), ("preserving", 1.0), ("exploding", 0.0)]
 )
 def test_sampling_goes_from_noise_to_the_x0_that_the_network_predicts(prediction, variance, eta):
+    """In seven calls, one for each timestep."""
     batch = images()
     schedule = Schedule(prediction=prediction, variance=variance)
     sampler = replace(TRAILING, steps=7, eta=eta)
@@ -149,9 +155,7 @@ def test_sampling_goes_from_noise_to_the_x0_that_the_network_predicts(prediction
     assert_close(model.denoiser.inputs[0], Noise(batch["seed"]).normal(sr.shape))
     assert_near(sr, batch["hr"], 2e-4)
     called = [int(t[0]) for t in model.denoiser.timesteps]
-    assert called == model.sampled
-    assert len(called) == 7
-    assert called[0] == 999  # trailing: the last one is the first
+    assert called == [999, 856, 713, 570, 428, 285, 142]  # trailing: from the last, 1000/7 apart
 
 
 class OfText(Oracle):

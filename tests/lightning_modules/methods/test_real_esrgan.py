@@ -59,7 +59,10 @@ def parts_that_moved(before, model):
 
 @pytest.mark.parametrize("sharpen", [True, False])
 def test_real_esrgan_trains_as_a_plain_loop_does(tmp_path, sharpen):
-    """Bit for bit, with the released order: generator first, then HR, then its old output."""
+    """Bit for bit, in the released order: a step of the network, then one of the discriminator.
+
+    The discriminator sees HR without sharpening, and the output before the network's step.
+    """
     data = batches(4)
     model = real_esrgan(losses={"charbonnier": Charbonnier(weight=0.5)}, sharpen=sharpen)
     fit(tmp_path, model, data)
@@ -69,9 +72,9 @@ def test_real_esrgan_trains_as_a_plain_loop_does(tmp_path, sharpen):
     judge = by_hand.discriminator
     adam = torch.optim.Adam(network.parameters(), lr=0.01)
     adam_of_judge = torch.optim.Adam(judge.parameters(), lr=0.02)
-    gan = GAN()  # the default, of weight 0.1
+    gan = GAN()  # the default, which Real-ESRGAN weighs by 0.1
     for batch in data:
-        hr = batch["hr"]  # as the discriminator sees it
+        hr = batch["hr"]
         sr = network(batch["lr"].contiguous(memory_format=torch.channels_last))
         pixels = 0.5 * Charbonnier()(sr, USM()(hr, {}) if sharpen else hr)
         torch.stack([pixels, 0.1 * gan.generator(judge(sr))]).sum().backward()
@@ -89,16 +92,15 @@ def test_real_esrgan_trains_as_a_plain_loop_does(tmp_path, sharpen):
     [(1, {"l1"}), (2, {"l1", "adversarial"}), (3, {"l1", "adversarial", "late"})],
 )
 def test_a_term_of_the_loss_counts_from_its_start_on_by_its_weight(steps, expected, tmp_path):
+    """Of L1, the adversarial loss from step 1, three times L1 from step 2, and one set to null."""
     losses = {"l1": L1(), "late": L1(weight=3.0, start=2), "none": None}
 
     run = fit(tmp_path, real_esrgan(losses=losses, gan=GAN(start=1)), batches(steps))
 
-    terms = {}
-    for name in ("l1", "adversarial", "late"):
-        if f"train/{name}" in run.logged_metrics:
-            terms[name] = float(run.logged_metrics[f"train/{name}"])
+    logged = {name.removeprefix("train/"): value for name, value in run.logged_metrics.items()}
+    terms = {name: logged[name] for name in ("l1", "adversarial", "late") if name in logged}
     assert terms.keys() == expected
-    assert float(run.logged_metrics["train/loss"]) == pytest.approx(sum(terms.values()))
+    assert logged["loss"] == pytest.approx(sum(terms.values()))
     if "late" in terms:
         assert terms["late"] == pytest.approx(3 * terms["l1"])
 
@@ -129,10 +131,11 @@ class Weighted(TrainedLoss):
 
 
 class Forgetful(Weighted, Loss):
-    """The same, as a loss that does not train."""
+    """The same, derived from the class of losses that do not train."""
 
 
-def test_a_loss_with_a_network_changes_neither_in_training_nor_in_averages(tmp_path):
+def test_the_network_of_a_loss_is_neither_trained_nor_averaged(tmp_path):
+    """Else the loss would fall by a change of its features, or of their running statistics."""
     ema = EMA()
     model = real_esrgan(losses={"perceptual": Perceptual()})
     before = tensors(model)
@@ -146,29 +149,30 @@ def test_a_loss_with_a_network_changes_neither_in_training_nor_in_averages(tmp_p
 
 
 def test_a_loss_with_a_parameter_of_its_own_is_refused():
-    """A `TrainedLoss` may have one."""
+    """A `Loss` is frozen, so its weight would never be learned; a `TrainedLoss` learns."""
     with pytest.raises(ValueError, match=r"losses\.own, a Forgetful, has the parameter log_varia"):
         real_esrgan(losses={"own": Forgetful()})
 
 
-def test_a_trained_loss_is_in_the_optimiser_and_in_checkpoints(tmp_path):
+def test_a_trained_loss_learns_and_checkpoints_restore_it_by_its_name(tmp_path):
+    """Under another name it is another loss, which begins anew at 0."""
     model = real_esrgan(losses={"own": Weighted()})
     run = fit(tmp_path, model, batches(3))
-    weight = model.losses["own"].log_variance
-    assert weight != 0
-
     run.save_checkpoint(tmp_path / "a.ckpt")
+
     same_name = real_esrgan(losses={"own": Weighted()})
     same_name.load_weights(tmp_path / "a.ckpt")
     other_name = real_esrgan(losses={"other": Weighted()})
     other_name.load_weights(tmp_path / "a.ckpt")
 
-    assert same_name.losses["own"].log_variance == weight
+    learned = model.losses["own"].log_variance
+    assert learned != 0
+    assert same_name.losses["own"].log_variance == learned
     assert other_name.losses["other"].log_variance == 0
 
 
 class Noted(LDL):
-    """A loss of 0, which notes the output of the averages."""
+    """A loss of 0 that notes its last ``average``: the output of the averaged weights."""
 
     def forward(self, sr, hr, average=None):
         self.average = average
@@ -186,19 +190,22 @@ class Normalised(make.Convolution):
         return super().forward(self.norm(lr))
 
 
-def test_ldl_gets_the_output_of_the_averages_and_training_goes_on_with_the_weights(tmp_path):
-    """Averages are of parameters alone; their pass uses running statistics of the batch norm."""
+def with_ldl(folder, loss):
+    """A method after three steps with LDL, its data and its averages, which move by halves."""
     data = batches(3)
-    plain = real_esrgan(network=Normalised)
-    fit(tmp_path, plain, data, EMA(decay=0.5, first=None))
-    loss = Noted()
     model = real_esrgan(losses={"l1": L1(), "ldl": loss}, network=Normalised)
     ema = EMA(decay=0.5, first=None)
-    fit(tmp_path, model, data, ema)
+    fit(folder, model, data, ema)
+    return model, data, ema
 
-    weights = tensors(plain)
-    assert_close(tensors(model), weights)
-    # The last update moved the averages halfway to the weights; they were seen before.
+
+def test_ldl_compares_with_the_output_of_the_averaged_weights(tmp_path):
+    """As in evaluation: by the running statistics of the batch norm, which are not averaged."""
+    loss = Noted()
+    model, data, ema = with_ldl(tmp_path, loss)
+
+    # After the loss of the last step, the averages became (averages + weights) / 2.
+    weights = tensors(model)
     for name, average in ema.state_dict()["weights"].items():
         weights[name] = 2 * average - weights[name]
     model.load_state_dict(weights)
@@ -206,7 +213,17 @@ def test_ldl_gets_the_output_of_the_averages_and_training_goes_on_with_the_weigh
     assert_close(loss.average, model.eval()(last["lr"], last["size"]))
 
 
+def test_an_ldl_of_0_does_not_change_training(tmp_path):
+    """The averaged weights, which its pass needs, go back, and running statistics stay."""
+    model, data, _ = with_ldl(tmp_path, Noted())
+
+    without_ldl = real_esrgan(network=Normalised)
+    fit(tmp_path, without_ldl, data, EMA(decay=0.5, first=None))
+    assert_close(tensors(model), tensors(without_ldl))
+
+
 def test_ldl_without_averages_is_refused(tmp_path):
+    """It compares errors of the output with those of averaged weights, which `EMA` keeps."""
     with pytest.raises(ValueError, match=r"losses\.ldl .*: add callbacks\.EMA"):
         fit(tmp_path, real_esrgan(losses={"ldl": LDL()}), batches(1))
 
@@ -221,33 +238,41 @@ def with_vgg19(folder):
     return model
 
 
-def test_vgg19_is_loaded_for_training_alone_and_is_in_no_checkpoint(tmp_path):
+def test_vgg19_is_loaded_for_training_alone(tmp_path):
+    """A test computes no loss, so it needs neither the memory of VGG19 nor its file."""
     model = with_vgg19(tmp_path)
     model.setup("test")
     assert not any(name.startswith("losses") for name in model.state_dict())
 
-    run = fit(tmp_path, model, batches(2))
+    fit(tmp_path, model, batches(2))
     assert any(name.startswith("losses.perceptual.network") for name in model.state_dict())
 
+
+def test_checkpoints_have_the_source_of_vgg19_instead_of_its_weights(tmp_path):
+    model = with_vgg19(tmp_path)
+    run = fit(tmp_path, model, batches(2))
     run.save_checkpoint(tmp_path / "a.ckpt")
+
     saved = torch.load(tmp_path / "a.ckpt", weights_only=True)
     assert {name.partition(".")[0] for name in saved["state_dict"]} == {"network", "discriminator"}
-    assert saved["frozen"].keys() == {"losses.perceptual"}
+    assert saved["frozen"].keys() == {"losses.perceptual"}  # its source
     loaded = with_vgg19(tmp_path)
     loaded.load_weights(tmp_path / "a.ckpt")
     assert_close(tensors(loaded), saved["state_dict"], rtol=0, atol=0)
 
 
-def test_discriminator_weights_win_over_the_discriminator_in_weights(tmp_path):
+def test_a_file_of_discriminator_weights_wins_over_the_discriminator_of_a_run(tmp_path):
+    """Its path is set for the discriminator alone; ``load_weights`` is for the whole model."""
     released = released_unet_discriminator(width=4)
     torch.save({"params": released}, tmp_path / "netD.pth")
+    other = real_esrgan(UNetDiscriminator(width=4))
+    run = make.save_run(other, tmp_path / "gan.ckpt")
     model = real_esrgan(UNetDiscriminator(width=4), discriminator_weights="netD")
     before = tensors(model)
 
     model.load_parts(lambda key, value: {"netD": tmp_path / "netD.pth"}[value])
     assert parts_that_moved(before, model) == {"discriminator"}
 
-    other = real_esrgan(UNetDiscriminator(width=4))
-    model.load_weights(make.save_run(other, tmp_path / "gan.ckpt"))
+    model.load_weights(run)
     for name, tensor in UNetDiscriminator.official(released).items():
         assert tensor.equal(model.state_dict()[f"discriminator.{name}"])

@@ -25,7 +25,7 @@ def test_the_loss_is_l1_or_charbonnier(name, eps):
 
 
 def test_a_network_and_its_class_have_the_same_names_of_weights():
-    """Python may pass a network that is built; the command line passes the class."""
+    """So a run of a command, which passes the class, loads in Python, which may pass a network."""
     of_network = Regression(2, make.Convolution(2))
     of_class = Regression(2, make.Convolution)
     assert list(of_network.state_dict()) == list(of_class.state_dict())
@@ -42,6 +42,7 @@ class Watched(make.Convolution):
 
 
 def test_weights_and_images_are_channels_last():
+    """The layout in memory in which convolutions are fastest."""
     model = make.quiet(Regression(2, Watched))
     model.training_step(make.batch_of(side=12), 0)
     assert model.network.lr.is_contiguous(memory_format=torch.channels_last)
@@ -65,7 +66,7 @@ def test_a_network_that_comes_with_weights_needs_no_file():
 
 
 def test_self_ensemble_is_the_mean_over_the_eight_turns():
-    """Also in tiles, at a fractional scale."""
+    """Four rotations, each as it is and mirrored; at a fractional scale, and the same in tiles."""
     torch.manual_seed(0)
     network = LIIF(1.5, blocks=1, channels=8, hidden=(16, 16)).eval()
     model = Regression(1.5, network, self_ensemble=True).eval()
@@ -78,12 +79,12 @@ def test_self_ensemble_is_the_mean_over_the_eight_turns():
     outputs = []
     for turns, mirrored in itertools.product(range(4), ([], [3])):
         turned = torch.rot90(batch["lr"], turns, (2, 3)).flip(mirrored)
-        size = (60, 78) if turns % 2 == 0 else (78, 60)
+        size = (60, 78) if turns % 2 == 0 else (78, 60)  # 40 x 52 times 1.5
         with torch.no_grad():
             output = network(turned, size).flip(mirrored)
         outputs.append(torch.rot90(output, -turns, (2, 3)))
     expected = torch.stack(outputs).mean(0)
     assert model.tile_count == 6  # two rows of three
-    assert (outputs[0] - expected).abs().max() > 1e-3
+    assert (outputs[0] - expected).abs().max() > 1e-3  # turns differ
     assert_near(sr, expected, 1e-5)
     assert_near(in_tiles, expected, 1e-5)

@@ -78,26 +78,31 @@ def test_inputs_are_padded_to_the_networks_divisor_and_outputs_cut(h, w, scale):
     assert seen.shape[-1] % 16 == 0
 
 
-def test_a_network_that_does_not_fit_the_latents_is_refused():
+def test_a_network_for_latents_of_another_size_than_lr_is_refused_with_its_factor():
+    """By default it takes LR as large as latents; in pixels, at x2, LR has half of their sides."""
     model = ResShift(2.0, SwinUNet(**SMALL), PixelSpace())
     batch = make.lr_batch(8, 16)
-    with pytest.raises(ValueError, match=r"is 16x32, and LR 8x16: set .* to 0\.5"):
+    with pytest.raises(ValueError, match=r"is 16x32, and LR 8x16: .*condition_factor to 0\.5"):
         model.restore(batch, Noise(batch["seed"]))
 
 
-def test_latents_of_the_batch_are_used_and_that_of_lr_is_encoded_where_it_lacks():
+@pytest.mark.parametrize("lr_is_encoded", [False, True])
+def test_latents_that_the_batch_has_are_standardised_instead_of_encoded_again(lr_is_encoded):
+    """By mean and deviation of the space. LR is encoded if the batch has no latent of it."""
     space = small_vq()
     space.mean.fill_(0.5)
     space.deviation.fill_(2.0)
     batch = make.batch(2, (32, 32), lr=(3, 8, 8), latent=(3, 16, 16), lr_latent=(3, 16, 16))
     batch["space"] = space.identity
-    z, y = latent_pair(space, batch)
-    assert torch.equal(z, (batch["latent"] - 0.5) / 2)
-    assert torch.equal(y, (batch["lr_latent"] - 0.5) / 2)
+    expected_y = (batch["lr_latent"] - 0.5) / 2
+    if lr_is_encoded:
+        del batch["lr_latent"]
+        expected_y = space.encode(enlarged(batch["lr"], batch["size"]))
 
-    del batch["lr_latent"]
-    _, y = latent_pair(space, batch)
-    assert_close(y, space.encode(enlarged(batch["lr"], batch["size"])))
+    z, y = latent_pair(space, batch)
+
+    assert torch.equal(z, (batch["latent"] - 0.5) / 2)
+    assert_close(y, expected_y)
 
 
 def test_with_noise_both_latents_are_drawn_from_the_encoders_distribution(batch):
@@ -105,7 +110,7 @@ def test_with_noise_both_latents_are_drawn_from_the_encoders_distribution(batch)
 
     z, y = latent_pair(space, batch, Noise(batch["seed"]))
 
-    noise = Noise(batch["seed"])
+    noise = Noise(batch["seed"])  # the next draw is another one, so HR comes first
     assert torch.equal(z, space.encode(batch["hr"], noise))
     assert torch.equal(y, space.encode(enlarged(batch["lr"], batch["size"]), noise))
 
@@ -120,7 +125,11 @@ def with_constant_latent(latent, perceptual, **settings):
 
 
 @pytest.mark.parametrize(("target", "prediction"), [("round_trip", "sample"), ("hr", "residual")])
-def test_the_perceptual_part_is_of_decoded_images(batch, target, prediction):
+def test_the_perceptual_part_compares_decoded_images(batch, target, prediction):
+    """With HR as decoded from its latent, or HR itself; also where the network predicts y - x0.
+
+    `make.Distance` is the mean squared error, and the network always predicts the same latent.
+    """
     distance = make.Distance()
     latent = make.normal(2, 3, 16, 16)
     settings = {"perceptual_weight": 3.0, "perceptual_target": target}
@@ -135,8 +144,9 @@ def test_the_perceptual_part_is_of_decoded_images(batch, target, prediction):
     z = model.space.encode(batch["hr"])
     sr = model.space.decode(latent).clamp(0, 1)
     hr = batch["hr"] if target == "hr" else model.space.decode(z).clamp(0, 1)
-    assert_close(distance.seen[0][0], sr)
-    assert torch.equal(distance.seen[0][1], hr)
+    seen_sr, seen_hr = distance.seen[0]
+    assert_close(seen_sr, sr)
+    assert torch.equal(seen_hr, hr)
     assert_close(loss, (latent - z).square().mean() + 3 * (sr - hr).square().mean())
 
 
@@ -156,6 +166,7 @@ def test_the_perceptual_part_trains_the_network_through_the_frozen_decoder(batch
 
 
 def test_a_released_file_fills_the_network(tmp_path):
+    """Its masks of shifted windows are no weights, and its names begin with `module.`."""
     model = ResShift(2.0, SwinUNet(**SMALL), small_vq())
     mask = released_mask(16, 16, window=8, shift=4)
     official = {"module.input_blocks.1.1.blocks.1.attn_mask": mask}
@@ -178,5 +189,6 @@ def test_weights_of_another_process_are_warned_about(tmp_path, caplog):
     model.load_weights(run)
     assert "process" not in caplog.text
 
-    ResShift(4.0, SwinUNet(**SMALL), PixelSpace()).load_weights(run)
-    assert "(space.deviation [1.0], there [0.5]; process.steps 15, there 4; pro" in caplog.text
+    ResShift(4.0, SwinUNet(**SMALL), PixelSpace()).load_weights(run)  # of the default process
+    assert "space.deviation [1.0], there [0.5]; process.steps 15, there 4" in caplog.text
+    assert "process.min_noise 0.04, there 0.2" in caplog.text

@@ -56,60 +56,74 @@ def generated(method, batch):
 @pytest.mark.parametrize(
     ("target", "multiple", "expected"),
     [
+        # 16 times the pixels are two stages of four times.
         ((2048, 2048), 8, [(512, 512), (1024, 1024), (2048, 2048)]),
-        ((1280, 1280), 8, [(512, 512), (808, 808), (1280, 1280)]),  # 512 · sqrt(2.5) is 809.5
+        # 2.5 times the side is two stages of sqrt(2.5) each; 512 · sqrt(2.5) is 809.5, rounded.
+        ((1280, 1280), 8, [(512, 512), (808, 808), (1280, 1280)]),
         ((1280, 1280), 64, [(512, 512), (832, 832), (1280, 1280)]),
-        # The base runs at the target's aspect ratio, with as many pixels.
+        # The base runs at the target's aspect ratio, with the pixels of 512x512.
         ((1024, 2048), 8, [(360, 728), (608, 1216), (1024, 2048)]),
+        # No more pixels than the base: no further stage.
         ((256, 1024), 8, [(256, 1024)]),
     ],
 )
-def test_sizes_of_the_stages(target, multiple, expected):
+def test_stages_are_the_fewest_of_at_most_four_times_the_pixels(target, multiple, expected):
+    """R = ceil(log_4(pixels of the target / pixels of the base)), of one factor, rounded."""
     assert cascade_sizes((512, 512), target, multiple=multiple) == expected
 
 
 @pytest.mark.parametrize("multiple", [8, 64])
-def test_no_stage_has_more_than_four_times_the_pixels(multiple):
+def test_no_stage_has_more_than_four_times_the_pixels_of_the_one_before(multiple):
+    """As section 3.2 of the paper divides an enlargement; all sides are multiples."""
     for target in itertools.product(range(640, 3200, 448), range(512, 4000, 576)):
         sizes = cascade_sizes((512, 640), target, multiple=multiple)
         assert sizes[-1] == target
-        slack = (1 + multiple / 200) ** 2  # of rounding
-        for (h, w), (H, W) in itertools.pairwise(sizes):
+        rounding = (1 + multiple / 200) ** 2  # of two sides
+        for (h, w), (next_h, next_w) in itertools.pairwise(sizes):
             assert h % multiple == 0
             assert w % multiple == 0
-            assert 1 / slack < H * W / (h * w) < 4 * slack
+            assert 1 / rounding < next_h * next_w / (h * w) < 4 * rounding
 
 
 # ------------------------------------------------------------------------------------- the pivot
 
+# A stage enlarges the previous sample, the pivot, adds noise up to timestep K, and denoises it.
+
 
 @pytest.mark.parametrize(
-    ("schedule", "k"),
+    "schedule",
     [
-        (Schedule(variance="exploding"), 700),
-        (Schedule(betas="squaredcos_cap_v2"), 812),
-        (Schedule(betas="linear", beta_start=0.0001, beta_end=0.02), 494),
-        (Schedule(steps=100), 100),  # which never has as much noise
+        Schedule(variance="exploding"),
+        Schedule(betas="squaredcos_cap_v2"),
+        Schedule(betas="linear", beta_start=0.0001, beta_end=0.02),
+        Schedule(steps=100),  # which never has as much noise
     ],
+    ids=["exploding", "cosine", "linear", "100 steps"],
 )
-def test_k_has_the_papers_signal_to_noise_ratio(schedule, k):
-    """By a share of the timesteps, pivots would keep more or less than in the paper."""
-    paper = Schedule().level(699).log_snr  # the last one below the paper's K, 700
+def test_k_is_the_first_timestep_with_more_noise_than_in_the_paper(schedule):
+    """K, up to which a stage adds noise to its start, is 700 of Stable Diffusion's 1000 timesteps.
 
-    method = cascade(schedule=schedule, sampler=Sampler(steps=10, offset=0))
+    Were it 0.7 of the timesteps of any schedule, starts would keep more or less than in the paper.
+    """
+    paper = Schedule().level(699).log_snr  # Stable Diffusion's noisiest timestep below 700
 
-    assert k == method.K
+    k = cascade(schedule=schedule, sampler=Sampler(steps=10, offset=0)).K
+
     assert schedule.level(k - 1).log_snr >= paper - 1e-9
-    assert k == schedule.steps or schedule.level(k).log_snr < paper  # the first with more noise
+    assert k == schedule.steps or schedule.level(k).log_snr < paper
 
 
 def test_k_is_the_share_of_timesteps_that_pivot_strength_sets():
+    """K is the timestep up to which a stage adds noise to the sample that it starts from."""
     method = cascade(schedule=Schedule(steps=100), cascade=Cascade(pivot_strength=0.3))
-    assert method.K == 30  # 100 by the signal-to-noise ratio
+    assert method.K == 0.3 * 100
 
 
 def test_a_stage_begins_with_the_noise_of_equation_6():
-    """Its standard deviation is sqrt(1 - abar), at the first sampled timestep below K: 681."""
+    """On the enlarged pivot, the sample of the stage before.
+
+    The noise's deviation is sqrt(1 - abar), at the first sampled timestep below K, 700: 681.
+    """
     method = cascade(sampler=FIFTY)
     pivot = make.normal(2, 3, 8, 8)
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000).square()
@@ -122,20 +136,28 @@ def test_a_stage_begins_with_the_noise_of_equation_6():
     assert_near(z, abar.sqrt() * enlarged + (1 - abar).sqrt() * eps, 1e-5)
 
 
-@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
-def test_the_pivot_is_enlarged_as_a_latent_or_as_an_image(mode):
-    space = KLSpace(small_kl())
-    parts = {"denoiser": base(in_channels=4, out_channels=4), "space": space}
-    pivot = make.normal(1, 4, 8, 8)
+def of_latents(**settings):
+    """A cascade of latents with half of an image's sides."""
+    denoiser = base(in_channels=4, out_channels=4)
+    return cascade(denoiser=denoiser, space=KLSpace(small_kl()), cascade=Cascade(**settings))
 
-    method = cascade(**parts, cascade=Cascade(pivot_resize=mode))
-    latent = method.enlarged(pivot, (32, 32))
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+def test_the_pivot_is_enlarged_as_a_latent_by_pivot_resize(mode):
+    pivot = make.normal(1, 4, 8, 8)
+    latent = of_latents(pivot_resize=mode).enlarged(pivot, (32, 32))
     assert torch.equal(latent, functional.interpolate(pivot, (16, 16), mode=mode))
 
-    method = cascade(**parts, cascade=Cascade(pivot_resize=mode, pivot_space="rgb"))
+
+def test_with_pivot_space_rgb_the_pivot_is_decoded_enlarged_as_an_image_and_encoded():
+    pivot = make.normal(1, 4, 8, 8)
+    method = of_latents(pivot_resize="bicubic", pivot_space="rgb")
+
     latent = method.enlarged(pivot, (32, 32))
-    image = functional.interpolate(space.decode(pivot).clamp(0, 1), (32, 32), mode=mode)
-    assert_close(latent, space.encode(image.clamp(0, 1)))
+
+    image = method.space.decode(pivot).clamp(0, 1)
+    large = functional.interpolate(image, (32, 32), mode="bicubic").clamp(0, 1)
+    assert_close(latent, method.space.encode(large))
 
 
 @pytest.mark.parametrize("variance", ["preserving", "exploding"])
@@ -145,10 +167,10 @@ def test_a_cascade_ends_at_the_x0_that_its_base_predicts(variance):
     method = cascade(4.0, schedule=schedule)
     batch = images(h=32, w=32)
 
-    def forward(z, t, *_):
+    def hr_at_the_size_of_the_stage(z, t, *_):
         return functional.adaptive_avg_pool2d(batch["hr"] * 2 - 1, z.shape[-2:])
 
-    method.denoiser.forward = forward
+    method.denoiser.forward = hr_at_the_size_of_the_stage
     assert_near(generated(method, batch), batch["hr"], 1e-4)
 
 
@@ -156,30 +178,31 @@ def test_a_cascade_ends_at_the_x0_that_its_base_predicts(variance):
 
 
 @torch.no_grad()
-def test_features_are_read_once_a_stage_at_timestep_0():
-    """Those of the first stage's 8x8 output are added in each step of the second one, of 16x16."""
+def test_features_are_read_once_a_stage_at_timestep_0_and_added_in_each_of_its_steps():
+    """50 steps at 8x8, then features of their result, then the steps below K, 700, at 16x16."""
     method = cascade(2.0, tuning=SHARED, sampler=FIFTY)
     calls = noted(method)
 
     generated(method, images(h=16, w=16))
 
-    first = calls[:50]
-    read = calls[50]
-    second = calls[51:]
-    assert [int(call.t[0]) for call in first] == list(range(981, 0, -20))
-    assert [int(call.t[0]) for call in second] == list(range(681, 0, -20))
-    assert all(call.z.shape[-1] == 8 for call in first)
-    assert all(call.z.shape[-1] == 16 for call in second)
-    assert read.kind == "features"
-    assert read.z.shape[-1] == 8
-    assert not read.t.any()
-    assert not any(call.more for call in first)
-    assert all(call.more[0].skips.keys() == {0, 1, 2, 3} for call in second)
+    of_base = calls[:50]
+    of_features = calls[50]
+    of_stage = calls[51:]
+    assert [int(call.t[0]) for call in of_base] == list(range(981, 0, -20))
+    assert [int(call.t[0]) for call in of_stage] == list(range(681, 0, -20))
+    assert {call.z.shape[-1] for call in of_base} == {8}
+    assert {call.z.shape[-1] for call in of_stage} == {16}
+    assert of_features.kind == "features"
+    assert of_features.z.shape[-1] == 8
+    assert not of_features.t.any()
+    # `more` has what is added: nothing in the base, all four skip connections in the stage.
+    assert not any(call.more for call in of_base)
+    assert all(call.more[0].skips.keys() == {0, 1, 2, 3} for call in of_stage)
 
 
 @torch.no_grad()
 def test_per_step_features_are_read_and_added_at_each_step_down_to_adapter_t_min():
-    """As released."""
+    """As released, where `adapter_t_min` is 101; timesteps below are the base's alone."""
     tuning = Tuning(Full, "block_out", pivot_features="per_step", adapter_t_min=101)
     method = cascade(tuning=tuning, sampler=FIFTY)
     calls = noted(method)
@@ -203,67 +226,74 @@ def test_untrained_upsamplers_change_nothing():
     assert (generated(tuned(method), batch) - tuning_free).abs().max() > 1e-4
 
 
-def features_of(method, z, t):
-    """Of a pivot: all features, those at the attached places, and what is added for them."""
-    pivot = make.normal(2, 3, 5, 7, seed=1)
-    features = method._features(pivot, t, Condition())
-    added = method.upsampler(features, method.attachment.sizes(z.shape[-2:]), t)
-    read = method.denoiser.features(pivot, torch.zeros_like(t), middle=True)
-    return read, features, added
+PIVOT = make.normal(2, 3, 5, 7, seed=1)
+Z = make.normal(2, 3, 10, 14)  # the sample of the stage that starts from the pivot
+T = torch.tensor([600, 3])
+
+
+def adapted(method):
+    """The base's output for Z with the pivot's features added; and what is added, by place."""
+    features = method._features(PIVOT, T, Condition())
+    added = method.upsampler(features, method.attachment.sizes(Z.shape[-2:]), T)
+    return method._adapted(method.upsampler, Z, T, Condition(), features), added
 
 
 @torch.no_grad()
 def test_released_upsamplers_get_the_networks_embedding_of_the_timestep():
+    """The released layers read it instead of the timestep itself."""
     method = cascade(tuning=Tuning(Full))
-    z = make.normal(2, 3, 10, 14)
-    t = torch.tensor([600, 3])
-    features = method._features(make.normal(2, 3, 5, 7, seed=1), t, Condition())
+    features = method._features(PIVOT, T, Condition())
     times = []
     method.upsampler.register_forward_pre_hook(lambda _, args: times.append(args[2]))
 
-    method._adapted(method.upsampler, z, t, Condition(), features)
+    method._adapted(method.upsampler, Z, T, Condition(), features)
 
     unet = method.denoiser.unet
-    assert torch.equal(times[0], unet.time_embedding(unet.time_proj(t)))
+    assert torch.equal(times[0], unet.time_embedding(unet.time_proj(T)))
 
 
 @torch.no_grad()
-def test_features_are_added_to_skip_connections():
-    method = tuned(cascade(tuning=SHARED))
-    z = make.normal(2, 3, 10, 14)
-    t = torch.tensor([600, 3])
-    read, features, added = features_of(method, z, t)
+@pytest.mark.parametrize("attach", ["skip", "block_out"])
+def test_features_are_those_of_the_pivot_at_the_places_where_they_are_added(attach):
+    """The output of a block is its last skip connection: the two blocks' are 2 and 3 of 0 to 3."""
+    method = cascade(tuning=Tuning(Shared, attach))
 
-    output = method._adapted(method.upsampler, z, t, Condition(), features)
+    features = method._features(PIVOT, T, Condition())
+
+    skips, middle = method.denoiser.features(PIVOT, torch.zeros_like(T), middle=True)
+    expected = {f"skip{number}": skip for number, skip in enumerate(skips)}
+    if attach == "block_out":
+        expected = {"block0": skips[2], "block1": skips[3], "middle": middle}
+    assert_close(features, expected, rtol=0, atol=0)
+
+
+@torch.no_grad()
+def test_upsampled_features_are_added_to_skip_connections():
+    method = tuned(cascade(tuning=SHARED))
+
+    output, added = adapted(method)
 
     residuals = Residuals({number: added[f"skip{number}"] for number in range(4)})
-    assert_close(output, method.denoiser(z, t, Condition(), residuals))
-    assert (output - method.denoiser(z, t)).abs().max() > 1e-3
-    for number in range(4):
-        assert torch.equal(features[f"skip{number}"], read.skips[number])
+    assert_close(output, method.denoiser(Z, T, Condition(), residuals))
+    assert (output - method.denoiser(Z, T)).abs().max() > 1e-3  # they matter
 
 
 @torch.no_grad()
-def test_features_are_added_behind_blocks():
+def test_upsampled_features_are_added_to_outputs_of_blocks_and_not_to_their_skip_connections():
     method = tuned(cascade(tuning=Tuning(Shared, "block_out")))
-    z = make.normal(2, 3, 10, 14)
-    t = torch.tensor([600, 3])
-    read, features, added = features_of(method, z, t)
 
-    output = method._adapted(method.upsampler, z, t, Condition(), features)
+    output, added = adapted(method)
 
-    assert torch.equal(features["block0"], read.skips[2])
-    assert torch.equal(features["block1"], read.skips[3])
-    assert torch.equal(features["middle"], read.middle)
-    for number, block in enumerate(method.denoiser.unet.down_blocks):
-        more = added[f"block{number}"]
-        block.register_forward_hook(lambda _, __, out, more=more: (out[0] + more, out[1]))
-    expected = method.denoiser(z, t, Condition(), Residuals(middle=added["middle"]))
+    first, second = method.denoiser.unet.down_blocks  # which return (output, skip connections)
+    first.register_forward_hook(lambda _, __, out: (out[0] + added["block0"], out[1]))
+    second.register_forward_hook(lambda _, __, out: (out[0] + added["block1"], out[1]))
+    expected = method.denoiser(Z, T, Condition(), Residuals(middle=added["middle"]))
     assert_close(output, expected)
 
 
 @torch.no_grad()
-def test_guidance_has_features_of_its_own_for_each_branch():
+def test_with_guidance_each_branch_gets_the_features_of_its_own_text():
+    """Features depend on the text; the halves of a batch are without and with a caption."""
     sampler = Sampler(steps=4, guidance=3.0)
     method = tuned(cascade(encoder=Words(), sampler=sampler, tuning=SHARED))
     calls = noted(method)
@@ -275,39 +305,39 @@ def test_guidance_has_features_of_its_own_for_each_branch():
     text = of_pivot.condition.text
     assert torch.equal(text[:2], method.denoiser.null_text(2, text.shape[1]))
     assert torch.equal(text[2:], Words()(batch["text"]))
+    # The last call for both branches gives what each gives alone.
     call = calls[-1]
     both = method.denoiser(call.z, call.t, call.condition, *call.more)
     for branch in (slice(0, 2), slice(2, 4)):
-        z = call.z[branch]
         t = call.t[branch]
         condition = Condition(text=text[branch])
         features = method._features(of_pivot.z[branch], t, condition)
-        alone = method._adapted(method.upsampler, z, t, condition, features)
+        alone = method._adapted(method.upsampler, call.z[branch], t, condition, features)
         assert_near(both[branch], alone, 1e-5)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "last"), [("stage", 16), ("base", 8)])
+@pytest.mark.parametrize(("size_condition", "side"), [("stage", 16), ("base", 8)])
 @torch.no_grad()
-def test_sdxl_gets_the_size_of_the_stage_or_of_the_base(kind, last):
-    """Heights and widths of original, corner and target: of two images, without and with text."""
-    method = cascade(
-        denoiser=base(**SDXL),
-        size_condition=kind,
-        encoder=Pooled(),
-        sampler=Sampler(steps=4, guidance=2.0),
-        tuning=Tuning(Full),
-    )
+def test_sdxl_gets_the_size_of_the_stage_or_of_the_base(size_condition, side):
+    """SDXL's condition is (H, W) of the original, (0, 0) of the crop, and (H, W) of the target.
+
+    The base runs at 8x8 and the stage at 16x16; guidance has two images without and with text.
+    """
+    parts = {"denoiser": base(**SDXL), "encoder": Pooled(), "tuning": Tuning(Full)}
+    method = cascade(**parts, sampler=Sampler(steps=4, guidance=2.0), size_condition=size_condition)
     calls = noted(tuned(method))
 
     generated(method, images())
 
     assert calls[0].condition.sizes.tolist() == [[8, 8, 0, 0, 8, 8]] * 4
-    assert calls[-1].condition.sizes.tolist() == [[last, last, 0, 0, last, last]] * 4
+    assert calls[-1].condition.sizes.tolist() == [[side, side, 0, 0, side, side]] * 4
     assert all(call.condition.pooled.shape == (4, 5) for call in calls)
 
 
 # ---------------------------------------------------------------------- places in released networks
+
+# Upsamplers are named after the skip connections or blocks where their features are read and added.
 
 
 def released(**config):
@@ -322,7 +352,8 @@ def parameters_of(kind, places):
     return sum(parameter.numel() for parameter in upsampler.parameters())
 
 
-def test_places_of_upsamplers_in_stable_diffusion():
+def test_in_stable_diffusion_upsamplers_are_at_the_last_skip_connection_of_each_resolution():
+    """Four, as in the paper; or, as released, at all blocks. The U-Net is that of version 2.1."""
     unet = released(
         block_out_channels=[320, 640, 1280, 1280],
         attention_head_dim=[5, 10, 20, 20],
@@ -335,7 +366,8 @@ def test_places_of_upsamplers_in_stable_diffusion():
     assert list(Blocks(unet, None).widths) == ["block0", "block1", "block2", "block3", "middle"]
 
 
-def test_places_of_upsamplers_in_sdxl():
+def test_in_sdxl_upsamplers_are_at_four_skip_connections_or_all_blocks():
+    """SDXL has three resolutions: skip7 is a second one of the deepest."""
     unet = released(
         block_out_channels=[320, 640, 1280],
         down_block_types=["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
@@ -370,7 +402,10 @@ def test_a_dropped_caption_is_the_null_text_in_training(dropout):
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 def test_the_loss_is_the_mean_squared_error_of_the_bases_prediction_below_k(prediction):
-    """|unet(z_t, t, features of the pivot) - target|^2; the pivot is HR, averaged to its size."""
+    """|unet(z_t, t, features of the pivot) - target|^2; the pivot is HR, averaged to its size.
+
+    Timesteps are drawn from `adapter_t_min`, 100, to below K, 700: those where features are added.
+    """
     schedule = Schedule(prediction=prediction)
     method = cascade(schedule=schedule, tuning=Tuning(Shared, adapter_t_min=100))
     calls = noted(method)
@@ -381,7 +416,6 @@ def test_the_loss_is_the_mean_squared_error_of_the_bases_prediction_below_k(pred
     of_pivot, call = calls
     assert torch.equal(of_pivot.z, functional.avg_pool2d(batch["hr"], 2) * 2 - 1)
     assert not of_pivot.t.any()
-    # 64 draws from 100, adapter_t_min, to below K, 700.
     assert 100 <= call.t.min() < 200
     assert 600 < call.t.max() < 700
     torch.manual_seed(2)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 from torch.testing import assert_close
-from torchvision import models
+from torchvision.models.vgg import cfgs, make_layers
 
 from files.weights import fingerprint
 from lightning_modules import LatentDiscriminator, LatentLPIPS, PatchGAN, UNetDiscriminator
@@ -77,16 +77,24 @@ def test_real_esrgans_released_file_computes_the_papers_figure():
     assert_close(logits, papers_figure(state, x), rtol=1e-9, atol=1e-9)
 
 
+def test_invsrs_discriminator_gives_logits_of_the_middle_and_after_each_level_of_the_up_path():
+    with torch.device("meta"):
+        text = torch.zeros(1, 77, 1024)  # tokens of Stable Diffusion 2.1
+        maps = LatentDiscriminator()(torch.zeros(2, 4, 64, 64), t=249, text=text)
+    # Of three levels, so that the middle has a quarter of the sides; the first two double them.
+    assert [logits.shape[-1] for logits in maps] == [16, 32, 64, 64]
+
+
 def test_heads_and_norms_of_invsrs_discriminator_are_those_of_the_release():
+    """Shapes of tensors do not show them: with others the released file loads, and judges wrongly.
+
+    So a checkpoint names the numbers of heads.
+    """
     with torch.device("meta"):
         model = LatentDiscriminator()
-        # 249 is the timestep; the text has 77 tokens.
-        maps = model(torch.zeros(2, 4, 64, 64), 249, torch.zeros(1, 77, 1024))
-
-    assert [logits.shape[-1] for logits in maps] == [16, 32, 64, 64]
     assert {module.heads for module in model.modules() if hasattr(module, "to_q")} == {16}
     assert model.add_embedding.pool.num_heads == 64
-    assert model.trained_with == {"heads": 16, "text_heads": 64}  # which no tensor shows
+    assert model.trained_with == {"heads": 16, "text_heads": 64}
     for name, module in model.named_modules():
         if isinstance(module, nn.GroupNorm):
             assert module.num_groups == 32
@@ -102,12 +110,18 @@ def test_a_logit_of_patchgan_sees_seventy_pixels():
     images = torch.rand(1, 3, 128, 128, requires_grad=True)
 
     (logits,) = network(images)
-    logits[0, 0, 7, 7].backward()  # in the middle
+    logits[0, 0, 7, 7].backward()  # in the middle, so that the border cuts nothing off
 
-    assert torch.equal(logits, network.network(2 * images - 1))  # centred at 0
     assert logits.shape == (1, 1, 14, 14)  # 128 / 2^3, less one by each of the last two layers
     rows = images.grad.abs().sum((0, 1, 3)).nonzero().flatten()
     assert rows[-1] - rows[0] + 1 == 70
+
+
+def test_patchgan_centres_images_at_0():
+    network = PatchGAN(width=8, layers=3).eval()
+    images = make.uniform(1, 3, 64, 64)
+    (logits,) = network(images)
+    assert torch.equal(logits, network.network(2 * images - 1))
 
 
 # --------------------------------------------------------------------------------- LPIPS of latents
@@ -187,6 +201,7 @@ def test_lpips_as_a_loss_is_frozen_and_gives_gradients(tmp_path):
 
 
 def test_the_file_of_lpips_is_among_a_methods_sources(tmp_path):
+    """A checkpoint stores them, and cannot be resumed with other weights of a frozen part."""
     state = small_distance().state_dict()
     torch.save(state, tmp_path / "distance.pth")
     method = nn.Module()
@@ -195,24 +210,20 @@ def test_the_file_of_lpips_is_among_a_methods_sources(tmp_path):
     assert sources(method)["perceptual"] == f"distance.pth {fingerprint(state)}"
 
 
-def test_lpips_of_latents_starts_from_vgg16_with_each_channel_as_its_first_colour(tmp_path):
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        features = models.vgg16(weights=None).features
-    features.to_empty(device="cpu")
-    for parameter in features.parameters():
-        nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
-    state = {f"features.{name}": tensor for name, tensor in features.state_dict().items()}
-    torch.save({**state, "classifier.0.bias": torch.zeros(9)}, tmp_path / "vgg16.pth")
+@pytest.mark.filterwarnings("ignore::UserWarning")  # torchvision's, of how lpips calls it
+def test_lpips_of_latents_starts_from_vgg16_and_the_packages_weights_of_its_channels(tmp_path):
+    """Each channel of a latent gets VGG16's kernel of red, whatever their number."""
+    vgg16 = make_layers(cfgs["D"])
+    file = {f"features.{name}": tensor for name, tensor in vgg16.state_dict().items()}
+    torch.save({**file, "classifier.0.bias": torch.zeros(9)}, tmp_path / "vgg16.pth")
+    package = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False).state_dict()
 
-    model = LatentDistance(channels=32)
-    model.load_state_dict(from_imagenet(tmp_path / "vgg16.pth", channels=32))
+    initial = from_imagenet(tmp_path / "vgg16.pth", channels=32)
 
-    plane = make.normal(6, 6)
-    image = torch.zeros(1, 3, 6, 6)
-    image[:, 0] = plane
-    for channel in (0, 31):
-        latent = torch.zeros(1, 32, 6, 6)
-        latent[:, channel] = plane
-        assert_close(model.net.slice1[:2](latent), features[:2](image))
+    LatentDistance(channels=32).load_state_dict(initial)  # refuses other names and shapes
+    red = vgg16[0].weight[:, :1]
+    assert torch.equal(initial["net.slice1.0.weight"], red.expand(-1, 32, -1, -1))
+    assert torch.equal(initial["net.slice1.2.weight"], vgg16[2].weight)  # the second convolution
     for number in range(5):
-        assert (model.state_dict()[f"lin{number}.model.1.weight"] >= 0).all()
+        name = f"lin{number}.model.1.weight"
+        assert torch.equal(initial[name], package[name])

@@ -14,8 +14,10 @@ from lightning_modules.networks.latent_lpips import LatentDistance
 
 F8 = (128, 256, 512, 512)
 F16 = (128, 256, 512, 512, 512)
+COMPACT = partial(lm.SRVGGNetCompact, 4, convolutions=32)
 
-# Numbers of parameters and of tensors, and a digest of all names with their shapes.
+# Numbers of parameters and of tensors, and a digest of all names with their shapes: as they were
+# when they had been compared with those of the released files.
 LAYOUTS = {
     "EDSR x2": (partial(lm.EDSR, 2), 1_369_859, 76, "6ad3e4673c396d94"),
     "EDSR x4": (partial(lm.EDSR, 4), 1_517_571, 78, "241091aba1137989"),
@@ -25,12 +27,7 @@ LAYOUTS = {
     "MSRResNet x4": (partial(lm.MSRResNet, 4), 1_517_571, 74, "c5c607f53155773e"),
     "RRDBNet x4": (partial(lm.RRDBNet, 4), 16_697_987, 702, "9e49b67645e4977b"),
     "RRDBNet x2": (partial(lm.RRDBNet, 2), 16_703_171, 702, "d03cd47cc4efa2bf"),
-    "compact": (
-        partial(lm.SRVGGNetCompact, 4, convolutions=32),
-        1_213_296,
-        101,
-        "2f7dd2a036f75fa5",
-    ),
+    "compact": (COMPACT, 1_213_296, 101, "2f7dd2a036f75fa5"),
     "UNetDiscriminator": (lm.UNetDiscriminator, 4_376_897, 28, "82b052d605429bfc"),
     "LatentDiscriminator": (lm.LatentDiscriminator, 112_082_532, 519, "e8ef2d7fc8ca8f0c"),
     "PatchGAN": (lm.PatchGAN, 2_765_633, 13, "8a1f35a03b2b338e"),
@@ -46,6 +43,7 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_a_network_has_the_parameters_and_names_of_its_release(name):
+    """Else the released file cannot be loaded any more."""
     make, *expected = LAYOUTS[name]
     with torch.device("meta"):
         network = make()

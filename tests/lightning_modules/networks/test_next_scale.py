@@ -30,7 +30,10 @@ def test_latents_are_quantised_to_their_signs_on_the_unit_sphere():
 
 
 def test_bits_of_all_scales_are_those_of_infinity():
-    """Which has a time axis, and interpolates by area and trilinearly."""
+    """Each scale has the signs of what the codes before it have left of the latent.
+
+    Infinity's code has a time axis, so it interpolates volumes: codes are enlarged trilinearly.
+    """
     latent = make.normal(2, 5, 6, 8)
     sizes = [(1, 1), (2, 2), (3, 4), (6, 8)]
 
@@ -47,34 +50,32 @@ def test_bits_of_all_scales_are_those_of_infinity():
         left = left - enlarged
         total = total + enlarged
     assert_close(scales[-1].total, total.squeeze(2))
-    from_bits = bsq.total_after([bsq.from_bits(scale.bits) for scale in scales])
-    assert torch.equal(from_bits, scales[-1].total)
 
 
-def gradient_through_the_direction(z, gradient):
-    """Of z, by the straight-through estimate: the code counts as its direction z / |z|."""
-    unit = functional.normalize(z, dim=1)
-    along = unit * (gradient * unit).sum(1, keepdim=True)
-    return (gradient - along) / z.norm(dim=1, keepdim=True)
+def test_a_latent_is_decoded_from_the_bits_of_its_scales_alone():
+    scales = list(scales_of(make.normal(2, 5, 6, 8), [(1, 1), (3, 4), (6, 8)]))
+    codes = [bsq.from_bits(scale.bits) for scale in scales]
+    assert torch.equal(bsq.total_after(codes), scales[-1].total)
 
 
 @pytest.mark.parametrize("through", [False, True])
-def test_gradients_of_scales_pass_by_their_directions(through):
-    """Of two scales, whose second residual is the latent less the first code.
+def test_a_codes_gradient_is_that_of_its_residuals_direction(through):
+    """Signs have none, so the code of z counts as z / |z|: the straight-through estimate.
 
-    With ``through`` that subtraction has a gradient, too.
+    The second residual is the latent less the first code, which counts as a constant; with
+    ``through`` that code has its gradient there, too.
     """
     latent = make.normal(2, 5, 6, 8).requires_grad_()
     weight = make.normal(2, 5, 6, 8, seed=1)
 
-    first, second = scales_of(latent, [(6, 8), (6, 8)], through=through)
+    first, second = scales_of(latent, [(6, 8), (6, 8)], through=through)  # twice at full size
     (gradient,) = torch.autograd.grad((second.total * weight).sum(), latent)
 
-    by_first = gradient_through_the_direction(first.residual.detach(), weight)
-    by_second = gradient_through_the_direction(second.residual.detach(), weight)
-    expected = by_first + by_second
-    if through:
-        expected = expected - gradient_through_the_direction(first.residual.detach(), by_second)
+    direction = functional.normalize(latent, dim=1)
+    first_code = first.code.detach() + direction - direction.detach()  # its value, and a gradient
+    subtracted = first_code if through else first_code.detach()
+    total = first_code + functional.normalize(latent - subtracted, dim=1)
+    (expected,) = torch.autograd.grad((total * weight).sum(), latent)
     assert_close(gradient, expected)
 
 
@@ -87,8 +88,9 @@ def test_with_a_patch_of_2_a_token_is_a_square_of_four_positions():
     assert torch.equal(bsq.from_tokens(tokens, (2, 3), patch=2), x)
 
 
-def test_a_bit_that_takes_both_values_is_live():
-    bits = torch.tensor([[0, 1, 0], [1, 1, 0]]).view(2, 3, 1, 1)  # of two images
+def test_live_bits_are_counted_as_those_that_take_both_values():
+    """Training logs their number: a bit that is the same everywhere carries no information."""
+    bits = torch.tensor([[0, 1, 0], [1, 1, 0]]).view(2, 3, 1, 1)  # two images differ in the first
     assert bsq.live_bits(bits) == 1
 
 
@@ -97,17 +99,18 @@ def entropy(p):
 
 
 def test_the_entropy_penalty_is_the_mean_entropy_less_that_of_the_mean():
-    """Of each of d = 4 bits, at the inverse temperature 100, by which both are divided.
+    """Of each of d = 4 bits, at the inverse temperature tau, by which both are divided.
 
-    The probability follows from the squared distances to 1/sqrt(4) and -1/sqrt(4): their difference
-    is 4 u / sqrt(4).
+    The probability follows from the squared distances of u to 1/sqrt(4) and -1/sqrt(4): their
+    difference is 4 u / sqrt(4). It is low if each bit is certain, and both values are as frequent.
     """
+    tau = 100  # a constant of the penalty
     z = torch.randn(3, 4, 5, 5, dtype=torch.float64)
     unit = functional.normalize(z, dim=1).movedim(1, -1).reshape(-1, 4)
-    p = torch.sigmoid(-4 * unit * 100 / math.sqrt(4))
+    p = torch.sigmoid(-4 * unit * tau / math.sqrt(4))
     mean_entropy = entropy(p).sum(1).mean()
     entropy_of_mean = entropy(p.mean(0)).sum()
-    expected = float(mean_entropy - entropy_of_mean) / 100
+    expected = float(mean_entropy - entropy_of_mean) / tau
     assert float(bsq.entropy_penalty(z)) == pytest.approx(expected, rel=1e-5)
 
 
@@ -128,26 +131,34 @@ def test_the_entropy_penalty_is_the_mean_entropy_less_that_of_the_mean():
     ],
 )
 def test_tokens_of_the_published_grids(ratio, tokens):
-    """Sums of h w over the first 7, 10, 12 and 13 grids of Infinity, by height over width."""
+    """Sums of h w over the first 7, 10, 12 and 13 grids of Infinity, by height over width.
+
+    Wide images have the grids of tall ones, turned.
+    """
     for budget, count in zip(("0.06M", "0.25M", "0.60M", "1M"), tokens, strict=True):
         tall = published(ratio, budget)
         wide = published(1 / ratio, budget)
         assert tall.tokens == count
         assert wide.tokens == count
         assert wide.grids == tuple((w, h) for h, w in tall.grids)
-        # Positions are counted in the grid of 1M pixels, whatever the budget.
-        assert tall.full == published(ratio).grids[-1]
+
+
+@pytest.mark.parametrize("budget", ["0.06M", "0.25M", "0.60M", "1M"])
+def test_positions_are_counted_in_the_grid_of_1m_pixels_whatever_the_budget(budget):
+    """As the released weights were trained: else their rotary embedding would not fit."""
+    assert published(ratio=1.5, budget=budget).full == published(ratio=1.5, budget="1M").grids[-1]
 
 
 def test_nsarm_predicts_10000_tokens_after_its_first_seven_scales():
-    """Those of 256 px, which its transformation network makes."""
+    """Those seven, of images of 256 px, come from its transformation network."""
     scales = published(patch=2)
-    assert len(scales) == 13
-    # Of factor 8: 32 * 8 = 256 px, 128 * 8 = 1024 px.
-    assert scales.latents[:7] == [(n, n) for n in (2, 4, 8, 12, 16, 24, 32)]
-    assert scales.latents[-1] == (128, 128)
-    assert scales.grids[:7] == published(budget="0.06M").grids
-    assert scales.tokens - scales.spans[7].start == 10_000  # 10,521 less 521
+    assert scales.latents[6] == (256 // 8, 256 // 8)  # a position has 8 px
+    assert scales.tokens - scales.spans[7].start == 10_000  # 10,521 less 521, as above
+
+
+def test_a_token_of_patch_2_is_two_positions_of_the_latent_wide():
+    scales = published(patch=2)
+    assert scales.latents == [(2 * h, 2 * w) for h, w in scales.grids]
 
 
 # ------------------------------------------------------------------------- Infinity's autoencoder
@@ -257,7 +268,8 @@ def test_a_branchs_rows_are_read_as_they_lie_in_memory():
         assert torch.equal(output, row.reshape(2, 3, h, w))
 
 
-def test_outputs_of_an_estimate_are_its_residuals_after_its_own_codes():
+def test_outputs_of_a_latent_estimate_are_what_its_own_codes_have_left_of_it():
+    """So that each scale corrects the wrong bits of those before it."""
     network = small_estimate()
     z = torch.randn(2, 3, 3, 4)
     estimate = network.estimate(z)
@@ -277,7 +289,11 @@ def outputs_of_two_scales():
     return small_estimate()(make.normal(2, 3, 3, 4))
 
 
-def test_targets_of_an_estimate_are_what_its_own_codes_leave_of_hr():
+def test_targets_of_a_latent_estimate_are_what_its_outputs_codes_leave_of_hrs_latent():
+    """The code of the first output is subtracted, right or wrong: the second learns to correct it.
+
+    The first target is HR's latent at the first scale.
+    """
     outputs = outputs_of_two_scales()
 
     first, second = small_estimate().targets(HR_LATENT, HR_SIZES, outputs)
@@ -287,7 +303,8 @@ def test_targets_of_an_estimate_are_what_its_own_codes_leave_of_hr():
     assert_close(second, functional.interpolate(HR_LATENT - code, (4, 6), mode="area"))
 
 
-def test_targets_of_the_papers_network_are_what_hrs_own_codes_leave_of_it():
+def test_targets_of_nsarms_network_are_what_the_codes_of_hrs_latent_leave_of_it():
+    """Whatever its outputs are: a branch does not know those of the others."""
     first, second = small_transformation().targets(HR_LATENT, HR_SIZES, outputs_of_two_scales())
 
     expected_first, expected_second, _ = scales_of(HR_LATENT, HR_SIZES)

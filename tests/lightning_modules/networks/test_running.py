@@ -22,29 +22,15 @@ from tests.contracts import discovery
 from tests.lightning_modules.next_scale_parts import BITS, GRIDS
 from tests.quick import quick
 
+TEXT_TO_BITS = {"bits": BITS, "text_width": 128, "text_length": 8}
+SWIN = {"size": 32, "swin_width": 16, "heads": 2}
 SIZES = {
-    SwinUNet: {
-        "width": 8,
-        "multipliers": (1, 2),
-        "size": 32,
-        "blocks": 1,
-        "swin_width": 16,
-        "heads": 2,
-    },
+    SwinUNet: SWIN | {"width": 8, "multipliers": (1, 2), "blocks": 1},
     SFTUNet: {"features": 8, "width": 8, "multipliers": (1, 2), "blocks": 1},
     NoisePredictor: {"widths": (32, 64), "layers": 1, "head_width": 16},
-    InfinityTransformer: {
-        "bits": BITS,
-        "depth": 3,
-        "width": 64,
-        "heads": 2,
-        "text_width": 128,
-        "text_length": 8,
-        "drop_path": 0.5,
-    },
+    InfinityTransformer: TEXT_TO_BITS | {"depth": 3, "width": 64, "heads": 2, "drop_path": 0.5},
     LatentDiscriminator: {"widths": (32, 64), "layers": (1, 1), "heads": 4, "text_width": None},
 }
-EACH = pytest.mark.parametrize("kind", SIZES, ids=lambda kind: kind.__name__)
 
 
 def test_every_subclass_of_running_is_tested_here():
@@ -81,12 +67,12 @@ def outputs(model, x):
     return [leaf for leaf in _pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
 
 
-@EACH
+@pytest.mark.parametrize("kind", SIZES, ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("frozen", quick([False, True], False))
-def test_with_checkpointing_layers_run_again_and_give_the_same_bits_and_gradients(kind, frozen):
-    """Those of the input, too, for a frozen network in evaluation mode passes them on."""
-    runs = []
-    calls = []  # of layers, once plain and once with checkpointing
+def test_with_checkpointing_layers_run_again_and_give_equal_outputs_and_gradients(kind, frozen):
+    """A frozen network, in evaluation mode, has a gradient of its input alone."""
+    runs = []  # outputs and gradients, plain and with checkpointing
+    calls = []  # of each layer's call, whether it was with checkpointing
     for checkpointing in (False, True):
         model = network(kind, checkpointing=checkpointing)
         model.requires_grad_(not frozen).train(not frozen)
@@ -147,14 +133,17 @@ def graphs(monkeypatch):
 
 
 def test_training_is_compiled_also_after_outputs_of_many_sizes(graphs):
-    """As of validation, which comes first; torch stops compiling a function after eight sizes."""
+    """As of validation, which comes first; torch stops compiling a function after eight sizes.
+
+    So no more than the first four sizes without gradients are compiled, and four of training.
+    """
     model = OfOneSize()
     with torch.inference_mode():
         for side in range(2, 14):  # twelve
             assert torch.equal(model(torch.ones(side)), torch.ones(side))
-    assert len(graphs) == 4  # the first sizes; later ones run uncompiled
+    assert len(graphs) == 4
 
     model(torch.ones(20)).sum().backward()
     model(torch.ones(20)).sum().backward()
-    assert len(graphs) == 5  # training has its own
+    assert len(graphs) == 4 + 1
     assert model.weight.grad == 40  # twice the sum of 20 ones

@@ -251,18 +251,33 @@ def test_liif_with_a_skip_adds_half_its_perceptrons_output_to_bicubic(bias):
 SMALL_EDSR = partial(EDSR, blocks=1, channels=8, global_skip=True)
 
 
-# Both sides smaller than x3.5 makes them, or one larger.
-@pytest.mark.parametrize("size", [(20, 15), (50, 9)])
-@pytest.mark.parametrize("network", [SMALL_EDSR, make.Convolution])
-def test_the_output_of_a_network_of_one_factor_is_resized_to_any_size(network, size):
-    anysize = make.fill(AnySize(3.5, network))
+# EDSR has features to encode; of the other network the features are the LR image.
+EITHER = pytest.mark.parametrize("network", [SMALL_EDSR, make.Convolution])
+
+
+@EITHER
+@pytest.mark.parametrize("size", [(20, 15), (50, 9)], ids=["shrunk", "enlarged and shrunk"])
+def test_the_output_of_a_network_of_x2_is_resized_to_any_size(network, size):
+    any_size = make.fill(AnySize(3.5, network, factor=2.0))
+    lr = make.uniform(2, 3, 12, 9)  # x2: 24 x 18
+
+    sr = any_size(lr, size)
+
+    assert_close(sr, resize(any_size.network(lr), size, clamp=False))
+
+
+@EITHER
+def test_any_size_renders_from_encoded_features_what_it_gives_at_once(network):
+    """CasArbi, whose base it is, encodes LR once and also uses the features itself."""
+    any_size = make.fill(AnySize(3.5, network, factor=2.0))
     lr = make.uniform(2, 3, 12, 9)
+    features = any_size.encode(lr)
+    assert_close(any_size.render(features, lr, (20, 15)), any_size(lr, (20, 15)))
 
-    sr = anysize(lr, size)
 
-    assert_close(sr, resize(anysize.network(lr), size, clamp=False))
-    assert_close(anysize.render(anysize.encode(lr), lr, size), sr)
-    assert anysize(lr).shape == (2, 3, 42, 32)  # 3.5 * 12, and 3.5 * 9 = 31.5 rounded
+def test_any_size_without_a_size_enlarges_by_the_scale_of_the_experiment():
+    any_size = AnySize(3.5, make.Convolution)
+    assert any_size(torch.zeros(2, 3, 12, 9)).shape == (2, 3, 42, 32)  # 31.5 columns, rounded
 
 
 # ------------------------------------------------------------------------- RRDBNet and the compact
@@ -286,13 +301,15 @@ def test_files_of_the_released_layout_compute_what_spandrel_does(scale, network,
 
 
 @torch.no_grad()
-def test_a_file_with_esrgans_first_names_is_read():
-    esrgan = pytest.importorskip("spandrel.architectures.ESRGAN")
-    first = esrgan.ESRGAN(num_filters=8, num_blocks=2, scale=4).eval()
+def test_an_esrgan_file_with_the_names_of_its_first_release_is_read():
+    """Which spandrel's class has, such as `model.1.sub.0.RDB1.conv1.0.weight`."""
+    module = pytest.importorskip("spandrel.architectures.ESRGAN")
+    esrgan = module.ESRGAN(num_filters=8, num_blocks=2, scale=4).eval()
+    assert "model.1.sub.0.RDB1.conv1.0.weight" in esrgan.state_dict()
     network = RRDB(4)
-    network.load_state_dict(network.official(first.state_dict()))
+    network.load_state_dict(network.official(esrgan.state_dict()))
     lr = torch.rand(1, 3, 6, 5)
-    assert_close(network(lr), first(lr))
+    assert_close(network(lr), esrgan(lr))
 
 
 # -------------------------------------------------------------------------------------- Spandrel
@@ -313,7 +330,7 @@ ARCHITECTURES = {
 
 
 def test_in_training_spandrels_output_is_not_clamped_to_1(tmp_path):
-    """Clamped, it would have no gradients there."""
+    """Clamped, it would have no gradients where it is brighter."""
     pytest.importorskip("spandrel")
     compact = SRVGGNetCompact(2, channels=8, convolutions=1)
     compact.load_state_dict(small_random(compact))
@@ -327,33 +344,39 @@ def test_in_training_spandrels_output_is_not_clamped_to_1(tmp_path):
     assert_near(sr, compact(lr), 1e-5)
     assert sr.max() > 1
     assert all(parameter.grad.abs().sum() > 0 for parameter in network.parameters())
-    assert network.weights_source == str(tmp_path / "x2.pth")
+
+
+def test_the_file_of_a_spandrel_network_is_the_source_of_its_weights(tmp_path):
+    """Results are labelled with it."""
+    pytest.importorskip("spandrel")
+    file = tmp_path / "x4.pth"
+    torch.save({"params_ema": small_random(RRDB(4))}, file)
+    assert Spandrel(4, str(file)).weights_source == str(file)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_an_architecture_trained_from_scratch_is_exported_to_a_file_of_spandrel(
     architecture, tmp_path
 ):
+    """So that other programs read it; and the file says how to build the network again."""
     pytest.importorskip("spandrel")
     torch.manual_seed(0)
     arguments = ARCHITECTURES[architecture]
     network = Spandrel(2, train=True, architecture=architecture, arguments=arguments)
     lr = make.uniform(2, 3, 17, 21)  # SwinIR's windows of 8 need padding
     network.train()(lr).square().sum().backward()
-    for parameter in network.parameters():
+    assert any(parameter.grad.abs().sum() > 0 for parameter in network.parameters())
+    for parameter in network.parameters():  # a step, so that no layer is as it began
         parameter.data += 0.01 * torch.randn_like(parameter)
     state = {name: tensor.contiguous().clone() for name, tensor in network.community().items()}
     save_file(state, tmp_path / "a.safetensors")
 
     exported = Spandrel(2, str(tmp_path / "a.safetensors"))
 
-    assert any(parameter.grad.abs().sum() > 0 for parameter in network.parameters())
     with torch.no_grad():
-        sr = exported(lr)
-        assert sr.shape == (2, 3, 34, 42)
-        assert_near(sr, network.eval()(lr).clamp(0, 1), 1e-5)
-    # Its architecture alone takes the weights, as a run of it will.
-    Spandrel(2, **exported.without_path()).load_state_dict(network.state_dict())
+        assert_near(exported(lr), network.eval()(lr).clamp(0, 1), 1e-5)
+    built_again = Spandrel(2, **exported.without_path())
+    built_again.load_state_dict(network.state_dict())  # refuses other names and shapes
 
 
 @torch.no_grad()
@@ -383,6 +406,8 @@ def test_spandrel_gives_rcan_a_copy_of_its_input():
     assert lr.equal(before)
 
 
-def test_rcans_mean_colour_does_not_train():
-    fixed = [name for name, value in small_rcan().named_parameters() if not value.requires_grad]
-    assert {name.split(".")[1] for name in fixed} == {"sub_mean", "add_mean"}
+def test_in_rcan_everything_trains_but_the_mean_colour():
+    """Its authors keep it constant."""
+    for name, parameter in small_rcan().named_parameters():
+        is_mean = name.startswith(("model.sub_mean.", "model.add_mean."))
+        assert parameter.requires_grad == (not is_mean), name

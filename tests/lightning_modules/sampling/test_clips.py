@@ -27,6 +27,7 @@ BATCH = {"key": ["a", "b"], "text": ["one", "two, three"]}
 
 
 def test_without_a_caption_the_networks_learned_token_is_used():
+    """Which learns, so it has a gradient; the frozen encoder's captions have none."""
     denoiser = wrapped(null="learned")
 
     captions, nothing = encode_captions(BATCH, denoiser, Words())
@@ -35,12 +36,15 @@ def test_without_a_caption_the_networks_learned_token_is_used():
     assert not captions.text.requires_grad
     assert torch.equal(nothing.text, denoiser.null_text(2, 3))
     nothing.text.sum().backward()
-    assert denoiser.null.grad.any()  # it is learned
+    assert denoiser.null.grad.any()
 
 
 @pytest.mark.parametrize("null", ["none", "learned"])
 def test_without_a_caption_a_pooled_encoder_encodes_an_empty_one(null):
-    """A learned token has no pooled embedding, and that of the caption would give it away."""
+    """SDXL also reads a pooled embedding, which a learned token lacks.
+
+    With that of the caption, the prediction without a caption would still know what it says.
+    """
     sizes = torch.ones(2, 6)
 
     captions, nothing = encode_captions(BATCH, wrapped(null=null), Pooled(), sizes)
@@ -71,16 +75,15 @@ def test_captions_are_dropped_with_all_of_their_parts(share):
 # ------------------------------------------------------------------------------------------ clips
 
 
-# Of two clips of three frames, by how many pixels a call may have.
 @pytest.mark.parametrize(
     ("pixels", "frames_of_calls"),
     [(1, [1, 1, 1, 1, 1, 1]), (2 * 16 * 24, [2, 2, 2])],
+    ids=["less than a frame", "two frames"],
 )
 @torch.no_grad()
-def test_an_autoencoder_gets_frames_as_images_in_calls_of_limited_pixels(
-    pixels, frames_of_calls, monkeypatch
-):
-    monkeypatch.setattr(library, "PIXELS", pixels)
+def test_an_autoencoder_gets_a_few_frames_at_once(pixels, frames_of_calls, monkeypatch):
+    """Two clips of three frames; all six at once might need more memory than there is."""
+    monkeypatch.setattr(library, "PIXELS", pixels)  # the most in a call, else 1024 x 1024
     space = KLSpace(small_kl(scaling_factor=0.5))
     counts = []
     space.vae.encoder.register_forward_pre_hook(lambda _, args: counts.append(len(args[0])))
@@ -117,7 +120,8 @@ def diffusion_of_clips():
 CLIPS = make.batch(2, (16, 24), clip=(3, 3, 16, 24)) | {"frames": 3}
 
 
-def test_sampling_starts_with_one_draw_of_noise_for_all_frames_of_a_clip():
+def test_sampling_of_clips_starts_from_noise_that_differs_between_frames():
+    """All frames of a clip are one draw from its seed."""
     model = diffusion_of_clips()
     inputs = []
     model.denoiser.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
@@ -127,6 +131,7 @@ def test_sampling_starts_with_one_draw_of_noise_for_all_frames_of_a_clip():
     seeds = with_noise_seeds(CLIPS, model.noise_seed)["seed"]
     draw = Noise(seeds).normal((2, 3, 3, 16 // 2, 24 // 2))  # clips, colours, frames
     assert_near(inputs[0], draw, 1e-6)
+    assert not torch.equal(draw[:, :, 0], draw[:, :, 1])
 
 
 def test_a_clip_is_the_same_whatever_else_is_in_the_batch():

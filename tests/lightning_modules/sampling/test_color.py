@@ -98,6 +98,7 @@ def test_the_colour_fix_takes_any_size(kind, h, w, scale):
 
 @pytest.mark.parametrize("kind", FIXES)
 def test_fixed_colours_depend_on_neither_the_batch_nor_autocast(kind):
+    """Autocast to bfloat16 would leave 8 bits of each colour before the output is rounded."""
     sr = make.uniform(2, 3, 40, 52)
     fixed = fix_colors(sr, REFERENCE, kind)
 
@@ -107,7 +108,8 @@ def test_fixed_colours_depend_on_neither_the_batch_nor_autocast(kind):
 
 
 @pytest.mark.parametrize("kind", FIXES)
-def test_the_output_is_not_changed_in_place(kind):
+def test_the_image_whose_colours_are_fixed_is_not_changed_in_place(kind):
+    """Some steps compute in place, which must only touch their own tensors."""
     sr = make.uniform(2, 3, 40, 52)
     fix_colors(sr, REFERENCE, kind)
     assert torch.equal(sr, make.uniform(2, 3, 40, 52))

@@ -47,7 +47,8 @@ RELATIVE = ResidualShift(kappa=4.0, min_noise=0.34, relative=True)
 OF_KAPPA_1 = ResidualShift(steps=15, kappa=1.0, min_noise=0.04)
 
 
-# Shares by posterior, DDIM and 2M, for residuals of a deviation; docs/decisions.md has them.
+# Of the solvers posterior, DDIM and DPM-Solver++(2M). docs/decisions.md has these shares as the
+# reasons for defaults, from this computation; of the last two rows, `ShiftSampling` has 0.40.
 @pytest.mark.parametrize(
     ("process", "deviation", "shares"),
     [
@@ -56,11 +57,11 @@ OF_KAPPA_1 = ResidualShift(steps=15, kappa=1.0, min_noise=0.04)
         pytest.param(RESSHIFT, 0.05, (0.27, 0.36, 0.46), id="CasArbi as in the paper"),
         pytest.param(RELATIVE, 1.0, (0.50, 0.65, 0.92), id="casarbi.yaml"),
         pytest.param(OF_KAPPA_1, 0.136, (0.41, 0.57, 0.94), id="mini/resshift/pixel.yaml"),
-        # These two it has not; the documentation of `ShiftSampling` has the first.
         pytest.param(RESSHIFT, 0.2, (0.40, 0.55, 1.06), id="CasArbi, deviation 0.2"),
         pytest.param(FOUR_OF_15, 1.17, (0.38, 0.44, 0.95), id="4 of 15 timesteps"),
     ],
 )
 def test_solvers_deliver_these_shares_of_the_residuals_variance(process, deviation, shares):
+    """A share below 1 is missing detail, above 1 too much; a change of a solver changes it."""
     for solver, share in zip(("posterior", "ddim", "dpm_solver_2m"), shares, strict=True):
         assert delivered(process, deviation, solver) == pytest.approx(share, abs=0.006)  # rounded

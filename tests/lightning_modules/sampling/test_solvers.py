@@ -94,12 +94,14 @@ DPM = diffusers.DPMSolverMultistepScheduler(
 @pytest.mark.parametrize(
     ("sampler", "scheduler", "variance"),
     [
-        (Sampler(steps=20, offset=0), DDIM, "preserving"),
-        (Sampler(steps=20, spacing="trailing"), EULER, "exploding"),
-        (Sampler(steps=20, spacing="trailing", solver="dpm_solver_2m"), DPM, "preserving"),
+        (Sampler(20, "leading", offset=0), DDIM, "preserving"),
+        (Sampler(20, "trailing"), EULER, "exploding"),
+        (Sampler(20, "trailing", solver="dpm_solver_2m"), DPM, "preserving"),
     ],
+    ids=["DDIM", "Euler, which is DDIM if the variance explodes", "DPM-Solver++(2M)"],
 )
 def test_sampling_is_that_of_diffusers(sampler, scheduler, variance):
+    """20 steps from pure noise to no noise at all, spaced as by the scheduler."""
     schedule = Schedule(variance=variance)
     steps = sampler.timesteps(1000)
     x = normal(2, 3, 8, 8)
@@ -139,18 +141,17 @@ X0 = torch.linspace(-1, 1, 12).view(1, 3, 2, 2)
 
 
 @pytest.mark.parametrize(
-    ("sampler", "draws"),
+    ("sampler", "draws_noise"),
     [
-        (Sampler(steps=5), False),
-        (Sampler(steps=5, eta=1.0), True),
-        (Sampler(steps=5, solver="dpm_solver_2m"), False),
-        (Sampler(steps=5, clamp=0.5), False),  # of predictions from -1 to 1
+        pytest.param(Sampler(steps=5), False, id="DDIM"),
+        pytest.param(Sampler(steps=5, eta=1.0), True, id="ancestral"),
+        pytest.param(Sampler(steps=5, solver="dpm_solver_2m"), False, id="DPM-Solver++(2M)"),
+        pytest.param(Sampler(steps=5, clamp=0.5), False, id="clamped"),
     ],
 )
 @pytest.mark.parametrize("variance", ["preserving", "exploding"])
-def test_sampling_ends_at_the_sample_that_a_network_predicts_at_every_step(
-    sampler, draws, variance
-):
+def test_sampling_ends_at_the_x0_that_a_network_predicts(sampler, draws_noise, variance):
+    """Clamped to `clamp`, if it is set; predictions are from -1 to 1."""
     called = []
 
     def clean(z, t):
@@ -165,7 +166,7 @@ def test_sampling_ends_at_the_sample_that_a_network_predicts_at_every_step(
     assert_near(z, X0.clamp(-limit, limit), 1e-5)
     assert steps == [801, 601, 401, 201, 1]  # 1000 / 5 apart, plus 1 as in Stable Diffusion
     assert called == steps
-    assert noise.drew == draws
+    assert noise.drew == draws_noise
 
 
 def test_the_default_sampler_has_50_steps_of_20_timesteps_plus_1_as_in_stable_diffusion():
