@@ -35,7 +35,7 @@ def images_of(pattern: str, root: str = "", videos: bool = False) -> Iterator[tu
     if path.is_dir():
         listed = list_images(path, videos=videos)
         yield from ((image_key(found, path), found) for found in listed)
-    elif path.exists():
+    elif os.path.lexists(path):  # or a link to nothing, which its reader names
         yield path.stem, path
     else:
         start = Path(root, existing_part(pattern, root)[0])
@@ -49,7 +49,7 @@ def searched_folder(pattern: str, root: str = "") -> Path | None:
     path = Path(root, pattern)
     if path.is_dir():
         return path
-    return None if path.exists() else Path(root, existing_part(pattern, root)[0])
+    return None if os.path.lexists(path) else Path(root, existing_part(pattern, root)[0])
 
 
 def braced(path: str) -> list[str]:

@@ -151,7 +151,7 @@ def test_pipes_and_devices_among_the_inputs_are_named_and_left_out(folder, enlar
     assert "odd/zero.png: not a regular file" in caplog.text
 
 
-@pytest.mark.parametrize("given", ["in", "in/*.png"])
+@pytest.mark.parametrize("given", ["in", "in/*.png", "[in/broken.png, in/a.png]"])
 def test_a_broken_link_among_the_inputs_is_named_and_left_out(folder, enlarger, caplog, given):
     Path("in/broken.png").symlink_to("nowhere")
     enlarger(PREDICT, given)
