@@ -39,7 +39,7 @@ def test_each_link_leads_to_a_file_and_section_that_exist(name: str) -> None:
         page = REPO / (path or name)
         assert page.exists(), target
         if anchor:
-            section(page.read_text(), anchor)
+            section(page.read_text(), anchor)  # raises if there is none
 
 
 # ------------------------------------------------- numbers that are written by hand, not made

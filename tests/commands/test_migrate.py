@@ -40,16 +40,20 @@ def test_a_network_becomes_spandrels_with_the_defaults_of_the_program_of_its_opt
 
 
 def test_a_degradation_has_the_defaults_of_its_program():
-    options = {
+    """A file of BasicSR has a `model_type`, and all numbers of its degradation; it has no defaults."""
+    redux = {
         "scale": 4,
         "network_g": {"type": "compact"},
         "high_order_degradation": True,
+        "resize_range": [0.2, 1.4],
         "datasets": {"train": {"type": "realesrgandataset", "dataroot_gt": "hr"}},
     }
-    key = "degradation.init_args.first.kernel_size"
-    assert Migration(options).config[key] == [5, 17]  # traiNNer-redux's default
-    # A file with a model_type is of BasicSR, which has no defaults.
-    assert key not in Migration({**options, "model_type": "SRModel"}).config
+    basicsr = {**redux, "model_type": "RealESRGANModel"}
+    first = "degradation.init_args.first."
+    for options in (redux, basicsr):
+        assert Migration(options).config[f"{first}resize"] == [0.2, 1.4]
+    assert Migration(redux).config[f"{first}kernel_size"] == [5, 17]  # traiNNer-redux's default
+    assert f"{first}kernel_size" not in Migration(basicsr).config
 
 
 # Arguments without which the authors' classes fail.
