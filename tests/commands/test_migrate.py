@@ -40,7 +40,7 @@ def test_a_network_becomes_spandrels_with_the_defaults_of_the_program_of_its_opt
 
 
 def test_a_degradation_has_the_defaults_of_its_program():
-    """A file of BasicSR has a `model_type`, and all numbers of its degradation; it has no defaults."""
+    """A file of BasicSR, which has a `model_type`, gives all numbers: there are no defaults."""
     redux = {
         "scale": 4,
         "network_g": {"type": "compact"},
