@@ -131,6 +131,8 @@ def test_the_command_tells_why_a_file_is_not_fetched(capsys):
 
 
 def test_the_command_fetches_a_file(places, online, capsys):
+    path = places["torch"] / "net-1.pth"
     assert main(["--fetch", "net"]) == 0
-    assert f"net: {places['torch'] / 'net-1.pth'}" in capsys.readouterr().out
+    assert path.read_bytes() == WEIGHTS
+    assert f"net: {path}" in capsys.readouterr().out
     assert online == [ENTRY["source"]]

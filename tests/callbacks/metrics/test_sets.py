@@ -81,13 +81,14 @@ def test_a_set_has_the_same_numbers_for_any_batch_size(tmp_path, batch_size):
     assert set(run.callback_metrics) == {"val/color", "val/color_spread"}
 
 
-def test_outputs_that_are_not_finite_make_every_number_nan(tmp_path):
+def test_one_output_that_is_not_finite_makes_every_number_nan(tmp_path):
     """Were one absent, results and early stopping would go on with an earlier one."""
 
     class Broken(Tiny):
         def validation_step(self, batch, batch_idx):
             outputs = super().validation_step(batch, batch_idx)
-            outputs["sr"][:, 0, 0, 0] = torch.nan
+            if batch_idx == 0:
+                outputs["sr"][0, 0, 0, 0] = torch.nan
             return outputs
 
     color = Color()
@@ -99,7 +100,7 @@ def test_outputs_that_are_not_finite_make_every_number_nan(tmp_path):
     assert [record["metric"] for record in records] == ["color", "color_spread", "swd", "swd_2"]
     for record in records:
         assert np.isnan(record["value"])
-        assert record["not_finite"] == 7  # all outputs
+        assert record["not_finite"] == 1
 
 
 def test_a_set_of_one_image_is_refused_before_training(tmp_path):

@@ -155,10 +155,13 @@ def test_the_perceptual_part_trains_the_network_through_the_frozen_decoder(batch
     model = with_constant_latent(latent, make.Distance())
     plain = with_constant_latent(latent, None)
 
+    # Both draw the same timesteps and noise, by the batch's seeds.
     (gradient,) = torch.autograd.grad(model.training_step(batch, 0), latent)
     (without,) = torch.autograd.grad(plain.training_step(batch, 0), latent)
 
     assert (gradient - without).abs().max() > 1e-6
+    trained = [name for name, weight in model.named_parameters() if weight.requires_grad]
+    assert trained == ["network.weight"]
     assert model.checkpoint_keys() == ["network.weight"]
 
 
