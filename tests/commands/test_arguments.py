@@ -80,10 +80,11 @@ def test_a_typed_group_keeps_its_keys_that_are_not_typed(printed, key):
 )
 def test_predict_replaces_the_name_of_a_released_model_by_its_class_and_scale(typed, name):
     """The parser knows classes alone, so these words are what it gets."""
-    words = expand_model_option(typed.split())
-    expected = released()[name]
-    assert json.loads(words[words.index("--model") + 1]) == expected.model
-    assert words[words.index("--data.init_args.scale") + 1] == str(expected.scale)
+    model = released()[name]
+    expected = f"predict --run.name {name} --data datamodules.SRDataModule --model".split()
+    expected += [json.dumps(model.model), "--data.predict", "x"]
+    expected += ["--data.init_args.scale", str(model.scale)]
+    assert expand_model_option(typed.split()) == expected
 
 
 @pytest.mark.parametrize(

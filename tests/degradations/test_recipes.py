@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
 import yaml
 from scipy import stats
+from torch.nn import functional
 
 from degradations.bicubic import Bicubic
 from degradations.compose import Mixture
@@ -367,13 +369,15 @@ def test_both_executors_give_the_same_lr(monkeypatch, recipe):
 
 
 @pytest.mark.slow  # the compiler takes minutes
-def test_a_compiled_canvas_gives_nearly_the_lr_of_a_plain_one():
+def test_a_compiled_canvas_gives_the_lr_of_a_plain_one_but_for_blocks_of_jpeg():
+    """JPEG amplifies roundings that differ: a block may change as a whole."""
     hr = make_images(4, (64, 64))
-    compiled = RealESRGAN(4.0, executor="canvas", compile=True)
     plain = RealESRGAN(4.0, executor="canvas", compile=False)
 
-    lr = compiled(hr, torch.arange(4))
+    with patch.object(torch, "compile", wraps=torch.compile) as compiler:
+        lr = RealESRGAN(4.0, executor="canvas", compile=True)(hr, torch.arange(4))
 
+    assert compiler.called
     is_off = (lr - plain(hr, torch.arange(4))).abs() > 1.02 / 255  # more than a level
-    # Only where JPEG amplifies roundings that differ: a block of 8 x 8 may change as a whole.
-    assert is_off.float().mean() <= 0.12
+    blocks = functional.max_pool2d(is_off.any(1, keepdim=True).float(), 8)
+    assert blocks.sum() <= 2  # of the 16 blocks of 8 x 8 pixels
