@@ -12,7 +12,7 @@ from tests.conftest import REPO
 
 
 def test_a_configuration_that_cannot_be_opened_is_refused_with_the_systems_reason(trained, refusal):
-    """The file may be whole, so the user is not told to restore it."""
+    """The file may be intact, so the message does not say to restore it."""
     config = trained / "config.yaml"
     config.unlink()
     config.symlink_to(config.name)  # to itself

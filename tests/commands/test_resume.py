@@ -270,7 +270,7 @@ class Lightning(Regression):
 def test_a_method_in_lightnings_style_is_resumed(tiny, enlarger, caplog):
     """It has an example for the summary, saved hyperparameters, an optimiser of its own and `eval`.
 
-    The user is told that the configuration's schedule, which tiny.yaml sets, is not used.
+    The log says that the schedule set in tiny.yaml is not used.
     """
     model = f"--model {__name__}.Lightning --trainer.enable_model_summary true"
     for steps in (4, 8):

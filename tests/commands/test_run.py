@@ -275,7 +275,7 @@ def test_check_and_a_dry_run_write_nothing_so_they_run_beside_a_fit(trained, enl
 
 
 def hold(run, worker_end):
-    """Lock a run, and fork a worker, which lives until it is told to end."""
+    """Lock a run, and fork a worker that lives until it gets a message by `worker_end`."""
     with alone_in(run, PATIENCE):
         is_worker = os.fork() == 0
         if not is_worker:

@@ -78,7 +78,7 @@ def test_scales_cut_hr_to_the_upper_left_of_its_crop():
 
 
 def test_scales_with_whole_shrink_hr_instead_of_cutting_it():
-    """For faces, of which a cut would lose parts. Rounded, as files are."""
+    """For images that must stay complete, such as faces. Rounded, as in files."""
     scales = Scales(fixed=2, probability=0.5, lr_sides=[4, 6, 8], whole=True)
     batches = list(training(data_of(random_images(12), scales)))
     crops = list(training(data_of(random_images(12), scales=None)))

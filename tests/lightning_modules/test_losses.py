@@ -132,7 +132,7 @@ def dists(vgg16, tmp_path):
 
 
 def test_dists_is_torchmetrics(dists, vgg16, monkeypatch):
-    model = SimpleNamespace(features=vgg16)  # of which torchmetrics would download the weights
+    model = SimpleNamespace(features=vgg16)  # torchmetrics would download it
     monkeypatch.setattr(torchmetrics.dists, "vgg16", lambda weights: model)
     theirs = torchmetrics.dists.deep_image_structure_and_texture_similarity
     sr = images(0, side=48).requires_grad_()

@@ -59,7 +59,7 @@ def streamed(path):
     ],
 )
 def test_roles_of_a_samples_members_follow_from_their_suffixes(suffixes, roles, unused):
-    """Images without a role are told to the user; other members are passed over."""
+    """Images without a role are reported, and other members are ignored."""
     found = roles_of(tuple(suffixes.split()))
     assert list(found.members) == roles.split()
     assert found.unused == tuple(unused.split())

@@ -103,7 +103,7 @@ def test_a_killed_command_goes_on_and_its_workers_end(tmp_path, out):
 def test_a_command_goes_on_after_ctrl_c_around_a_records_writing(images, out, monkeypatch, moment):
     """A shard's record is the last file before the shard gets its name.
 
-    So the second shard has no name yet when its record stops the command, and is made anew.
+    So a command stopped at the second record leaves a shard without its name, and writes it again.
     """
     write_whole = shard_set.write_whole
 

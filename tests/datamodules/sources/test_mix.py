@@ -133,7 +133,7 @@ def test_one_lr_refuses_an_image_that_it_would_distort():
 
 def test_squares_have_the_transparency_of_their_place(tmp_path):
     places = located(40, 40)
-    # Red, of which alpha is a copy, is the number of the row.
+    # Red is the number of the row, and alpha is a copy of red.
     save_pixels(tmp_path / "a.png", np.dstack([places, places[..., 0]]))
     crops = Crops(Folder(str(tmp_path)), size=8, per_image=1)
 

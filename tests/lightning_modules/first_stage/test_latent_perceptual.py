@@ -40,7 +40,7 @@ def test_the_loss_is_the_cross_entropy_of_the_ranking_and_the_share_of_people_fo
     loss = model.training_step(BATCH, 0)
 
     predicted = model.ranking(*model.distances(BATCH)).sigmoid()
-    of_none = -(1 - predicted[0]).log()  # judge is 0: nobody chose the second image
+    of_none = -(1 - predicted[0]).log()  # judge 0: no one chose the second image
     of_all = -predicted[1].log()
     assert_close(loss, (of_none + of_all) / 2)
 

@@ -155,7 +155,7 @@ def test_a_loss_with_a_parameter_of_its_own_is_refused():
 
 
 def test_a_trained_loss_learns_and_checkpoints_restore_it_by_its_name(tmp_path):
-    """Under another name it is another loss, which begins anew at 0."""
+    """A loss with another name is a new one, and starts from 0."""
     model = real_esrgan(losses={"own": Weighted()})
     run = fit(tmp_path, model, batches(3))
     run.save_checkpoint(tmp_path / "a.ckpt")

@@ -194,7 +194,7 @@ def test_with_a_patch_of_4_a_square_of_pixels_gets_the_lr_features_at_its_middle
     assert torch.equal(inputs[0], model.reduce(features)[:, :, lr_rows])
 
 
-# At x1.5 every third centre is halfway between two LR rows, of which either could be used.
+# At x1.5 every third centre is halfway between two LR rows, and either could be used.
 @pytest.mark.parametrize(("lr_rows", "rows"), [(8, 12), (64, 85)], ids=["x1.5", "x1.33"])
 def test_coordinates_are_offsets_from_the_lr_row_whose_features_are_used(lr_rows, rows):
     """In half LR pixels, so from -1 to 1. Features are those of the nearest row."""
@@ -310,7 +310,7 @@ def test_levels_of_a_noise_predictor_are_as_small_at_x1_and_x2_as_at_x4(scale, f
 
 
 def test_a_frozen_noise_predictor_stays_frozen_when_it_is_fitted_to_another_scale():
-    """Its layers are built anew, and new ones would train."""
+    """Fitting builds new layers, and new layers are trainable by default."""
     model = small_predictor().requires_grad_(False)
     model.fit_to(scale=2, factor=8)
     assert not any(weight.requires_grad for weight in model.parameters())
