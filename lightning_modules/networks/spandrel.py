@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from spandrel import ImageModelDescriptor
 
 KEY = "model.init_args.network.init_args"
+FILES = "main.py list networks names files with arguments that work"
 # What spandrel's classes call their factor of enlargement.
 FACTORS = ("scale", "upscale", "up_scale", "upscale_factor", "upscaling_factor")
 
@@ -219,10 +220,15 @@ def _untrained(name: str, scale: float, arguments: dict[str, Any]) -> nn.Module:
     parameters = inspect.signature(networks[name]).parameters
     # Classes name the factor of enlargement differently; the user's own argument wins below.
     factors = {factor: int(scale) for factor in FACTORS if factor in parameters}
+    upsampler = parameters["upsampler"].default if "upsampler" in parameters else "its own"
+    if scale != 1 and not arguments.get("upsampler", upsampler):
+        raise ValueError(
+            f"without {KEY}.arguments.upsampler, such as pixelshuffle, {name} does not enlarge, "
+            f"but data.init_args.scale is {scale:g}; {FILES}"
+        )
     try:
         return networks[name](**{**factors, **arguments})
     except Exception as error:  # of foreign code, which checks little
         raise ValueError(
-            f"{KEY}.arguments of {name}: {type(error).__name__}: {error}; main.py list networks "
-            "names files with arguments that work"
+            f"{KEY}.arguments of {name}: {type(error).__name__}: {error}; {FILES}"
         ) from error
