@@ -58,7 +58,7 @@ from commands.run.directory import (
     run_folder,
 )
 from commands.run.files import fingerprint, wait_for
-from commands.run.loggers import keep_earlier_metrics, name_loggers
+from commands.run.loggers import keep_earlier_metrics, kept_ids, name_loggers
 from commands.run.weights import (
     Choice,
     choose_weights,
@@ -206,7 +206,8 @@ class EnlargerCLI(LightningCLI):
             self.run.check_place(self.name)
         # As given: without derived paths.
         self.config_dump = self.dump() if self.command.fits else None
-        name_loggers(config.trainer.logger, options.name)
+        ids = {} if options.overwrite else kept_ids(self.run.path)
+        name_loggers(config.trainer.logger, options.name, ids)
         if config.ckpt_path is not None:
             config.ckpt_path = expand_path(config.ckpt_path, "ckpt_path")
         WAITS.limit = 60 * options.wait_minutes

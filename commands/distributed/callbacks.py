@@ -20,7 +20,7 @@ from callbacks.tensorboard import TensorBoard
 from commands.distributed.preflight import compare
 from commands.errors import ConfigurationError
 from commands.run.checkpoints import checkpoints_of, gradients_pending
-from commands.run.loggers import log_hyperparameters
+from commands.run.loggers import keep_ids, log_hyperparameters
 from commands.signals import Signals, Stopped
 from datamodules.base import SRDataModule
 from files.method import method_of
@@ -63,12 +63,13 @@ class Start(Callback):
                 )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log hyperparameters."""
+        """Log hyperparameters, and keep the ids of the run in W&B and MLflow."""
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoard):
                 logger.begin(trainer.global_step)
         if self.config is not None:
             log_hyperparameters(trainer, self.config)
+            keep_ids(trainer)
 
 
 def data_facts(trainer: Trainer) -> dict[str, Any]:

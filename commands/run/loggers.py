@@ -1,7 +1,8 @@
-"""Loggers of a run: its name and hyperparameters; no metrics of an earlier start are deleted."""
+"""Loggers of a run: names, hyperparameters; a resumed run goes on in W&B and MLflow."""
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,13 +13,15 @@ from lightning.pytorch import Trainer
 
 from commands.arguments.saved_config import flat
 from datamodules.shards.remote import hide_secrets
-from files.owned import move_aside
+from files.json import read_json_object
+from files.owned import move_aside, write_whole
 
 log = logging.getLogger(__name__)
 Scalar = bool | int | float | str
 FILE = "metrics.csv"  # as Lightning's logger calls it
-# Loggers that show many runs side by side by their names, with their argument for it.
-NAMES = {"WandbLogger": "name", "MLFlowLogger": "run_name"}
+# Loggers that show many runs side by side: their arguments for the name and the id of a run.
+NAMES = {"WandbLogger": ("name", "id"), "MLFlowLogger": ("run_name", "run_id")}
+IDS = "loggers.json"  # in the run's folder: the ids, by the logger's class
 # What determines the training, of the configuration.
 GROUPS = ("model", "data", "degradation", "seed_everything")
 EVALUATED = ("data.init_args.val", "data.init_args.test", "data.init_args.predict")  # left out
@@ -35,18 +38,39 @@ OF_TRAINER = (
 )
 
 
-def name_loggers(loggers: Any, name: str) -> None:
-    """Give the run's name to each logger of W&B and MLflow that has none.
+def name_loggers(loggers: Any, name: str, ids: Mapping[str, str]) -> None:
+    """Give the run's name and id to each logger of W&B and MLflow that has none.
 
     Args:
         loggers: ``trainer.logger`` as configured; changed in place.
         name: The run's name.
+        ids: As ``kept_ids`` returns them; a logger without one begins a new run.
     """
     for logger in loggers if isinstance(loggers, list) else [loggers]:
         kind = str(getattr(logger, "class_path", "")).rpartition(".")[2]
         arguments = getattr(logger, "init_args", {})
-        if kind in NAMES and NAMES[kind] in arguments and arguments[NAMES[kind]] is None:
-            arguments[NAMES[kind]] = name
+        for argument, value in zip(NAMES.get(kind, ()), (name, ids.get(kind)), strict=False):
+            if argument in arguments and arguments[argument] is None:
+                arguments[argument] = value
+
+
+def keep_ids(trainer: Trainer) -> None:
+    """Write the ids that W&B and MLflow gave to the run into its folder.
+
+    Args:
+        trainer: The trainer, whose loggers have begun.
+    """
+    loggers = trainer.loggers if trainer.is_global_zero else ()
+    kinds = ((type(logger).__name__, logger) for logger in loggers)
+    ids = {kind: logger.version for kind, logger in kinds if kind in NAMES}
+    if ids:
+        write_whole(Path(trainer.default_root_dir, IDS), json.dumps(ids) + "\n")
+
+
+def kept_ids(run: Path) -> dict[str, str]:
+    """Return what ``keep_ids`` wrote into a run's folder; nothing for a new run."""
+    place = run / IDS
+    return (read_json_object(place) or {}) if place.is_file() else {}
 
 
 def keep_earlier_metrics(trainer: Trainer) -> None:

@@ -100,6 +100,13 @@ class TakesImages(CSVLogger):
         TakesImages.taken.append((key, step, images))
 
 
+class MLFlowLogger(CSVLogger):
+    """Keeps runs apart by their ids, as Lightning's logger of this name does."""
+
+    def __init__(self, run_name: str | None = None, run_id: str | None = None) -> None:
+        super().__init__("logs", run_name, run_id or f"id {len(list(Path('logs').glob('*/*')))}")
+
+
 OTHER_LOGGER = f"--trainer.logger {__name__}.TakesImages --trainer.logger.save_dir logs"
 
 
@@ -115,6 +122,19 @@ def test_a_logger_of_another_package_gets_the_images_of_each_validation(tiny, en
     for _, _, (image,) in TakesImages.taken:
         assert image.dtype == np.uint8
         assert image.shape[-1] == 3
+
+
+def test_a_resumed_run_goes_on_in_its_run_of_mlflow_and_an_overwritten_one_begins_another(
+    tiny, enlarger
+):
+    fit = f"{FIT} --run.name a --trainer.logger {__name__}.MLFlowLogger --trainer.max_steps"
+    enlarger(f"{fit} 2")
+    enlarger(f"{fit} 3")
+    assert [folder.name for folder in Path("logs/a").iterdir()] == ["id 0"]
+
+    enlarger(f"{fit} 2 --run.overwrite true")
+
+    assert {folder.name for folder in Path("logs/a").iterdir()} == {"id 0", "id 1"}
 
 
 def test_a_logger_of_another_package_gets_the_hyperparameters(tiny, enlarger):
