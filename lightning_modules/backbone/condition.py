@@ -380,7 +380,8 @@ def text_of(batch: Batch, encoder: Texts | None, prompt: str | None) -> Text | N
     texts = batch.get("text", [""])
     if not all(text.strip() for text in texts):
         raise ValueError(
-            f"{keys[0]}, or an image beside it, has no caption: use a source with text, set "
-            "model.init_args.prompt, or unset model.init_args.encoder"
+            f"{keys[0]}, or another image of its batch, has no caption: main.py pack packs a "
+            "folder with a caption beside each image (NAME.txt); or set model.init_args.prompt, or "
+            "unset model.init_args.encoder"
         )
     return encoder(texts)

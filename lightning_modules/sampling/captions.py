@@ -36,7 +36,8 @@ def encode_captions(
     if "text" not in batch:
         raise ValueError(
             f"no caption of {', '.join(batch['key'][:3])}, and model.init_args.encoder reads them: "
-            "use a source with text (an empty one for an image without), or unset the encoder"
+            "main.py pack packs a folder with a caption beside each image (NAME.txt, which may "
+            "be empty); or unset the encoder"
         )
     count = len(batch["text"])
     captions = _encoded(encoder, batch["text"])
