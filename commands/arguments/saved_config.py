@@ -52,7 +52,7 @@ def _load_without_removed_keys(text: str) -> Any:
     return content
 
 
-set_loader("yaml", _load_without_removed_keys, (yaml.YAMLError,))
+set_loader("yaml", _load_without_removed_keys, (yaml.YAMLError, ValueError))
 
 
 def _register_as_text(kind: type) -> None:
