@@ -1,4 +1,4 @@
-"""Methods of a user: their own loop, networks in a list, parameters that a step does not use."""
+"""Methods of a user: own loops, networks in a list, parameters that a step reads or never uses."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from files.batch import Batch
+from lightning_modules import UNet2D
+from lightning_modules.backbone.condition import Condition
 from lightning_modules.methods.regression import NetworkCallable, Regression
+from tests.lightning_modules.backbone.unets import FLAT
 
 
 class Plain(Regression):
@@ -54,6 +57,23 @@ class Reads(Plain):
         weight = next(self.network.parameters())
         decay = (weight * torch.ones(weight.shape)).square().mean()
         return super().training_step(batch, batch_idx) + self.judge(batch["hr"]) + decay
+
+
+class Guided(Plain):
+    """Asks a denoiser for its learned null text outside a ``forward``, as guidance does."""
+
+    trained_parts = ("network", "judges", "denoiser")
+
+    def __init__(self, scale: float, network: NetworkCallable, **kwargs: Any) -> None:
+        super().__init__(scale, network, **kwargs)
+        self.denoiser = UNet2D(FLAT, null_token="learned")
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        hr = batch["hr"]
+        text = self.denoiser.null_text(len(hr), tokens=3)
+        seen = self.denoiser(hr, torch.zeros(len(hr), dtype=torch.long), Condition(text=text))
+        error = (seen - hr).square().mean()
+        return super().training_step(batch, batch_idx) + self.judge(hr) + error
 
 
 def sgd(parameters: Any) -> torch.optim.Optimizer:

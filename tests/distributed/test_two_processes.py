@@ -71,6 +71,17 @@ def test_manual_optimisation_by_ddp_and_fsdp_trains_the_weights_of_one_process(t
     assert_near(newest(Path("runs/ddp"))["state_dict"], alone, 1e-6)
 
 
+@pytest.mark.slow
+def test_a_learned_null_text_trains_by_fsdp_as_by_ddp(tiny):
+    """It is a sharded parameter, which is read outside the denoiser's `forward`."""
+    command = f"{FIT} --model {OWN}.Guided --trainer.callbacks [] --data.val null --run.name"
+    succeeds(f"{command} ddp --trainer.strategy ddp")
+    succeeds(f"{command} fsdp --trainer.strategy fsdp")
+    ddp = newest(Path("runs/ddp"))["state_dict"]
+    assert ddp["denoiser.null"].any()  # it begins as zeros
+    assert_near(newest(Path("runs/fsdp"))["state_dict"], ddp, 1e-6)
+
+
 def logged_losses(folder):
     (table,) = Path(folder).rglob("metrics.csv")
     with table.open() as lines:
