@@ -18,6 +18,7 @@ from lightning.pytorch import Callback
 from torch import nn
 
 import main
+from callbacks.metrics.base import Metric
 from commands.arguments import listing
 from commands.arguments.help import SHOWN, short_help
 from commands.arguments.saved_config import as_yaml
@@ -26,7 +27,7 @@ from commands.names import TOOLS
 from datamodules.base import SRDataModule
 from files.yaml import plain_yaml
 from lightning_modules.base import ImageModel
-from tests.conftest import words_of
+from tests.conftest import REPO, words_of
 from tests.quick import quick
 
 # ----------------------------------------------------------------- what a later layer changes
@@ -58,6 +59,17 @@ def test_a_typed_key_changes_that_key(printed):
     source = config["data"]["init_args"]["val"]["photos"]["init_args"]
     assert source["root"] == "b"
     assert source["files"] == ["1.png", "2.png"]  # of tiny.yaml
+
+
+def test_null_takes_a_class_away_beside_a_typed_key_of_a_group(printed):
+    """As CasArbi's page types it, for the paper's process and for its base alone."""
+    given = "--model.init_args"
+    typed = f"{given}.process null {given}.network null {given}.sampling.solver posterior"
+    config = printed(f"--config {REPO / 'configs/experiment/casarbi.yaml'} {typed}")
+    arguments = config["model"]["init_args"]
+    assert arguments["process"] is None
+    assert arguments["network"] is None
+    assert arguments["sampling"]["solver"] == "posterior"
 
 
 @pytest.mark.parametrize("key", ["data.crops", "data.init_args.crops"])
@@ -307,6 +319,12 @@ def test_the_modules_whose_first_argument_is_the_scale_are_listed_as_networks():
 
     # Files of configs/network are listed as networks, too.
     assert {name for name in listed if not name.endswith(".yaml")} == expected
+
+
+def test_all_metrics_and_nothing_else_are_listed_as_metrics():
+    """Other callbacks, such as EMA, stand in the same package."""
+    expected = {name for name, cls in public_classes().items() if issubclass(cls, Metric)}
+    assert {entry.name for entry in listing.entries("metrics")} == expected
 
 
 def test_yaml_merges_and_keys_of_two_types_are_no_repeated_keys():

@@ -219,6 +219,7 @@ WITHOUT_BORDER = "[{class_path: callbacks.PSNR, init_args: {border: 0}}]"
         pytest.param("--data.val.photos.files [1.png]", id="images"),
         pytest.param("--data.degradation_seed 1", id="their LR"),
         pytest.param("--tiling.size 8", id="tiles"),
+        pytest.param("--trainer.limit_val_batches 1", id="fewer images"),
         pytest.param(f"--trainer.callbacks '{WITHOUT_BORDER}'", id="metric"),
     ],
 )

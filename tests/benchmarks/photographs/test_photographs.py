@@ -17,6 +17,8 @@ from benchmarks.photographs.measure import (
     FAILS,
     HOLDS,
     OPEN,
+    SHARPENED,
+    Measure,
     compare,
     noisy,
     psnr_y,
@@ -26,6 +28,7 @@ from benchmarks.photographs.measure import (
 )
 from benchmarks.photographs.table import TABLE, Claim, load, texts
 from callbacks.metrics.fid import KIDThumb
+from callbacks.metrics.pixels import PSNR
 from lightning_modules import PixelSpace, ResidualShift
 from lightning_modules.noise import Noise
 from tests.make import assert_near, keys, uniform
@@ -91,6 +94,28 @@ def test_sharpening_lowers_psnr_to_that_asked_for_and_raises_contrast(smooth, hr
 
     assert psnr_y(image, hr, BORDER) == pytest.approx(target, abs=0.05)
     assert image.std() > smooth.std()
+
+
+def test_a_row_is_measured_beside_noise_and_sharpening_of_its_psnr(smooth, hr, tmp_path):
+    row = noisy(hr, hr, 23.0, BORDER, key="row")
+    lr = functional.avg_pool2d(hr, 4)
+    for folder, part, image in (
+        ("row", "sr", row),
+        ("row", "hr", hr),
+        ("row", "lr", lr),
+        ("regression", "sr", smooth),
+    ):
+        (tmp_path / folder / part / "x4").mkdir(parents=True)
+        save_image(image[0], tmp_path / folder / part / "x4/a.png")
+    measure = Measure(scale=4)
+    measure.metrics = [PSNR(border=BORDER)]
+
+    found = measure.row(tmp_path / "row", "x4", {"regression": tmp_path / "regression"})
+
+    assert found.keys() == {"row", "regression + noise", SHARPENED}
+    for name in ("regression + noise", SHARPENED):
+        assert found[name]["psnr"] == pytest.approx(found["row"]["psnr"], abs=0.05)
+    assert found[SHARPENED]["swd_2"] != found["regression + noise"]["swd_2"]
 
 
 @pytest.mark.parametrize(

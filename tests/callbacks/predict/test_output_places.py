@@ -11,6 +11,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Callback
 from PIL import Image
 
 from callbacks.predict.files import write_image
@@ -20,6 +21,7 @@ from datamodules.base import SRDataModule
 from datamodules.shards.shards import Shards
 from datamodules.source import Source
 from datamodules.sources.prompts import Seeds
+from files.owned import MovedError
 from lightning_modules.controls.simple import Bicubic
 from tests.callbacks.predict.test_predictions import stored
 from tests.callbacks.tiny import Tiny, trainer
@@ -35,13 +37,34 @@ def save(path):
     return path
 
 
-def enlarge(images, out, config=None, **settings):
+def enlarge(images, out, config=None, also=None, **settings):
     """Predict by bicubic at scale 2 into the folder `out`."""
     predict = images if isinstance(images, Source) else str(images)
     data = SRDataModule(2.0, predict=predict, workers=0)
     writer = Writer(folder=str(out), **settings)
     writer.config = config or {}
-    trainer(out.parent, writer).predict(Bicubic(2), data, return_predictions=False)
+    others = [] if also is None else [also]
+    trainer(out.parent, writer, *others).predict(Bicubic(2), data, return_predictions=False)
+
+
+class Moves(Callback):
+    """A user who moves the folder of outputs while they are written, and makes another."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def on_predict_start(self, trainer, pl_module):
+        self.folder.rename(self.folder.with_name("moved"))
+        self.folder.mkdir()
+
+
+def test_outputs_are_not_written_into_a_new_folder_in_the_place_of_a_moved_one(tmp_path):
+    save(tmp_path / "in/a.png")
+    out = tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(MovedError):
+        enlarge(tmp_path / "in", out, also=Moves(out))
+    assert not list(out.iterdir())
 
 
 def grey_of(path):

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from datamodules.pack import command as pack
 from datamodules.pack import shard_set
 from datamodules.pack.workers import read_in_order
+from files.owned import MovedError, write_whole
 from tests.conftest import REPO
 from tests.datamodules.image_files import save
 from tests.datamodules.pack.conftest import content
@@ -48,6 +49,21 @@ def packed_at_once(images):
     """What one command makes that nothing interrupts."""
     assert run(images, images.parent / "whole") == 1  # some are broken
     return content(images.parent / "whole")
+
+
+def test_shards_are_not_written_into_a_new_folder_in_the_place_of_a_moved_one(
+    images, out, monkeypatch
+):
+    def write_after_a_move(path, text):
+        if path.name == "shard-000000.json":  # when the first shard is complete
+            out.rename(images.parent / "moved")
+            out.mkdir()
+        write_whole(path, text)
+
+    monkeypatch.setattr(shard_set, "write_whole", write_after_a_move)
+    with pytest.raises(MovedError):
+        run(images, out)
+    assert not list(out.iterdir())
 
 
 # ------------------------------------------------------------------------------------------ parts

@@ -128,7 +128,7 @@ def tiff(samples, **options):
 
 
 @pytest.mark.parametrize("order", "<>")
-@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("compression", [None, "lzw", "zlib"])
 @pytest.mark.parametrize("planes", ["contig", "separate"])
 @pytest.mark.parametrize("pixels", [SMOOTH, DEEP], ids=["8 bits", "16 bits"])
 def test_colour_tiffs_are_read_as_written(pixels, planes, compression, order):

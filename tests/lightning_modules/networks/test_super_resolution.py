@@ -379,11 +379,12 @@ def test_an_architecture_trained_from_scratch_is_exported_to_a_file_of_spandrel(
     built_again.load_state_dict(network.state_dict())  # refuses other names and shapes
 
 
-def test_an_architecture_without_upsampler_restores_and_does_not_enlarge():
+@pytest.mark.parametrize("architecture", ["ATD", "DRCT", "GRL"])
+def test_an_architecture_without_upsampler_restores_and_does_not_enlarge(architecture):
     pytest.importorskip("spandrel")
-    assert Spandrel(1, architecture="ATD").scale == 1
+    assert Spandrel(1, architecture=architecture).scale == 1
     with pytest.raises(ValueError, match=r"without .*arguments\.upsampler"):
-        Spandrel(2, architecture="ATD")
+        Spandrel(2, architecture=architecture)
 
 
 @torch.no_grad()
