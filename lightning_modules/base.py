@@ -16,6 +16,7 @@ from itertools import islice
 from typing import Any, Self, cast
 
 import torch
+from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
@@ -33,6 +34,7 @@ from lightning_modules.optimisation import Optimised, adam
 from lightning_modules.parallel import refuse_other_results
 from lightning_modules.sampling.color import ColorFix
 from lightning_modules.sampling.enlarging import InTiles, in_range
+from lightning_modules.sampling.probing import is_slow_in_bf16
 from lightning_modules.trainer import trainer_of
 
 log = logging.getLogger(__name__)
@@ -159,15 +161,28 @@ class ImageModel(Loaded, Optimised, ABC):
                 # Lightning calls no `train`. That of this class would undo a constructor's `eval`.
                 if type(part).train not in (nn.Module.train, ImageModel.train):
                     part.train(part.training)
-        precision = getattr(trainer_of(self), "precision", None)
+        trainer = trainer_of(self)
+        if trainer is not None:
+            self._judge_precision(trainer, stage)
+
+    def _judge_precision(self, trainer: Trainer, stage: str) -> None:
+        """Refuse a precision that loses too much, and warn of one that is slow here."""
+        precision = trainer.precision
         if precision == "64-true":
             raise ValueError("trainer.precision is 64-true; images are float32: set it to 32-true")
-        if precision not in ("bf16-true", "16-true"):
-            return
-        if stage == "fit" or not self.half_outputs:
+        is_converted = precision in ("bf16-true", "16-true")
+        if is_converted and (stage == "fit" or not self.half_outputs):
             raise ValueError(
                 f"trainer.precision is {precision}, by which {type(self).__name__} loses too much: "
                 f"set it to {precision.removesuffix('true')}mixed"
+            )
+        if precision not in ("bf16-mixed", "bf16-true"):
+            return
+        if trainer.strategy.root_device.type == "cpu" and is_slow_in_bf16():
+            log.warning(
+                "this CPU takes some 30 times as long in %s as in float32: use "
+                "--trainer.precision 32-true",
+                precision,
             )
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -172,6 +172,26 @@ def test_half_precision_of_a_method_that_loses_too_much_is_refused_in_setup(prec
         model.setup(stage)
 
 
+@pytest.mark.parametrize(
+    ("device", "instructions", "warns"),
+    [
+        ("cpu", {"architecture": "x86_64", "avx512_bw": False}, True),
+        ("cpu", {"architecture": "x86_64", "avx512_bw": True}, False),
+        ("cpu", {"architecture": "aarch64"}, False),
+        ("cuda", {"architecture": "x86_64", "avx512_bw": False}, False),
+    ],
+)
+def test_bfloat16_is_warned_of_on_a_cpu_that_is_slow_in_it(
+    monkeypatch, caplog, device, instructions, warns
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions, raising=False)
+    strategy = SimpleNamespace(root_device=torch.device(device))
+    model = Regression(SCALE, Convolution)
+    model._trainer = SimpleNamespace(precision="bf16-mixed", strategy=strategy)
+    model.setup("fit")
+    assert ("--trainer.precision 32-true" in caplog.text) == warns
+
+
 # ------------------------------------------------------------------------ autoencoders under fp16
 
 

@@ -50,7 +50,7 @@ def invsr(**settings):
     method = make.quiet(InvSR(4.0, **(parts | settings)))
     state = SimpleNamespace(fn="test")
     asked = {"global_step": 0, "state": state, "is_global_zero": False}  # of a trainer
-    method._trainer = SimpleNamespace(**asked, precision_plugin=Precision())
+    method._trainer = SimpleNamespace(**asked, precision="32-true", precision_plugin=Precision())
     return method
 
 
