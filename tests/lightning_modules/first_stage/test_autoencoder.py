@@ -28,7 +28,7 @@ SPACES = {
 def autoencoder(space=None, losses=None, **settings):
     torch.manual_seed(0)
     method = Autoencoder(1.0, space or PCASpace(), losses or AutoencoderLosses(), **settings)
-    method._trainer = SimpleNamespace(global_step=0)
+    method._trainer = SimpleNamespace(global_step=0, precision="32-true")
     return make.quiet(method)
 
 
